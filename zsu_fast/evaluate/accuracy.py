@@ -1,0 +1,155 @@
+"""Accuracy of the forgotten classes, of the others, and of each class, with confidence intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zsu_fast.evaluate.inference import (
+    Progress,
+    check_images,
+    check_labels,
+    check_targets,
+    forward_batches,
+    inference_mode,
+    logits_of,
+)
+from zsu_fast.evaluate.intervals import wilson_interval
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model knows of a set of images. Accuracies are fractions, top-1.
+
+    Attributes:
+        forget_accuracy: over the images of the target classes; None if there are none.
+        retain_accuracy: over all other images; None if there are none.
+        accuracy: over all images; None if there are none.
+        per_class: class -> accuracy, for every class that has images, ascending.
+        counts: class -> number of images.
+        forget_interval, retain_interval: 95 % Wilson intervals (low, high) of the two accuracies; None like them.
+        taken_for: class -> how many images of the target classes the model takes for it, the most frequent first.
+        targets: the target classes.
+    """
+
+    forget_accuracy: float | None
+    retain_accuracy: float | None
+    accuracy: float | None
+    per_class: dict[int, float]
+    counts: dict[int, int]
+    forget_interval: tuple[float, float] | None
+    retain_interval: tuple[float, float] | None
+    taken_for: dict[int, int]
+    targets: list[int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON can carry it: class indices as text, intervals as lists."""
+        plain: dict[str, Any] = {}
+        for key, value in asdict(self).items():
+            if isinstance(value, dict):
+                value = {str(name): item for name, item in value.items()}
+            plain[key] = list(value) if isinstance(value, tuple) else value
+        return plain
+
+
+def evaluate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | Sequence[int],
+    target: int | Sequence[int],
+    *,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure the forgotten and the kept classes of a classifier.
+
+    The model runs in evaluation mode and without gradients; its train/eval flags and the random number generators
+    are put back as they were. A sample whose logits hold NaN counts as wrong whatever its label.
+
+    Args:
+        model: returns logits [N, classes] or an object with ``.logits``.
+        images: [N, ...], what the model takes (preprocessed); moved to the model's device batch by batch.
+        labels: [N] integer class indices.
+        target: the class, or the classes, that count as forgotten.
+        batch_size: images in one forward pass.
+        progress: called as ``progress(done, total, text)`` after every batch.
+
+    Raises:
+        TypeError: images, labels or target of a wrong type, or a model that returns no logits.
+        ValueError: labels or target that are no class of the model, shapes that do not fit.
+    """
+    images = check_images(images, batch_size)
+    truth = check_labels(labels, images.shape[0])
+    targets = check_targets(target)
+
+    predictions = predict(model, images, batch_size=batch_size, progress=progress, labels=truth, targets=targets)
+    correct = predictions == truth
+    forget = torch.isin(truth, torch.tensor(targets))
+    per_class: dict[int, float] = {}
+    counts: dict[int, int] = {}
+    for label in truth.unique().tolist():
+        of_class = truth == label
+        counts[label] = int(of_class.sum())
+        per_class[label] = int(correct[of_class].sum()) / counts[label]
+    forget_accuracy, forget_interval = _accuracy(correct[forget])
+    retain_accuracy, retain_interval = _accuracy(correct[~forget])
+    answers, frequency = predictions[forget].unique(return_counts=True)
+    taken_for = dict(sorted(zip(answers.tolist(), frequency.tolist(), strict=True), key=lambda pair: -pair[1]))
+    return Evaluation(
+        forget_accuracy=forget_accuracy,
+        retain_accuracy=retain_accuracy,
+        accuracy=_accuracy(correct)[0],
+        per_class=per_class,
+        counts=counts,
+        forget_interval=forget_interval,
+        retain_interval=retain_interval,
+        taken_for=taken_for,
+        targets=targets,
+    )
+
+
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+    labels: Tensor | None = None,
+    targets: Sequence[int] = (),
+) -> Tensor:
+    """Top-1 classes, int64 [N] on the CPU; -1 where the logits hold NaN.
+
+    ``labels`` and ``targets``, if given, are checked against the number of classes as soon as it is known, with
+    the first batch, so that a wrong one does not cost a whole pass.
+    """
+    images = check_images(images, batch_size)
+    found: list[Tensor] = []
+    with inference_mode(model):
+        for output in forward_batches(model, images, batch_size, progress):
+            logits = logits_of(output)
+            if not found:
+                _check_classes(logits.shape[1], labels, targets)
+            best = logits.argmax(dim=1)
+            found.append(best.masked_fill(logits.isnan().any(dim=1), -1).cpu())
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+
+
+def _check_classes(classes: int, labels: Tensor | None, targets: Sequence[int]) -> None:
+    if targets:
+        check_targets(targets, classes)
+    if labels is not None and int(labels.max()) >= classes:
+        where = int(labels.argmax())
+        raise ValueError(
+            f"labels must be in 0..{classes - 1} (the model has {classes} classes), got {int(labels[where])} at position {where}"
+        )
+
+
+def _accuracy(correct: Tensor) -> tuple[float | None, tuple[float, float] | None]:
+    total, right = correct.numel(), int(correct.sum())
+    if total == 0:
+        return None, None
+    return right / total, wilson_interval(right, total)

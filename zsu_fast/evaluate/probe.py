@@ -1,0 +1,193 @@
+"""Do the features forget? A linear probe on what the last layer reads.
+
+Editing the head alone hides a class from the answers and leaves it in the features, where a linear probe finds it
+again; both levels belong in every report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+
+from zsu_fast.evaluate.inference import (
+    Progress,
+    check_images,
+    check_labels,
+    check_targets,
+    forward_batches,
+    inference_mode,
+)
+from zsu_fast.extras import require
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Accuracy of a linear probe, fractions: on the target classes and on the others; None without such images."""
+
+    forget_accuracy: float | None
+    retain_accuracy: float | None
+
+
+class _LastLinearInput(TorchFunctionMode):
+    """Keeps the pooled input of the ``linear`` that ran last. Sees functional code as well as ``nn.Linear``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input: Tensor | None = None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear:
+            # Pooled (copied) at once: the model may change its input in place afterwards.
+            self.input = _pooled(args[0] if args else kwargs["input"], None)
+        return func(*args, **kwargs)
+
+
+def features(
+    model: nn.Module,
+    images: Tensor,
+    layer: str | None = None,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+) -> Tensor:
+    """What the last linear layer of a model reads, without editing the model.
+
+    Args:
+        model: any module; evaluation mode, no gradients, everything put back as it was.
+        images: [N, ...], what the model takes.
+        layer: name of a module, to take *its* input instead. Default: the last ``linear`` that runs, be it an
+            ``nn.Linear`` or a functional one.
+        batch_size: images in one forward pass.
+        progress: called as ``progress(done, total, text)`` after every batch.
+
+    Returns:
+        float32 [N, D] on the CPU. The input of a linear layer is averaged over its tokens, that of a convolution
+        over space, any other is flattened.
+
+    Raises:
+        ValueError: no linear layer ran, the named layer does not exist or did not run, or its input does not have
+            one row for each image.
+    """
+    images = check_images(images, batch_size)
+    modules = dict(model.named_modules())
+    if layer is not None and layer not in modules:
+        raise ValueError(f"layer must be the name of a module of the model, got {layer!r}; see model.named_modules()")
+    found: list[Tensor] = []
+    with inference_mode(model):
+        outputs = forward_batches(model, images, batch_size, progress, "features")
+        done = 0
+        while done < images.shape[0]:
+            expected = min(batch_size, images.shape[0] - done)
+            captured = _run_last_linear(outputs) if layer is None else _run_named(outputs, modules[layer])
+            if captured is None:
+                raise ValueError(
+                    "no linear layer ran in the model: name with layer= the module whose input is meant"
+                    if layer is None
+                    else f"layer {layer!r} did not run, or was not given a tensor"
+                )
+            if captured.shape[0] != expected:
+                raise ValueError(
+                    f"the input of the layer must have one row for each of the {expected} images, got shape {list(captured.shape)}"
+                )
+            found.append(captured.cpu())
+            done += expected
+        next(outputs, None)  # lets the progress of the last batch be reported
+    return torch.cat(found) if found else torch.empty(0, 0)
+
+
+def linear_probe(
+    train_features: Tensor,
+    train_labels: Tensor | Sequence[int],
+    test_features: Tensor,
+    test_labels: Tensor | Sequence[int],
+    target: int | Sequence[int],
+    *,
+    seed: int = 0,
+) -> ProbeResult:
+    """Accuracy of a multinomial logistic regression on standardised features.
+
+    It is trained on labelled images of all classes, the forgotten ones included: a high accuracy on the target
+    says that the class is still there to be read, whatever the model answers.
+
+    Args:
+        train_features, test_features: [N, D] and [M, D], see :func:`features`.
+        train_labels, test_labels: [N] and [M] integer class indices.
+        target: the class or classes that count as forgotten.
+        seed: of the solver (the default solver is deterministic and does not use it).
+
+    Raises:
+        ImportError: scikit-learn is missing (extra "evaluate").
+        ValueError: shapes that do not fit, NaN or infinite features, a target without training images, or fewer
+            than two classes to learn.
+    """
+    for name, value in (("train_features", train_features), ("test_features", test_features)):
+        if not isinstance(value, Tensor) or value.dim() != 2:
+            raise ValueError(f"{name} must be a tensor [N, D], got {getattr(value, 'shape', type(value).__name__)}")
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
+    if train_features.shape[1] != test_features.shape[1]:
+        raise ValueError(
+            f"test_features must have the {train_features.shape[1]} columns of train_features, got {test_features.shape[1]}"
+        )
+    train_truth = check_labels(train_labels, train_features.shape[0], "train_labels")
+    test_truth = check_labels(test_labels, test_features.shape[0], "test_labels")
+    targets = check_targets(target)
+    known = set(train_truth.tolist())
+    if len(known) < 2:
+        raise ValueError(f"train_labels must hold at least two classes, got {len(known)}")
+    if missing := [t for t in targets if t not in known]:
+        raise ValueError(f"train_labels must hold images of the target, got none of class {missing[0]}")
+
+    linear_model = require("sklearn.linear_model", "evaluate")
+    preprocessing = require("sklearn.preprocessing", "evaluate")
+    scaler = preprocessing.StandardScaler().fit(train_features.double().cpu().numpy())
+    classifier = linear_model.LogisticRegression(max_iter=1000, random_state=seed)
+    classifier.fit(scaler.transform(train_features.double().cpu().numpy()), train_truth.numpy())
+    if not test_truth.numel():
+        return ProbeResult(None, None)
+    answers = torch.from_numpy(classifier.predict(scaler.transform(test_features.double().cpu().numpy())))
+    correct = answers == test_truth
+    forget = torch.isin(test_truth, torch.tensor(targets))
+    return ProbeResult(_mean(correct[forget]), _mean(correct[~forget]))
+
+
+def _run_last_linear(outputs: Any) -> Tensor | None:
+    with _LastLinearInput() as mode:
+        next(outputs)
+    return mode.input
+
+
+def _run_named(outputs: Any, module: nn.Module) -> Tensor | None:
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen[:] = [_pooled(value, module) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)][:1]
+
+    handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        next(outputs)
+    finally:
+        handle.remove()
+    return seen[0] if seen else None
+
+
+def _pooled(value: Tensor, module: nn.Module | None) -> Tensor:
+    """[N, ...] -> a float32 copy [N, D]: the mean over tokens before a linear, over space before a convolution."""
+    if value.dim() > 2 and (module is None or isinstance(module, nn.Linear)):
+        value = value.flatten(1, -2).float().mean(dim=1)
+    elif value.dim() > 2 and isinstance(module, _ConvNd):
+        value = value.flatten(2).float().mean(dim=2)
+    return value.detach().reshape(value.shape[0], -1).to(torch.float32, copy=True)
+
+
+def _mean(correct: Tensor) -> float | None:
+    return float(correct.double().mean()) if correct.numel() else None
