@@ -1,0 +1,96 @@
+"""Whether tensors that are about to be written to share memory, within themselves or with each other.
+
+Decided exactly: interleaved views (two columns of one matrix, the heads of one projection) share nothing and pass.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def has_addresses(tensor: Tensor) -> bool:
+    """False where memory cannot be compared: tracing, fake and meta tensors, tensor subclasses."""
+    if torch.compiler.is_compiling() or tensor.device.type == "meta":
+        return False
+    return type(tensor) in (Tensor, torch.nn.Parameter)
+
+
+def overlaps_itself(tensor: Tensor) -> bool:
+    """True if two elements of `tensor` lie at the same address: expanded dimensions, overlapping windows."""
+    if tensor.numel() == 0:
+        return False
+    reach = 0  # offset of the last element, over the dimensions met so far
+    for stride, size in sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
+        if size == 1:
+            continue
+        if stride == 0:
+            return True
+        if stride <= reach:  # the steps interleave, perhaps without collision: look
+            marked = torch.zeros(_last_offset(tensor) + 1, dtype=torch.bool)
+            marked.as_strided(tensor.shape, tensor.stride()).fill_(True)
+            return int(marked.count_nonzero()) < tensor.numel()
+        reach += stride * (size - 1)
+    return False
+
+
+def same_elements(a: Tensor, b: Tensor) -> bool:
+    """True if `a` and `b` are views of the same elements in the same order."""
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+
+
+def first_overlap(tensors: Sequence[Tensor]) -> tuple[int, int] | None:
+    """Positions of two of the `tensors` that share memory with each other; None if there are none.
+
+    Costs a sort of the address ranges. Only ranges that do meet are looked into, at one byte of host memory per element
+    between their ends.
+    """
+    ranges = sorted(
+        (str(tensor.device), tensor.data_ptr(), _end(tensor), position)
+        for position, tensor in enumerate(tensors)
+        if tensor.numel() and has_addresses(tensor)
+    )
+    group: list[int] = []
+    group_device, group_end = "", 0
+    for device, begin, end, position in [*ranges, ("", 0, 0, -1)]:
+        if device == group_device and begin < group_end:
+            group.append(position)
+            group_end = max(group_end, end)
+            continue
+        if len(group) > 1 and (pair := _collision(tensors, group)):
+            return pair
+        group, group_device, group_end = [position], device, end
+    return None
+
+
+def _collision(tensors: Sequence[Tensor], group: Sequence[int]) -> tuple[int, int] | None:
+    """The first two of `group` that share memory. Their ranges meet, so they are looked at element by element."""
+    start = min(tensors[i].data_ptr() for i in group)
+    unit = math.gcd(*(n for i in group for n in (tensors[i].data_ptr() - start, tensors[i].element_size())))
+    marked = torch.zeros((max(_end(tensors[i]) for i in group) - start) // unit, dtype=torch.bool)
+
+    def elements(i: int) -> Tensor:
+        # A last dimension of the units within an element makes different dtypes comparable.
+        width = tensors[i].element_size() // unit
+        strides = [stride * width for stride in tensors[i].stride()]
+        shape = [size if stride else 1 for size, stride in zip(tensors[i].shape, strides, strict=True)]
+        return marked.as_strided((*shape, width), (*strides, 1), (tensors[i].data_ptr() - start) // unit)
+
+    for n, i in enumerate(group):
+        if elements(i).any():
+            for j in group[:n]:
+                marked.fill_(False)
+                elements(j).fill_(True)
+                if elements(i).any():
+                    return min(i, j), max(i, j)
+        elements(i).fill_(True)
+    return None
+
+
+def _last_offset(tensor: Tensor) -> int:
+    return sum(stride * (size - 1) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _end(tensor: Tensor) -> int:
+    return tensor.data_ptr() + (_last_offset(tensor) + 1) * tensor.element_size()
