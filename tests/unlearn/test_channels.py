@@ -1,0 +1,94 @@
+"""Method "channels": masked neurons are silent for every input, whatever stands behind the layer."""
+
+import pytest
+import torch
+
+import zsu_fast
+from zsu_fast.unlearn import Picks, perturb_
+from zsu_fast.unlearn.picks import rank_units
+
+
+IMAGE = torch.rand(1, 1, 8, 8)
+
+
+def watch(net, module, images):
+    seen = []
+    handle = getattr(net, module).register_forward_hook(lambda m, args, out: seen.append(out))
+    with torch.no_grad():
+        net(images)
+    handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("layer, norm", [("conv1", "bn1"), ("conv2", "bn2"), ("hidden", "hidden")])
+def test_masked_units_are_exactly_zero_behind_batch_norm(conv_net, layer, norm):
+    with torch.no_grad():  # BatchNorm statistics that would leak: beta - mean * gamma / sigma is far from zero
+        for bn in (conv_net.bn1, conv_net.bn2):
+            bn.running_mean.fill_(2.0)
+            bn.bias.fill_(1.0)
+    perturb_(conv_net, Picks(neurons={layer: [1, 4]}), sample=IMAGE)
+    out = watch(conv_net, norm, torch.randn(8, 1, 8, 8))
+    assert not out[:, [1, 4]].any() and out[:, [0, 2, 3]].any()
+
+
+def test_masked_heads_are_exactly_zero(vit):
+    before = watch(vit, "proj", IMAGE)
+    perturb_(vit, Picks(neurons={"heads": [2]}), sample=IMAGE)
+    seen = []
+    handle = vit.proj.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    after = watch(vit, "proj", IMAGE)
+    handle.remove()
+    assert not seen[0][..., 16:24].any() and seen[0][..., :16].any() and seen[0][..., 24:].any()
+    assert (before != after).any()
+
+
+def test_fc1_units_are_silent_behind_gelu(vit):
+    perturb_(vit, Picks(neurons={"fc1": [0, 63]}), sample=IMAGE)
+    assert not watch(vit, "fc1", torch.randn(4, 1, 8, 8))[..., [0, 63]].any()
+
+
+def test_scaling_a_neuron_scales_its_batch_norm_output(conv_net):
+    images = torch.randn(4, 1, 8, 8)
+    before = watch(conv_net, "bn2", images)
+    perturb_(conv_net, Picks(neurons={"conv2": [3]}), sample=IMAGE, mode="scale", strength=0.5)
+    torch.testing.assert_close(watch(conv_net, "bn2", images)[:, 3], before[:, 3] / 2)
+
+
+def test_scores_and_scopes():
+    labels = torch.tensor([0, 0])
+    relevance = {"a": torch.tensor([[4.0, 3.0, -1.0, 0.5]] * 2), "b": torch.tensor([[9.0, 1.0]] * 2)}
+    kwargs = {"k": 0.25, "score": "mean"}
+    assert rank_units(relevance, labels, [0], scope="layer", **kwargs).order == (
+        ("a", 0), ("a", 1), ("b", 0), ("a", 3), ("b", 1),
+    )  # fmt: skip
+    assert rank_units(relevance, labels, [0], scope="global", **kwargs).order == (
+        ("b", 0), ("a", 0), ("a", 1), ("b", 1), ("a", 3),
+    )  # fmt: skip
+    retain = ({"a": torch.tensor([[9.0, 1.0, 1.0, 0.0]]), "b": torch.tensor([[1.0, 1.0]])}, torch.tensor([1]))
+    contrastive = rank_units(relevance, labels, [0], scope="global", score="contrastive", k=0.25, retain=retain)
+    assert contrastive.order[0] == ("b", 0) and contrastive.order[1] == ("a", 1)
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_forgets_with_retain_probes(net, digits, scope):
+    probes, unseen, others, labels = digits.split(6)
+    retain, judged = slice(0, 200), slice(200, None)
+    before = zsu_fast.evaluate(net, others[judged], labels[judged], 6).retain_accuracy
+    result = zsu_fast.forget(
+        net, 6, probes, method="channels", retain_probes=(others[retain], labels[retain]), scope=scope,
+        until=0.5, utility_floor=0.5,
+    )  # fmt: skip
+    if not result.reached:  # small nets share their neurons: then it must say so and leave the model alone
+        assert result.record["reason"] and result.record["model"]["before"] == result.record["model"]["after"]
+        return
+    assert result.before["forget_accuracy"] > 0.8
+    assert zsu_fast.evaluate(net, unseen, torch.full((len(unseen),), 6), 6).forget_accuracy <= 0.6
+    assert result.after["retain_accuracy"] >= 0.5 < before
+
+
+def test_several_layers_by_name(conv_net, digits):
+    probes = digits.split(2)[0]
+    result = zsu_fast.forget(conv_net, 2, probes, method="channels", layers=["conv2"], budget=3)
+    assert set(result.picks) == {"conv2"} and len(result.picks["conv2"]) == 3
+    with pytest.raises(ValueError, match="layers.*nonsense"):
+        zsu_fast.forget(conv_net, 2, probes, method="channels", layers=["nonsense"])
