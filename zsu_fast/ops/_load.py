@@ -1,0 +1,77 @@
+"""Finding and loading the compiled libraries; with none of them, every op runs from its reference."""
+
+import importlib
+import importlib.resources
+import os
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+cpu_loaded = False
+cuda_loaded = False
+native: ModuleType | None = None
+"""The build facts (`zsu_fast.lib._native`); tied to one Python version, so it may be absent where the ops are present."""
+errors: dict[str, str] = {}
+"""Why a library is not in use, by its name."""
+paths: dict[str, str] = {}
+"""The file of each library that is in use, by its name."""
+
+_CPU, _CUDA = "zsu_fast_cpu", "zsu_fast_cuda"
+
+
+def load_libraries() -> None:
+    """Load what is there and usable here. Called once, after every op has been defined."""
+    global cpu_loaded, cuda_loaded, native
+    if os.environ.get("ZSU_FAST_NATIVE", "1") == "0":
+        errors.update(dict.fromkeys((_CPU, _CUDA, "_native"), "switched off by ZSU_FAST_NATIVE=0"))
+        return
+    try:
+        native = importlib.import_module("zsu_fast.lib._native")
+    except ImportError as error:
+        errors["_native"] = str(error)
+    cpu_loaded = _load(_CPU, _cpu_library())
+    if torch.cuda.is_available():
+        cuda_loaded = _load(_CUDA, _find(_CUDA))
+    else:
+        errors[_CUDA] = "no usable CUDA device"
+    unused = [name for name, usable in ((_CPU, True), (_CUDA, torch.cuda.is_available())) if usable and name in errors]
+    if unused:
+        reasons = "; ".join(f"{name}: {errors[name]}" for name in unused)
+        warnings.warn(
+            f"zsu_fast runs from its (slower) PyTorch reference, because a compiled library is not in use: {reasons}. "
+            "ZSU_FAST_NATIVE=0 asks for that and silences this warning.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _cpu_library() -> Path | None:
+    """The build for the highest instruction set level that this processor has."""
+    if torch.backends.cpu.get_cpu_capability().startswith(("AVX2", "AVX512")):
+        return _find(f"{_CPU}_x86-64-v3") or _find(_CPU)
+    return _find(_CPU)
+
+
+def _load(name: str, path: Path | None) -> bool:
+    if path is None:
+        errors[name] = "not found beside the package: built without it (`make native` builds it in a source tree)"
+        return False
+    try:
+        torch.ops.load_library(path)
+    except (OSError, RuntimeError) as error:
+        errors[name] = str(error)
+        return False
+    paths[name] = str(path)
+    return True
+
+
+def _find(name: str) -> Path | None:
+    """`lib/` beside the package in a wheel or a built source tree; the installed one in an editable install."""
+    root = importlib.resources.files("zsu_fast")
+    for file in ("lib" + name + suffix for suffix in (".so", ".dylib")):
+        candidate = root.joinpath("lib", file)
+        if isinstance(candidate, Path) and candidate.is_file():
+            return candidate
+    return None
