@@ -25,7 +25,7 @@ Forward = Callable[[Tensor, Tensor], Tensor]
 
 
 def stabilize(z: Tensor, epsilon: float) -> Tensor:
-    return z + torch.where(z >= 0, epsilon, -epsilon)
+    return torch.where(z >= 0, z + epsilon, z - epsilon)
 
 
 def ratio(numerator: Tensor, z: Tensor, epsilon: float) -> Tensor:
