@@ -1,0 +1,57 @@
+"""What every test shares: the data folder, deterministic seeds, memory that is poisoned before it is written."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.peers import repair_torchvision
+
+ROOT = Path(__file__).resolve().parent.parent
+
+repair_torchvision()
+
+
+def find_data() -> Path | None:
+    """The folder of real models and images: ZSU_FAST_TEST_DATA, or shared/data beside the checkout."""
+    folder = Path(os.environ.get("ZSU_FAST_TEST_DATA", ROOT.parent / "shared" / "data"))
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    folder = find_data()
+    if folder is None:
+        pytest.skip("no folder of real models and images: set ZSU_FAST_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device in turn; the test on CUDA is skipped where there is none."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Fresh memory is filled with NaN (with the largest integer for integers), so that an unwritten element shows."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
