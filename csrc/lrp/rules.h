@@ -49,7 +49,7 @@ template <class T>
 struct EpsilonRule {
   static constexpr Stage kStage = Stage::kNumerator;
   static constexpr int kTensors = 3, kVectors = 1, kOutputs = 1;
-  static constexpr double kNeutral[kMaxVectors] = {1.0};  // what an absent vector stands for
+  static constexpr T neutral(int) { return T(1); }  // what an absent vector stands for
   T epsilon;
 
   ZSU_HOST_DEVICE void operator()(T staged, const T* tensors, const T* vectors, T* outputs) const {
@@ -62,7 +62,7 @@ template <class T>
 struct GammaRule {
   static constexpr Stage kStage = Stage::kNumerator;
   static constexpr int kTensors = 3, kVectors = 2, kOutputs = 2;
-  static constexpr double kNeutral[kMaxVectors] = {0.0, 1.0};
+  static constexpr T neutral(int vector) { return vector == 0 ? T(0) : T(1); }
   T gamma, epsilon;
 
   ZSU_HOST_DEVICE void operator()(T staged, const T* tensors, const T* vectors, T* outputs) const {
@@ -82,7 +82,7 @@ template <class T>
 struct AlphaBetaRule {
   static constexpr Stage kStage = Stage::kNumerator;
   static constexpr int kTensors = 3, kVectors = 2, kOutputs = 2;
-  static constexpr double kNeutral[kMaxVectors] = {0.0, 1.0};
+  static constexpr T neutral(int vector) { return vector == 0 ? T(0) : T(1); }
   T alpha, beta, epsilon, noise;  // noise: how much of |W||x| + |W x| rounding may leave in a half that is empty
 
   ZSU_HOST_DEVICE void operator()(T staged, const T* tensors, const T* vectors, T* outputs) const {
@@ -106,7 +106,6 @@ template <class T>
 struct Combine {
   static constexpr Stage kStage = Stage::kNone;
   static constexpr int kTensors = 3, kVectors = 0, kOutputs = 1;
-  static constexpr double kNeutral[kMaxVectors] = {};
   T plain_factor, absolute_factor;
 
   ZSU_HOST_DEVICE void operator()(T, const T* tensors, const T*, T* outputs) const {
@@ -119,7 +118,6 @@ template <class T>
 struct ActivationGate {
   static constexpr Stage kStage = Stage::kGate;
   static constexpr int kTensors = 2, kVectors = 0, kOutputs = 1;
-  static constexpr double kNeutral[kMaxVectors] = {};
 
   ZSU_HOST_DEVICE void operator()(T staged, const T*, const T*, T* outputs) const {
     outputs[0] = staged;
@@ -131,7 +129,7 @@ template <class T>
 struct BatchNormGate {
   static constexpr Stage kStage = Stage::kNone;
   static constexpr int kTensors = 1, kVectors = 1, kOutputs = 1;
-  static constexpr double kNeutral[kMaxVectors] = {1.0};  // what an absent vector stands for
+  static constexpr T neutral(int) { return T(1); }  // what an absent vector stands for
 
   ZSU_HOST_DEVICE void operator()(T, const T* tensors, const T* vectors, T* outputs) const {
     outputs[0] = tensors[0] * vectors[0];
@@ -143,7 +141,6 @@ template <class T>
 struct NeuronSum {
   static constexpr Stage kStage = Stage::kNumerator;
   static constexpr int kTensors = 2, kVectors = 0, kOutputs = 0;
-  static constexpr double kNeutral[kMaxVectors] = {};
 
   ZSU_HOST_DEVICE void operator()(T, const T*, const T*, T*) const {}
 };

@@ -90,7 +90,9 @@ class UnitPassCpu {
   using T = accumulate_t<Scalar>;
 
   explicit UnitPassCpu(const UnitPass<Op>& pass) : pass_(pass) {
-    for (int k = 0; k < Op::kVectors; ++k) std::fill_n(neutral_[k], kTile, T(Op::kNeutral[k]));
+    if constexpr (Op::kVectors > 0) {
+      for (int k = 0; k < Op::kVectors; ++k) std::fill_n(neutral_[k], kTile, Op::neutral(k));
+    }
   }
 
   void run() const {
