@@ -36,7 +36,7 @@ class ForgetResult:
     budget: number of neurons (per target class for "lra-npp", in all for "channels").
     before, after: "forget_accuracy" on the probes ("after": each judged by an edit chosen without it) and
         "retain_accuracy" on the retain probes (None without them).
-    trace: what the search tried, [{"mode", "budget", "forget_accuracy"}].
+    trace: what the search tried, [{"layers", "mode", "budget", "forget_accuracy"}].
     record: JSON-able, also in the patch.
     """
 
@@ -113,7 +113,8 @@ def forget(
         path: for "lra-npp": "target" (default), "all", "rows" or "neuron", see `zsu_fast.unlearn.perturb.plan`.
         score: "frequency", "mean" or "contrastive". Default: contrastive with retain probes, else frequency.
         scope: "layer" (the same share of each) or "global" (shares of relevance compared across layers).
-        layers: names for "channels" (default: every hidden layer and all attention heads).
+        layers: names for "channels". Default: late hidden layers and attention heads, then all late layers, then every
+            hidden layer, whichever first reaches the target.
         composite: rules of the relevance pass, see `zsu_fast.relevance`; "lra-npp" needs none (every rule gives the
             same order at the classifier's input).
         preset, authors_compat: the authors' settings for one of their experiments (a name of `AUTHORS_PRESETS`), and
@@ -189,15 +190,15 @@ class _Task:
         if floor is None and before["retain_accuracy"] is not None and self.settings.budget is None:
             floor = before["retain_accuracy"] - 0.01
         parts = search.folds(self.labels, FOLDS, self.settings.seed)
-        rankings = [self._rank(~part if len(parts) > 1 else part) for part in parts]
-        ranking = self._rank(torch.ones_like(parts[0]))
         reason = "No neuron speaks for the class on these probes."
-        modes = (self.settings.mode,) if self.settings.mode else ("zero", "invert")
-        for mode in modes if ranking.largest_budget else ():
-            assert mode is not None
-            budget, held_out = self._choose_budget(mode, ranking, rankings, parts)
+        for layers, mode in self._attempts():
+            rankings = [self._rank(~part if len(parts) > 1 else part, layers) for part in parts]
+            ranking = self._rank(torch.ones_like(parts[0]), layers)
+            if not ranking.largest_budget:
+                continue
+            budget, held_out = self._choose_budget(layers, mode, ranking, rankings, parts)
             if budget is None:
-                reason = f"Not even the largest budget brings the accuracy on the class to {self._until:.3f}."
+                reason = f"No budget brings the accuracy on the class to {self._until:.3f}."
                 continue
             picks = ranking.take(budget)
             patch = self._carry_out(picks, mode)
@@ -212,6 +213,16 @@ class _Task:
                 continue
             return self._result(patch, True, picks, budget, before, after, mode, digest, "", len(parts) > 1)
         return self._result(Patch(()), False, Picks(), 0, before, before, None, digest, reason, len(parts) > 1)
+
+    def _attempts(self) -> Iterator[tuple[list[str], str]]:
+        """(layers, mode) to try in turn, until one reaches the target."""
+        settings = self.settings
+        if settings.method == "lra-npp":
+            for mode in (settings.mode,) if settings.mode else ("zero", "invert"):
+                yield [], mode
+        else:
+            for layers in [list(settings.layers)] if settings.layers else self.structure.stages():
+                yield layers, settings.mode or "zero"
 
     # --- analysis
 
@@ -243,7 +254,7 @@ class _Task:
             self.weight = weight
         else:
             self.logits = self._forward(self.probes)
-            layers = list(settings.layers or self.structure.neurons())
+            layers = settings.layers or sorted({name for stage in self.structure.stages() for name in stage})
             arguments = (layers, settings.composite, settings.batch_size)
             self.relevance = unit_relevance(self.model, self.probes, self.labels, *arguments)
             self.retain_relevance = None
@@ -252,13 +263,13 @@ class _Task:
                 self.retain_relevance = (found, self.retain[1])
         self.progress(1, 1, "analysing the probes")
 
-    def _rank(self, chosen: Tensor) -> Ranking:
-        """The order of the neurons by the probes that the mask `chosen` [N] admits."""
+    def _rank(self, chosen: Tensor, layers: Sequence[str]) -> Ranking:
+        """The order of the neurons (of `layers`, for "channels") by the probes that the mask `chosen` [N] admits."""
         settings = self.settings
         chosen = chosen.to(self.labels.device)
         labels = self.labels[chosen]
         if settings.method == "channels":
-            relevance = {name: values[chosen] for name, values in self.relevance.items()}
+            relevance = {name: self.relevance[name][chosen] for name in layers}
             return rank_units(
                 relevance,
                 labels,
@@ -284,7 +295,7 @@ class _Task:
         return DEFAULT_UNTIL if self.settings.until is None else self.settings.until
 
     def _choose_budget(
-        self, mode: str, ranking: Ranking, rankings: Sequence[Ranking], parts: Sequence[Tensor]
+        self, layers: Sequence[str], mode: str, ranking: Ranking, rankings: Sequence[Ranking], parts: Sequence[Tensor]
     ) -> tuple[int | None, float]:
         """(budget, accuracy on held-out probes), or (None, accuracy) if `until` cannot be reached."""
 
@@ -298,12 +309,12 @@ class _Task:
                 finally:
                     patch.revert(self.model)
             accuracy = self._forget_accuracy(logits)
-            self.trace.append({"mode": mode, "budget": budget, "forget_accuracy": accuracy})
+            self.trace.append({"layers": list(layers), "mode": mode, "budget": budget, "forget_accuracy": accuracy})
             return accuracy
 
         fixed = self.settings.budget
         if fixed is not None:
-            count = fixed if isinstance(fixed, int) else max(1, round(fixed * self._candidates()))
+            count = fixed if isinstance(fixed, int) else max(1, round(fixed * self._candidates(layers)))
             count = min(count, ranking.largest_budget)
             accuracy = held_out(count)
             reached = self.settings.until is None or accuracy <= self.settings.until
@@ -316,10 +327,10 @@ class _Task:
         )
         return found.budget, dict(found.trace).get(found.budget or 0, 1.0)
 
-    def _candidates(self) -> int:
+    def _candidates(self, layers: Sequence[str]) -> int:
         if self.settings.method == "lra-npp":
             return self.head.features
-        return sum(values.shape[1] for values in self.relevance.values())
+        return sum(self.relevance[name].shape[1] for name in layers)
 
     def _edited_logits(self, where: Tensor) -> Tensor:
         """Logits of some probes under the edit in place: from cached features if only the classifier was touched."""
@@ -432,8 +443,9 @@ def select(
         )
         task._check_against_model()
         task._analyse()
-        ranking = task._rank(torch.ones(len(probes), dtype=torch.bool))
-        count = budget if isinstance(budget, int) else max(1, round(budget * task._candidates()))
+        layers, _ = next(task._attempts())
+        ranking = task._rank(torch.ones(len(probes), dtype=torch.bool), layers)
+        count = budget if isinstance(budget, int) else max(1, round(budget * task._candidates(layers)))
         return ranking.take(count)
 
 

@@ -9,6 +9,7 @@ projection make an attention head, and which unit feeds each input of the classi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,15 +84,40 @@ class Structure:
     head: Head | None = None
 
     def maskable(self) -> dict[str, int]:
-        """Number of units of each layer or group of heads that can be masked: everything but the classifier."""
-        sizes = {name: layer.units for name, layer in self.layers.items() if not self.head or name != self.head.name}
-        return sizes | {name: len(heads.rows) for name, heads in self.heads.items()}
+        """Units of each layer or group of heads that can be masked, in execution order, without the classifier."""
+        heads = {group.layer: group for group in self.heads.values()}
+        sizes = {}
+        for name, layer in self.layers.items():
+            if self.head is None or name != self.head.name:
+                sizes[name] = layer.units
+            if name in heads:
+                sizes[heads[name].name] = len(heads[name].rows)
+        return sizes
 
     def neurons(self) -> dict[str, int]:
         """The units that count as neurons by default: conv channels and hidden units under an activation, and heads."""
         sizes = self.maskable()
         hidden = {n: s for n, s in sizes.items() if n in self.heads or self.layers[n].activated}
         return hidden or sizes
+
+    def stages(self) -> list[list[str]]:
+        """Sets of layers to look for a class in, the most specific first.
+
+        Late hidden layers tell classes apart, early ones serve all of them. In a transformer the class stands in the
+        residual stream, which the late output projections write; only then does the whole net come into question.
+        """
+        hidden = list(self.neurons())
+        projections = {group.layer for group in self.heads.values()}
+        writing = [name for name in self.maskable() if name not in projections]
+        stages: list[list[str]] = []
+        for names in (_late(hidden), _late(writing), hidden):
+            if names not in stages:
+                stages.append(names)
+        return stages
+
+
+def _late(names: list[str]) -> list[str]:
+    return names[-max(2, math.ceil(len(names) / 4)) :]
 
 
 @dataclass
