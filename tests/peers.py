@@ -1,4 +1,4 @@
-"""The other libraries that the tests and benchmarks hold zsu_fast against; skips, with the reason, where one is missing.
+"""The other libraries that tests and benchmarks hold zsu_fast against; skips, with the reason, where one is missing.
 
 Their wheels are installed without their dependencies (tests/requirements-peers.txt), because those would replace torch.
 The repairs below are for tests only: the product neither needs nor contains them.

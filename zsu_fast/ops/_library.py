@@ -1,8 +1,8 @@
 """The torch operator library `zsu_fast` and the one way to add an op to it.
 
-An op is born here complete: schema, reference implementation, fake (shapes and strides for tracing) and, if it writes to
-its arguments, the bookkeeping that autograd needs. The compiled libraries only add faster kernels for CPU and CUDA under
-the same name, so every op works with none of them loaded.
+An op is born here complete: schema, reference implementation, fake (shapes and strides for tracing) and, if it writes
+to its arguments, the bookkeeping that autograd needs. The compiled libraries only add faster kernels for CPU and CUDA
+under the same name, so every op works with none of them loaded.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,7 +39,9 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any],
     """
     parsed = torch._C.parse_schema(f"zsu_fast::{schema}")
     written = tuple(
-        i for i, argument in enumerate(parsed.arguments) if argument.alias_info is not None and argument.alias_info.is_write
+        i
+        for i, argument in enumerate(parsed.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
     )
     if written != mutates:
         raise ValueError(f"{schema}: the schema writes to arguments {written}, mutates says {mutates}")

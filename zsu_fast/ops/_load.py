@@ -9,10 +9,17 @@ from types import ModuleType
 
 import torch
 
+from zsu_fast.ops._library import library
+from zsu_fast.version import __version__
+
+# What a library says of its own build; only the libraries themselves implement these.
+library.define("cpu_build_facts() -> str")
+library.define("cuda_build_facts() -> str")
+
 cpu_loaded = False
 cuda_loaded = False
 native: ModuleType | None = None
-"""The build facts (`zsu_fast.lib._native`); tied to one Python version, so it may be absent where the ops are present."""
+"""The build facts (`zsu_fast.lib._native`). Tied to one Python version: it may be absent where the ops are present."""
 errors: dict[str, str] = {}
 """Why a library is not in use, by its name."""
 paths: dict[str, str] = {}
@@ -63,6 +70,10 @@ def _load(name: str, path: Path | None) -> bool:
     except (OSError, RuntimeError) as error:
         errors[name] = str(error)
         return False
+    built = getattr(torch.ops.zsu_fast, name.removeprefix("zsu_fast_") + "_build_facts")().partition(";")[0]
+    if built != f"version={__version__}":
+        # Its kernels may expect other arguments, and they have replaced the references already: going on is not safe.
+        raise ImportError(f"{path} was built from {built}, this is zsu_fast {__version__}: build it again")
     paths[name] = str(path)
     return True
 

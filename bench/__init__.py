@@ -1,0 +1,1 @@
+"""Benchmarks of the ops: `python -m bench run`, `compare`, `table`."""

@@ -1,0 +1,1 @@
+"""One module per subject, named like its op file; importing it registers its cases."""

@@ -1,0 +1,63 @@
+"""The gate before the clock: nothing is timed whose result is wrong."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.registry import Case
+
+
+def tensors_of(result: Any) -> Iterator[Tensor]:
+    """The tensors of a nested result, in order."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, dict):
+        for value in result.values():
+            yield from tensors_of(value)
+    elif isinstance(result, (tuple, list)):
+        for value in result:
+            yield from tensors_of(value)
+
+
+def error(result: Any, expected: Any) -> float:
+    """Largest difference over all tensors, relative to the largest magnitude of each; infinite if they do not compare.
+
+    NaN equals NaN, and an infinity equals itself.
+    """
+    pairs = list(zip(tensors_of(result), tensors_of(expected), strict=False))
+    if (
+        not pairs
+        or len(pairs) != sum(1 for _ in tensors_of(expected))
+        or len(pairs) != sum(1 for _ in tensors_of(result))
+    ):
+        return math.inf
+    return max(_tensor_error(a, b) for a, b in pairs)
+
+
+def _tensor_error(result: Tensor, expected: Tensor) -> float:
+    if result.shape != expected.shape:
+        return math.inf
+    a, b = result.detach().double(), expected.detach().to(result.device).double()
+    same = (a == b) | (a.isnan() & b.isnan())
+    if bool(same.all()):
+        return 0.0
+    difference = (a - b).abs()[~same].max().item()
+    scale = b[b.isfinite()].abs().max().item() if bool(b.isfinite().any()) else 0.0
+    return math.inf if math.isnan(difference) or scale == 0 else difference / scale
+
+
+def check(case: Case, device: torch.device, dtype: torch.dtype, contender: Callable[..., Any] | None = None) -> float:
+    """The error of `contender` (default: the case's own `run`).
+
+    Raises:
+        AssertionError: it is larger than the case allows.
+    """
+    expected = case.reference(*case.arguments(device, dtype))
+    result = (contender or case.run)(*case.arguments(device, dtype))
+    found, allowed = error(result, expected), case.tolerance * torch.finfo(dtype).eps
+    if not found <= allowed:
+        raise AssertionError(f"{case.name} ({dtype}, {device}): relative error {found:.3g}, allowed {allowed:.3g}")
+    return found

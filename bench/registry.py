@@ -1,0 +1,70 @@
+"""What a benchmark case is, and the list of all of them. The test suite runs the correctness half of every case."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+Arguments = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op on one set of arguments, against other ways to compute the same.
+
+    Attributes:
+        name: "op/what is special", for instance "lrp_epsilon_pass/conv 32x256x56x56".
+        make: (device, dtype) -> the arguments. Called with the generators seeded, so that two calls give equal
+            arguments; everything that is not to be timed belongs here.
+        run: what is timed. An op in place returns what it wrote; doing it again to the same arguments must cost the
+            same.
+        reference: what is right; takes the same arguments, returns the same structure.
+        peers: other ways to the same result, by name ("eager", "compiled", "zennit"), taking the same arguments. A
+            peer that is not installed raises ImportError or skips (tests.peers) and is left out with that reason.
+        bytes: the memory traffic that cannot be avoided: what must be read plus what must be written, each once.
+            A number, or computed from the arguments.
+        tolerance: largest allowed error, relative to the reference's largest magnitude, in multiples of the dtype's
+            machine epsilon; 0 asks for the same bits (NaN equals NaN).
+        peers_agree: hold the peers to the same tolerance (leave it on unless a peer computes something else, such as
+            the plain backward pass that serves as a floor).
+    """
+
+    name: str
+    make: Callable[[torch.device, torch.dtype], Arguments]
+    run: Callable[..., Any]
+    reference: Callable[..., Any]
+    bytes: int | Callable[..., int]
+    peers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    tolerance: float = 0.0
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,)
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    peers_agree: bool = True
+
+    def arguments(self, device: torch.device, dtype: torch.dtype) -> Arguments:
+        """Equal arguments at every call."""
+        torch.manual_seed(0)
+        return self.make(device, dtype)
+
+    def traffic(self, arguments: Arguments) -> int:
+        return self.bytes if isinstance(self.bytes, int) else int(self.bytes(*arguments))
+
+
+_cases: dict[str, Case] = {}
+
+
+def register(case: Case) -> Case:
+    if case.name in _cases:
+        raise ValueError(f"two benchmark cases are named {case.name!r}")
+    _cases[case.name] = case
+    return case
+
+
+def all_cases() -> list[Case]:
+    """Every case of every module in bench/cases, in the order of their names."""
+    package = importlib.import_module("bench.cases")
+    for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
+        importlib.import_module(f"bench.cases.{module}")
+    return [_cases[name] for name in sorted(_cases)]
