@@ -1,0 +1,92 @@
+"""Where layers leave the relevance of their units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Units of a layer: `count` of the `total` under `name`, from `start` on (a layer may use rows of a parameter)."""
+
+    name: str
+    count: int
+    start: int
+    total: int
+
+
+class Collector:
+    """Relevance per sample and unit, [N, units] by name, in the order in which the layers first ran.
+
+    A layer that runs several times (shared modules, tied weights) adds up.
+    """
+
+    def __init__(self, samples: int, layers: Sequence[str] | None) -> None:
+        self.samples = samples
+        self.patterns = layers
+        self.seen: dict[str, Unit] = {}
+        self._sums: dict[str, Tensor] = {}
+
+    def register(self, unit: Unit) -> None:
+        """Note that the layer ran: this fixes its place in the order."""
+        self.seen.setdefault(unit.name, unit)
+
+    def wants(self, unit: Unit) -> bool:
+        return self.patterns is None or any(unit.name == p or fnmatchcase(unit.name, p) for p in self.patterns)
+
+    def check_patterns(self) -> None:
+        """ValueError for a pattern that no layer of this run matches."""
+        for pattern in self.patterns or ():
+            if not any(name == pattern or fnmatchcase(name, pattern) for name in self.seen):
+                raise ValueError(f"layers: {pattern!r} matches no layer that ran; there are {', '.join(self.seen)}")
+
+    def samples_in_rows(self, output: Tensor) -> bool:
+        """Whether dimension 0 holds the samples, or equal runs of rows of one sample each (windows).
+
+        Otherwise it is a sequence-first tensor [tokens, N, units].
+        """
+        rows = output.shape[0]
+        if rows == self.samples or output.dim() != 3 or output.shape[1] != self.samples:
+            if rows % max(self.samples, 1):
+                raise ValueError(
+                    f"no sample dimension found in a layer output of shape {tuple(output.shape)} for {self.samples} "
+                    "inputs; name the layers to collect in `layers`, or run samples one by one"
+                )
+            return True
+        return False
+
+    def add(self, unit: Unit, relevance: Tensor) -> None:
+        """Add [rows, count]; rows are samples, or runs of equal length of one sample each."""
+        if relevance.shape[0] != self.samples:
+            relevance = relevance.unflatten(0, (self.samples, -1)).sum(1)
+        whole = self._sums.get(unit.name)
+        if whole is None and unit.count == unit.total:
+            self._sums[unit.name] = relevance
+            return
+        if whole is None:
+            whole = self._sums[unit.name] = relevance.new_zeros(self.samples, unit.total)
+        whole[:, unit.start : unit.start + unit.count] += relevance
+
+    def add_relevance(self, unit: Unit, relevance: Tensor, unit_dim: int) -> None:
+        """Add from R itself, of the shape of the layer's output."""
+        if not self.samples_in_rows(relevance):
+            relevance = relevance.transpose(0, 1)
+        dtype = torch.float64 if relevance.dtype == torch.float64 else torch.float32
+        others = [d for d in range(1, relevance.dim()) if d != unit_dim]
+        self.add(unit, relevance.sum(others, dtype=dtype) if others else relevance.to(dtype))
+
+    def neurons(self, like: Tensor) -> dict[str, Tensor]:
+        """The result; layers that no relevance reached have zeros."""
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        return {
+            name: self._sums[name]
+            if name in self._sums
+            else torch.zeros(self.samples, unit.total, dtype=dtype, device=like.device)
+            for name, unit in self.seen.items()
+            if self.wants(unit)
+        }

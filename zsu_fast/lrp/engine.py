@@ -1,0 +1,301 @@
+"""The engine: a `TorchFunctionMode` under which a model's forward pass records LRP rules instead of gradients.
+
+Every torch function that touches a tensor which depends on the input comes by here. It either has a handler (its rule),
+or stands in `tables` (its ordinary backward is the rule), or is refused. The model itself is not touched: parameters are
+used detached, functions that work in place are run out of place.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from . import tables
+from .collector import Collector
+from .composites import Composite
+from .functions import Layer, LayerCall
+from .marks import GATE, NOTHING, Mark, Marks
+from .names import Names
+from .rules import InputRule, Pass
+
+Handler = Callable[..., Any]
+HANDLERS: dict[Callable, Handler] = {}
+"""Rules by function, called as handler(engine, function, *args, **kwargs); NotImplemented leaves it to the tables."""
+
+
+def handles(*names: str) -> Callable[[Handler], Handler]:
+    """Register a handler for every function of torch with one of these names."""
+
+    def register(handler: Handler) -> Handler:
+        for function in tables.functions_named(*names):
+            HANDLERS[function] = handler
+        return handler
+
+    return register
+
+
+class UncoveredFunctionError(RuntimeError):
+    """A function that no rule covers has touched a value that depends on the input."""
+
+
+def _out_of_place() -> dict[Callable, Callable]:
+    """Twins of the functions that write into their first argument: `Tensor.add_` -> `Tensor.add`."""
+    twins = {}
+    for space in (torch.Tensor, torch, F):
+        for name in dir(space):
+            if name.endswith("_") and not name.startswith("_"):
+                twin = getattr(space, name[:-1], None) or getattr(torch.Tensor, name[:-1], None)
+                if callable(twin):
+                    twins[getattr(space, name)] = twin
+    return twins
+
+
+def _inplace_position(function: Callable) -> int | None:
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None
+    return names.index("inplace") if "inplace" in names else None
+
+
+_TWINS = _out_of_place()
+_INPLACE_ARGUMENT = {
+    function: position
+    for function in (getattr(F, name) for name in dir(F) if not name.startswith("_"))
+    if callable(function) and not inspect.isclass(function) and (position := _inplace_position(function)) is not None
+}
+_WRITES = frozenset(tables.functions_named("copy_", "__setitem__"))
+_NATIVE = frozenset(tables.functions_named("requires_grad_", "detach_", "retain_grad", "register_hook", "detach"))
+_PENDING_MAY_PASS = tables.MOVES | tables.AVERAGES
+
+
+class Engine(TorchFunctionMode):
+    """Records one forward pass.
+
+    Args:
+        composite: The rules.
+        names: Names of the model's layers.
+        collector: Takes the relevance of units in the backward pass.
+        input: The tensor that relevance is sent back to: a leaf that requires grad.
+        carrier: Leaf of the same shape that takes R where a layer's rule gives R, not c; None if no rule does.
+    """
+
+    def __init__(
+        self, composite: Composite, names: Names, collector: Collector, input: Tensor, carrier: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.composite, self.names, self.collector = composite, names, collector
+        self.input, self.carrier = input, carrier
+        self.marks = Marks()
+        self.marks[input] = Mark(carrier=carrier)
+        self.uncovered: dict[str, UncoveredFunctionError] = {}
+        self.layers_run = 0
+        self._renewed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._stale: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if self._renewed:
+            args = tuple(self._current(a, func) for a in args)
+            kwargs = {k: self._current(v, func) for k, v in kwargs.items()}
+        if (func.__name__ == "__get__" and func not in tables.MOVES) or func in _NATIVE:
+            return func(*args, **kwargs)
+        position = _INPLACE_ARGUMENT.get(func)
+        if position is not None and (kwargs.pop("inplace", False) or (len(args) > position and args[position])):
+            return self._renew(func, (*args[:position], False, *args[position + 1 :])[: len(args)], kwargs)
+        if func in _TWINS or func in _WRITES:
+            target = args[0]
+            elsewhere = any(self.depends(t) for t in tensors_in(args[1:], kwargs))
+            if self.depends(target) or (elsewhere and func not in _WRITES and target._base is None):
+                return self._renew(func, args, kwargs)
+            return func(*self.frozen(args), **self.frozen(kwargs))
+        return self.call(func, *args, **kwargs)
+
+    def call(self, func: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Run `func` under the rules. Handlers build on this what they are made of."""
+        involved = list(tensors_in(args, kwargs))
+        tracked = [t for t in involved if self.depends(t)]
+        if not tracked:
+            return func(*self.frozen(args), **self.frozen(kwargs))
+        handler = HANDLERS.get(func)
+        if handler is not None:
+            result = handler(self, func, *args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        return self._leave_to_autograd(func, args, kwargs, involved, tracked)
+
+    def depends(self, value: object) -> bool:
+        """Whether `value` is a tensor that relevance can flow through, back to the input."""
+        return isinstance(value, Tensor) and value.requires_grad and (not value.is_leaf or self._is_ours(value))
+
+    def _is_ours(self, leaf: Tensor) -> bool:
+        return leaf is self.input or leaf is self.carrier
+
+    def frozen(self, value: Any) -> Any:
+        """`value` with parameters detached, so that no gradient of theirs is ever computed."""
+        if isinstance(value, Tensor):
+            return value.detach() if value.requires_grad and value.is_leaf and not self._is_ours(value) else value
+        if type(value) in (tuple, list):
+            return type(value)(self.frozen(v) for v in value)
+        if type(value) is dict:
+            return {k: self.frozen(v) for k, v in value.items()}
+        return value
+
+    def node(self, input: Tensor, call: LayerCall, output: Tensor, activated: Tensor) -> Tensor:
+        """The autograd node of a layer, whose results are at hand; `activated` is `output` if nothing follows yet."""
+        carrier = None
+        if isinstance(call.rule, InputRule):
+            carrier = self.marks[input].carrier
+            if carrier is None:
+                raise ValueError(
+                    f"composite: {call.rule!r} is a rule for layers that are fed by the model's input, but "
+                    f"{call.unit.name!r} is fed by other layers; give it another rule (Composite.names or .first)"
+                )
+            if isinstance(call.rule, Pass) and output.shape != input.shape:
+                raise ValueError(
+                    f"composite: Pass() needs a layer that keeps the shape, {call.unit.name!r} makes "
+                    f"{tuple(output.shape)} of {tuple(input.shape)}"
+                )
+        result = Layer.apply(input, carrier, call, (output, activated))
+        self.marks[result] = Mark(
+            nonnegative=call.activation in (1, 5), layer=call.unit.name, call=call, source=input
+        )
+        return result
+
+    def refuse(self, func: Callable, reason: str = "no LRP rule covers it") -> None:
+        """Note (`strict=False`) or raise that `func` stands on the way of the relevance."""
+        function = _describe(func)
+        module = self.names.running_module()
+        where = "outside of any module" if module is None else f"in module {module!r}" if module else "in the model itself"
+        key = f"{function} {where}"
+        if key not in self.uncovered:
+            self.uncovered[key] = UncoveredFunctionError(f"{function}, called {where}: {reason}")
+
+    def _leave_to_autograd(
+        self, func: Callable, args: tuple, kwargs: dict, involved: list[Tensor], tracked: list[Tensor]
+    ) -> Any:
+        result = func(*self.frozen(args), **self.frozen(kwargs))
+        outputs = [t for t in tensors_in((result,), {}) if t.requires_grad]
+        if not outputs:
+            return result
+        pending = next((m.pending for t in tracked if (m := self.marks[t]).pending), None)
+        if func not in tables.UNTOUCHED:
+            self.refuse(func)
+        elif pending and func not in _PENDING_MAY_PASS:
+            self.refuse(func, f"its argument comes from {pending}, which only a division or a gate may use")
+        else:
+            self._mark(func, args, kwargs, involved, tracked, outputs)
+        return result
+
+    def _mark(
+        self, func: Callable, args: tuple, kwargs: dict, involved: list[Tensor], tracked: list[Tensor], outputs: list[Tensor]
+    ) -> None:
+        """Carry over what stays true of the values."""
+        if func in tables.TAYLOR:
+            for output in outputs:
+                self.marks[output] = Mark(nonnegative=True, gate=GATE)
+            return
+        marks = [self.marks[t] for t in tracked]
+        nonnegative = (
+            func not in tables.PIECEWISE_LINEAR
+            and all(self.marks[t].nonnegative for t in involved if t.is_floating_point())
+            and not _may_undershoot(func, args, kwargs)
+        )
+        common = Mark(nonnegative=nonnegative)
+        if func in tables.MOVES or func in tables.AVERAGES:
+            common = replace(common, gate=min(m.gate for m in marks), pending=marks[0].pending)
+        carriers: list[Tensor] | None = None
+        if func in tables.MOVES or func in tables.RESAMPLING:
+            common = replace(common, layer=marks[0].layer if len(marks) == 1 else None)
+            if all(m.carrier is not None for m in marks):
+                carried = func(*self._carriers(self.frozen(args)), **self._carriers(self.frozen(kwargs)))
+                carriers = [t for t in tensors_in((carried,), {}) if t.requires_grad]
+        for i, output in enumerate(outputs):
+            if not any(output is t for t in involved):
+                self.marks[output] = replace(common, carrier=carriers[i]) if carriers else common
+
+    def _carriers(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            carrier = self.marks[value].carrier
+            return value if carrier is None else carrier
+        if type(value) in (tuple, list):
+            return type(value)(self._carriers(v) for v in value)
+        if type(value) is dict:
+            return {k: self._carriers(v) for k, v in value.items()}
+        return value
+
+    def _renew(self, func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run a function that writes into its first argument out of place; the old object stands for the result."""
+        target = args[0]
+        if func in _WRITES:
+            if func is torch.Tensor.copy_:
+                result = self.call(torch.Tensor.expand_as, args[1].to(target), target)
+            else:
+                result = target.clone()
+                func(result, *self.frozen(args[1:]))
+        else:
+            result = self.call(_TWINS.get(func, func), *args, **kwargs)
+        if result is target:
+            return result
+        self._renewed[target] = result
+        base = target._base
+        self._stale[target if base is None else base] = None if base is None else _region(target)
+        return result
+
+    def _current(self, value: Any, func: Callable) -> Any:
+        """`value` with every tensor that was written to replaced by what it would now be."""
+        if isinstance(value, Tensor):
+            while (renewed := self._renewed.get(value)) is not None:
+                value = renewed
+            base = value._base
+            if value in self._stale or (base is not None and base in self._stale):
+                self._refuse_stale(value, func)
+            return value
+        if type(value) in (tuple, list):
+            return type(value)(self._current(v, func) for v in value)
+        return value
+
+    def _refuse_stale(self, value: Tensor, func: Callable) -> None:
+        """Memory that was shared with a tensor that has been renewed would hold other values by now."""
+        if func.__name__ == "__get__":
+            return
+        raise UncoveredFunctionError(
+            f"{_describe(func)}: its argument shares memory with a view that was written to in place, which the engine "
+            "runs out of place; write the model without the in-place operation"
+        )
+
+
+def tensors_in(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Every tensor among arguments or results, in sequences too."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from tensors_in(value, {})
+
+
+def _may_undershoot(func: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether values below zero can come out though none go in: padding with a number, bicubic interpolation."""
+    if func is F.pad:
+        value = kwargs.get("value", args[3] if len(args) > 3 else None)
+        return value is not None and value < 0
+    return func in tables.RESAMPLING and "cubic" in str(kwargs.get("mode", args[3:4]))
+
+
+def _region(view: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
+    return view.storage_offset(), view.shape, view.stride()
+
+
+def _describe(func: Callable) -> str:
+    name = getattr(func, "__qualname__", None) or getattr(func, "__name__", repr(func))
+    return name.replace("TensorBase", "Tensor").replace("_VariableFunctionsClass", "torch")

@@ -1,0 +1,220 @@
+"""The autograd functions whose backward is an LRP rule. What flows backwards is c = R / a, not a gradient.
+
+Each takes its result ready-made: the forward pass is the model's own kernel, so that the logits are the model's logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from zsu_fast.ops.lrp import LinearMap, rule_backward
+from zsu_fast.reference.gates import ACTIVATIONS
+
+from .collector import Collector, Unit
+from .input_rules import input_relevance
+from .rules import InputRule, LayerRule, Rule
+
+_ops = torch.ops.zsu_fast
+_SAVES_ACTIVATED = (ACTIVATIONS["identity"], ACTIVATIONS["relu"])
+_PLAIN_INPUT = ("zero", "epsilon")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCall:
+    """One execution of a linear or convolution layer: y = scale * map(x, weight) + bias, a = activation(y)."""
+
+    map: LinearMap
+    rule: Rule
+    weight: Tensor
+    bias: Tensor | None
+    unit: Unit
+    collector: Collector
+    nonnegative_input: bool = False
+    scale: Tensor | None = None
+    activation: int = 0
+
+    def saves(self, input: Tensor, output: Tensor, activated: Tensor) -> tuple[Tensor | None, Tensor]:
+        """What the backward needs: the input (None if its shape will do) and the output.
+
+        Behind a ReLU the activation is kept, which the next layer keeps anyway: where it differs from the output, no
+        relevance arrives.
+        """
+        plain = isinstance(self.rule, LayerRule) and self.rule.name in _PLAIN_INPUT
+        return None if plain else input, activated if self.activation in _SAVES_ACTIVATED else output
+
+    def unit_dim(self, output: Tensor) -> int:
+        return 1 if self.map.kind == "conv" else output.dim() - 1
+
+
+class Layer(torch.autograd.Function):
+    """A linear or convolution layer with the BatchNorm and the activation that directly follow it, as one node."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, carrier: Tensor | None, call: LayerCall, results: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        output, activated = results
+        kept_input, kept_output = call.saves(input, output, activated)
+        ctx.save_for_backward(kept_input, kept_output)
+        ctx.call, ctx.shape = call, input.shape
+        return activated
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        call: LayerCall = ctx.call
+        input, output = ctx.saved_tensors
+        unit_dim = call.unit_dim(output)
+        wanted = call.collector.wants(call.unit)
+        if isinstance(call.rule, InputRule) or (wanted and not call.collector.samples_in_rows(output)):
+            relevance = gradient * _activated(output, call.activation)
+            if wanted:
+                call.collector.add_relevance(call.unit, relevance, unit_dim)
+            wanted = False
+        if isinstance(call.rule, InputRule):
+            linear_output = output if call.bias is None else output - _along(call.bias, unit_dim, output)
+            return (
+                None,
+                input_relevance(call.rule, call.map, relevance, input, call.weight, linear_output, call.scale),
+                None,
+                None,
+            )
+        assert isinstance(call.rule, LayerRule)
+        c, neurons = rule_backward(
+            call.map,
+            gradient=gradient,
+            input=ctx.shape if input is None else input,
+            weight=call.weight,
+            bias=call.bias,
+            output=output,
+            scale=call.scale,
+            activation=call.activation,
+            unit_dim=unit_dim,
+            nonnegative_input=call.nonnegative_input,
+            collect=wanted,
+            **call.rule.parameters(),
+        )
+        if wanted:
+            call.collector.add(call.unit, neurons)
+        return c, None, None, None
+
+
+def _along(vector: Tensor, dim: int, like: Tensor) -> Tensor:
+    shape = [1] * like.dim()
+    shape[dim] = -1
+    return vector.view(shape)
+
+
+def _activated(output: Tensor, activation: int) -> Tensor:
+    if activation in _SAVES_ACTIVATED:
+        return output
+    return output * _ops.activation_gate(torch.ones_like(output), output, activation)
+
+
+class Activation(torch.autograd.Function):
+    """An activation with the identity rule R_in = R_out: c_in = c act(x) / x, with the limit at x = 0."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, result: tuple[Tensor], activation: int) -> Tensor:
+        ctx.save_for_backward(input)
+        ctx.activation = activation
+        return result[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return _ops.activation_gate(gradient, ctx.saved_tensors[0], ctx.activation), None, None
+
+
+class Identity(torch.autograd.Function):
+    """An elementwise function f with the identity rule and without a kernel of ours: c_in = c factor, factor = f(x) / x."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, result: tuple[Tensor], factor: tuple[Tensor]) -> Tensor:
+        ctx.save_for_backward(factor[0])
+        return result[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient * ctx.saved_tensors[0].to(gradient.dtype), None, None
+
+
+class Norm(torch.autograd.Function):
+    """LayerNorm, GroupNorm, InstanceNorm or RMSNorm with 1/sigma held constant (Ali et al. 2022; AttnLRP, Prop. 3.4).
+
+    `shape` is that of the rows that are normalised: [rows, *normalized].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        results: tuple[Tensor, Tensor],
+        weight: Tensor | None,
+        shape: tuple[int, ...],
+        centred: bool,
+    ) -> Tensor:
+        output, rstd = results
+        ctx.save_for_backward(rstd)
+        ctx.weight, ctx.shape, ctx.centred = weight, shape, centred
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (rstd,) = ctx.saved_tensors
+        gate = _ops.layer_norm_gate if ctx.centred else _ops.rms_norm_gate
+        rows = gradient.reshape(ctx.shape)
+        c = gate(rows, ctx.weight, rstd.reshape(rows.shape[0]), rows.dim() - 1)
+        return c.view(gradient.shape), None, None, None, None
+
+
+class Scale(torch.autograd.Function):
+    """Eval-mode BatchNorm that follows no linear layer: an affine function, c_in = c scale per unit."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, result: tuple[Tensor], scale: Tensor) -> Tensor:
+        ctx.scale = scale
+        return result[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return _ops.batch_norm_gate(gradient, ctx.scale, 1), None, None
+
+
+class Share(torch.autograd.Function):
+    """x itself; a fixed share of the relevance comes back (the uniform rule of products, AttnLRP, Prop. 3.3)."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, share: float) -> Tensor:
+        ctx.share = share
+        return input.view_as(input)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient * ctx.share, None
+
+
+class Heads(torch.autograd.Function):
+    """x itself, the output of attention heads [N, heads, tokens, head_dim]; notes the relevance of each head."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, unit: Unit, collector: Collector) -> Tensor:
+        ctx.save_for_backward(input)
+        ctx.unit, ctx.collector = unit, collector
+        return input.view_as(input)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (output,) = ctx.saved_tensors
+        ctx.collector.add_relevance(ctx.unit, gradient * output, output.dim() - 3)
+        return gradient, None, None

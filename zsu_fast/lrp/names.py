@@ -1,0 +1,69 @@
+"""Names of layers: by the parameter they use, else by the module that runs."""
+
+from __future__ import annotations
+
+import sys
+
+from torch import Tensor, nn
+
+from .collector import Unit
+
+
+class Names:
+    """Looks up the name of a weight, and the module that is running, in the call stack (no hooks on the model)."""
+
+    def __init__(self, model: object) -> None:
+        self._modules: dict[int, str] = {}
+        self._weights: dict[int, tuple[Tensor, str]] = {}
+        self._storages: dict[int, list[tuple[Tensor, str]]] = {}
+        self._generated: dict[str, int] = {}
+        if not isinstance(model, nn.Module):
+            return
+        self._modules = {id(module): name for name, module in model.named_modules()}
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            name = name.removesuffix(".weight")
+            self._weights[id(tensor)] = (tensor, name)
+            if not nn.parameter.is_lazy(tensor):
+                self._storages.setdefault(tensor.untyped_storage().data_ptr(), []).append((tensor, name))
+
+    def running_module(self) -> str | None:
+        """Name of the innermost module of the model whose code is running; None outside of it."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            name = self._modules.get(id(frame.f_locals.get("self")))
+            if name is not None:
+                return name
+            frame = frame.f_back
+        return None
+
+    def owner(self, weight: Tensor) -> Tensor | None:
+        """The parameter or buffer that `weight` is, or is a view of."""
+        if id(weight) in self._weights:
+            return weight
+        found = self._storages.get(weight.untyped_storage().data_ptr(), ())
+        return found[0][0] if len(found) == 1 else None
+
+    def unit(self, weight: Tensor, units: int, function: str) -> Unit:
+        """The units of the layer that uses `weight`, whose dimension 0 they are (all of them if it is computed)."""
+        owner = self.owner(weight)
+        if owner is not None:
+            name = self._weights[id(owner)][1]
+            if owner.numel() == weight.numel():
+                return Unit(name, units, 0, units)
+            start = self._first_row(weight, owner)
+            if start is not None:
+                return Unit(name, units, start, owner.shape[0])
+        running = self.running_module()
+        if owner is None and running:
+            return Unit(running, units, 0, units)
+        stem = f"{running}.{function}" if running else function
+        count = self._generated[stem] = self._generated.get(stem, -1) + 1
+        return Unit(f"{stem}_{count}" if count else stem, units, 0, units)
+
+    @staticmethod
+    def _first_row(rows: Tensor, whole: Tensor) -> int | None:
+        """The row of `whole` at which `rows`, some consecutive rows of it, begin."""
+        if rows.dim() != whole.dim() or rows.shape[1:] != whole.shape[1:] or rows.stride() != whole.stride():
+            return None
+        start, rest = divmod(rows.storage_offset() - whole.storage_offset(), whole.stride(0))
+        return start if rest == 0 and 0 <= start <= whole.shape[0] - rows.shape[0] else None

@@ -1,0 +1,214 @@
+"""`relevance`: one forward pass and one backward pass give the relevance of the input and of every neuron."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import activation_handlers, attention, functions, linear_handlers  # noqa: F401  (they register their rules)
+from .collector import Collector
+from .composites import Composite, composite_of
+from .engine import Engine, UncoveredFunctionError
+from .names import Names
+from .rules import InputRule
+
+Init = Literal["logit", "one", "probability"]
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """What `relevance` found out.
+
+    Attributes:
+        input: Relevance of every input value; shape, dtype and device of the inputs.
+        neurons: Relevance per sample and unit, [N, units], by layer in execution order; float32 (float64 for float64).
+            Linear layers and convolutions go by the name of the module that owns the weight (or of the parameter, if it
+            is not called "weight"), attention heads by the name of their module followed by ".heads".
+        logits: The model's output, [N, classes].
+    """
+
+    input: Tensor
+    neurons: dict[str, Tensor]
+    logits: Tensor
+
+
+def relevance(
+    model: Callable[[Tensor], Any],
+    inputs: Tensor,
+    target: int | Tensor | None = None,
+    *,
+    composite: str | Composite = "epsilon",
+    init: Init = "logit",
+    layers: str | Sequence[str] | None = None,
+    strict: bool = True,
+) -> Relevance:
+    """Layer-wise relevance propagation (Bach et al. 2015; transformers: Achtibat et al. 2024) of one logit per sample.
+
+    Works on any model made of torch functions: no hooks, no changed modules, nothing to prepare. The model is left exactly
+    as it was. It must be in eval mode if it has dropout or BatchNorm.
+
+    Args:
+        model: A module or function from inputs to logits [N, classes], or to an object with `.logits`.
+        inputs: [N, ...], floating point, on the model's device.
+        target: The class whose logit is explained: one for all, or int64 [N]; None: each sample's largest logit.
+        composite: The rules: a `Composite`, or the name of one ("epsilon", "epsilon_plus", "epsilon_plus_flat",
+            "epsilon_alpha2_beta1", "attnlrp", "cp_lrp").
+        init: Relevance to start from: the "logit" itself, "one", or its softmax "probability".
+        layers: Names of the layers whose units are collected, `fnmatch` patterns included; None: all.
+        strict: Whether a function that no rule covers is an error. If not, its ordinary gradient is taken, with one
+            warning.
+
+    Returns:
+        A `Relevance`.
+
+    Raises:
+        UncoveredFunctionError: Some function on the way has no rule; the message names it and the module.
+        ValueError, TypeError: An argument is not as described, or the model is in training mode.
+    """
+    rules = composite_of(composite)
+    patterns = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
+    _check_arguments(inputs, init, patterns)
+    model = _checked_model(model)
+    names = Names(model)
+    collector = Collector(len(inputs), patterns)
+    # Outside of inference mode and in grad mode, whatever the caller is in: the passes need autograd's graph.
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = (inputs.clone() if inputs.is_inference() else inputs.detach()).requires_grad_()
+        carries = any(isinstance(rule, InputRule) for rule in rules.rules())
+        carrier = torch.zeros_like(leaf).requires_grad_() if carries else None
+        engine = Engine(rules, names, collector, leaf, carrier)
+        with engine:
+            output = model(leaf)
+        logits = _logits(output, len(inputs))
+        if not logits.requires_grad:
+            raise ValueError("model: its logits do not depend on the inputs (through differentiable functions)")
+        _check_graph(logits, engine)
+        _report_uncovered(engine, strict)
+        collector.check_patterns()
+        _check_names(rules, collector)
+        start = _start(logits.detach(), target, init)
+        device = inputs.device.type
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            leaves = [leaf] if carrier is None else [leaf, carrier]
+            c, *carried = torch.autograd.grad(logits, leaves, start, allow_unused=True)
+    with torch.no_grad():
+        result = torch.zeros_like(inputs) if c is None else c * inputs
+        for extra in carried:
+            result = result if extra is None else result + extra
+    return Relevance(result, collector.neurons(inputs), logits.detach())
+
+
+def _check_arguments(inputs: Tensor, init: str, layers: Sequence[str] | None) -> None:
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeError(f"inputs must be a floating-point tensor [N, ...], got {got}")
+    if inputs.dim() < 2:
+        raise ValueError(f"inputs must have a sample dimension and at least one more, got shape {tuple(inputs.shape)}")
+    if init not in ("logit", "one", "probability"):
+        raise ValueError(f'init must be "logit", "one" or "probability", got {init!r}')
+    for name in layers or ():
+        if not isinstance(name, str):
+            raise TypeError(f"layers must be names or patterns, got {name!r}")
+
+
+def _checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """The model that will run. Refuses what would change it, or hide its functions from the engine."""
+    if not isinstance(model, nn.Module):
+        if not callable(model):
+            raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
+        return model
+    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+    for name, module in model.named_modules():
+        where = f"model: module {name!r}" if name else "model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(f"{where} is TorchScript, whose functions cannot be seen; pass the original module")
+        if isinstance(module, nn.DataParallel):
+            raise TypeError(f"{where} is DataParallel, which runs in other threads; pass its .module")
+        if module.training and _acts_in_training(module):
+            raise ValueError(f"{where} ({type(module).__name__}) is in training mode; call model.eval() first")
+    return model
+
+
+def _acts_in_training(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.MultiheadAttention):
+        return module.dropout > 0
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or (
+        isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
+    )
+
+
+def _logits(output: Any, samples: int) -> Tensor:
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != samples:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"model must return logits [{samples}, classes] or an object with .logits, got {got}")
+    return logits
+
+
+def _check_graph(logits: Tensor, engine: Engine) -> None:
+    """A user's own autograd.Function does not pass through the engine: it is found in the graph that it left."""
+    waiting, seen = [logits.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        function = getattr(node, "_forward_cls", None)
+        if function is not None and function.__module__ != functions.__name__:
+            reason = "an autograd.Function has a gradient of its own, which is no LRP rule"
+            engine.uncovered.setdefault(
+                function.__qualname__, UncoveredFunctionError(f"{function.__qualname__}.apply: {reason}")
+            )
+        waiting.extend(parent for parent, _ in node.next_functions)
+
+
+def _report_uncovered(engine: Engine, strict: bool) -> None:
+    found = list(engine.uncovered.values())
+    if not found:
+        return
+    if strict:
+        raise found[0]
+    listed = "; ".join(str(error) for error in found)
+    warnings.warn(f"relevance goes through ordinary gradients where no rule holds: {listed}", stacklevel=3)
+
+
+def _check_names(composite: Composite, collector: Collector) -> None:
+    from fnmatch import fnmatchcase
+
+    for pattern, _ in composite.names:
+        if not any(fnmatchcase(name, pattern) for name in collector.seen):
+            raise ValueError(f"composite: {pattern!r} matches no layer that ran; there are {', '.join(collector.seen)}")
+
+
+def _start(logits: Tensor, target: int | Tensor | None, init: Init) -> Tensor:
+    """c = R / logit at the target of each sample, 0 elsewhere."""
+    samples, classes = logits.shape
+    if target is None:
+        index = logits.argmax(1)
+    elif isinstance(target, Tensor):
+        if target.shape != (samples,) or target.is_floating_point() or target.dtype == torch.bool:
+            raise ValueError(f"target must be an int or integers [{samples}], got {target.dtype} {tuple(target.shape)}")
+        index = target.to(logits.device, torch.int64)
+    elif isinstance(target, int) and not isinstance(target, bool):
+        index = torch.full((samples,), target, device=logits.device)
+    else:
+        raise TypeError(f"target must be an int, a tensor [N] or None, got {type(target).__name__}")
+    if samples and target is not None and not bool(((index >= 0) & (index < classes)).all()):
+        raise ValueError(f"target must be in 0..{classes - 1}, got {target if isinstance(target, int) else index.tolist()}")
+    start = torch.zeros_like(logits)
+    if init == "logit":
+        return start.scatter_(1, index[:, None], 1.0)
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    chosen = wide.gather(1, index[:, None])
+    if bool((chosen == 0).any()):
+        raise ValueError(f'init {init!r} divides by the logit, which is exactly 0 for some sample; take init="logit"')
+    wanted = 1.0 if init == "one" else wide.softmax(1).gather(1, index[:, None])
+    return start.scatter_(1, index[:, None], (wanted / chosen).to(start.dtype))
