@@ -18,7 +18,7 @@ template <class Format, class Element>
 ZSU_TARGET_CLONES void mask_tile(const typename Format::Bits* scores, int64_t n, bool absolute,
                                  typename Format::Bits least, Element value, Element* weight) {
   using Bits = typename Format::Bits;
-  constexpr int64_t kGroup = 32;  // cache lines without a selected element are not written
+  constexpr int64_t kGroup = 256;  // where nothing is selected nothing is written; wide, as hits cannot be predicted
   int64_t i = 0;
   for (; i + kGroup <= n; i += kGroup) {
     Bits any = 0;
@@ -35,18 +35,13 @@ ZSU_TARGET_CLONES void mask_tile(const typename Format::Bits* scores, int64_t n,
 template <class Format>
 ZSU_TARGET_CLONES int64_t find_places(const typename Format::Bits* scores, int64_t n, bool absolute,
                                       typename Format::Bits least, int32_t* places) {
-  using Bits = typename Format::Bits;
-  constexpr int64_t kGroup = 32;
   int64_t found = 0;
-  for (int64_t i = 0; i < n; i += kGroup) {
-    const int64_t end = std::min(i + kGroup, n);
-    Bits any = 0;
-    for (int64_t j = i; j < end; ++j) any |= Bits(Format::key(scores[j], absolute) >= least);
-    if (!any) continue;
-    for (int64_t j = i; j < end; ++j) {
-      places[found] = int32_t(j);
-      found += Format::key(scores[j], absolute) >= least;
-    }
+  uint8_t selected[kFlags] = {};
+  for (int64_t begin = 0; begin < n; begin += kFlags) {
+    const int64_t length = std::min(kFlags, n - begin);
+    if (length < kFlags) std::memset(selected, 0, kFlags);
+    for (int64_t i = 0; i < length; ++i) selected[i] = Format::key(scores[begin + i], absolute) >= least;
+    for_each_flag(selected, kFlags, [&](int64_t i) { places[found++] = int32_t(begin + i); });
   }
   return found;
 }

@@ -25,11 +25,12 @@ struct FloatFormat {
   static constexpr Bits kInfinity = kInf;
   static constexpr Bits kLargestKey = Bits(kSign + kInfinity);
 
+  // Without a branch: the signs of scores cannot be predicted.
   static ZSU_KEY_FUNCTION Bits key(Bits bits, bool absolute) {
     const Bits magnitude = Bits(bits & Bits(~kSign));
-    const bool negative = !absolute && (bits & kSign);
-    const Bits key = negative ? Bits(kSign - magnitude) : Bits(kSign + magnitude);
-    return magnitude > kInfinity ? Bits(0) : key;
+    const Bits negative = Bits(Bits(0) - Bits(Bits(bits >> (kBits - 1)) & Bits(!absolute)));  // all ones or zero
+    const Bits number = Bits(Bits(0) - Bits(magnitude <= kInfinity));
+    return Bits(number & Bits(kSign + Bits(Bits(magnitude ^ negative) - negative)));  // kSign + or - magnitude
   }
 };
 

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <vector>
 
+#include "flags_cpu.h"
 #include "scores_cpu.h"
 #include "target_clones.h"
 
@@ -59,25 +60,18 @@ template <class Format>
 ZSU_TARGET_CLONES int64_t collect_tile(const typename Format::Bits* scores, int64_t n, bool absolute,
                                        Bracket<typename Format::Bits> bracket, typename Format::Bits* out) {
   using Bits = typename Format::Bits;
-  constexpr int64_t kGroup = 32;  // few groups hold anything, and a group is tested in a few vector instructions
   int64_t collected = 0;
-  const auto collect = [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Bits key = Format::key(scores[i], absolute);
-      out[collected] = key;
-      collected += (key > bracket.low) & (key < bracket.high);
+  Bits keys[kFlags];
+  uint8_t inside[kFlags] = {};
+  for (int64_t begin = 0; begin < n; begin += kFlags) {
+    const int64_t length = std::min(kFlags, n - begin);
+    if (length < kFlags) std::memset(inside, 0, kFlags);
+    for (int64_t i = 0; i < length; ++i) {
+      keys[i] = Format::key(scores[begin + i], absolute);
+      inside[i] = uint8_t(keys[i] > bracket.low) & uint8_t(keys[i] < bracket.high);
     }
-  };
-  int64_t i = 0;
-  for (; i + kGroup <= n; i += kGroup) {
-    Bits any = 0;
-    for (int64_t j = 0; j < kGroup; ++j) {
-      const Bits key = Format::key(scores[i + j], absolute);
-      any |= Bits((key > bracket.low) & (key < bracket.high));
-    }
-    if (any) collect(i, i + kGroup);
+    for_each_flag(inside, kFlags, [&](int64_t i) { out[collected++] = keys[i]; });
   }
-  collect(i, n);
   return collected;
 }
 
