@@ -17,6 +17,10 @@ constexpr int64_t kRun = 4096;            // elements of one unit that a block t
 constexpr int64_t kMaxPartials = 1024;    // per sum: bounds the second kernel
 constexpr int64_t kIterations = 8;        // rows that a thread takes in one go where units lie innermost
 
+// Registers for all that an element needs, no spills: the rules with two results need more than 64K / (3 * 256).
+template <class Op>
+constexpr int kBlocksPerSm = Op::kOutputs > 1 ? 2 : 3;
+
 // `N` consecutive elements at `offset`: load, stage, apply, store. Adds what is staged to `sums`.
 template <int N, class Scalar, class Op, class T>
 __device__ __forceinline__ void pass_elements(const UnitPass<Op>& pass, int64_t offset, const T (&vectors)[kMaxVectors][N],
@@ -93,7 +97,7 @@ struct RunItems {
 
 // `kGroup` threads take one item: a warp where runs are short, a block where they are long.
 template <int kGroup, class Scalar, class Op, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm<Op>)
     unit_runs_kernel(const UnitPass<Op> pass, const RunItems items, T* sums, const bool packed) {
   constexpr int N = 16 / sizeof(Scalar);
   constexpr int kGroups = kThreads / kGroup;
@@ -158,7 +162,7 @@ struct RowItems {
 };
 
 template <int N, class Scalar, class Op, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm<Op>)
     unit_rows_kernel(const UnitPass<Op> pass, const RowItems items, T* sums) {
   __shared__ T shared[kThreads * N];
   const Layout& layout = pass.layout;
