@@ -55,11 +55,9 @@ def test_refusals() -> None:
         features(model, images, layer="nothing")
     with pytest.raises(ValueError, match="layer="):
         features(nn.Conv2d(1, 1, 1), images)
+    model.spare = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="did not run"):
-        unused = nn.Sequential(nn.Flatten())
-        unused.spare = nn.Module()
-        unused.forward = lambda x: x.flatten(1)  # type: ignore[method-assign]
-        features(unused, images, layer="spare")
+        features(model, images, layer="spare")
 
 
 def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -87,12 +87,17 @@ def evaluate(
     targets = check_targets(target)
 
     predictions = predict(model, images, batch_size=batch_size, progress=progress, labels=truth, targets=targets)
-    correct = predictions == truth
-    forget = torch.isin(truth, torch.tensor(targets))
+    return summarise(predictions, truth, targets)
+
+
+def summarise(predictions: Tensor, labels: Tensor, targets: Sequence[int]) -> Evaluation:
+    """The Evaluation of predictions int64 [N] (see :func:`predict`) against labels int64 [N], both on the CPU."""
+    correct = predictions == labels
+    forget = torch.isin(labels, torch.tensor(list(targets)))
     per_class: dict[int, float] = {}
     counts: dict[int, int] = {}
-    for label in truth.unique().tolist():
-        of_class = truth == label
+    for label in labels.unique().tolist():
+        of_class = labels == label
         counts[label] = int(of_class.sum())
         per_class[label] = int(correct[of_class].sum()) / counts[label]
     forget_accuracy, forget_interval = _accuracy(correct[forget])
@@ -108,7 +113,7 @@ def evaluate(
         forget_interval=forget_interval,
         retain_interval=retain_interval,
         taken_for=taken_for,
-        targets=targets,
+        targets=list(targets),
     )
 
 
@@ -141,10 +146,11 @@ def predict(
 def _check_classes(classes: int, labels: Tensor | None, targets: Sequence[int]) -> None:
     if targets:
         check_targets(targets, classes)
-    if labels is not None and int(labels.max()) >= classes:
+    if labels is not None and labels.numel() and int(labels.max()) >= classes:
         where = int(labels.argmax())
         raise ValueError(
-            f"labels must be in 0..{classes - 1} (the model has {classes} classes), got {int(labels[where])} at position {where}"
+            f"labels must be in 0..{classes - 1}, the classes of the model, "
+            f"got {int(labels[where])} at position {where}"
         )
 
 

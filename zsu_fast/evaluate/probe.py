@@ -96,7 +96,8 @@ def features(
                 )
             if captured.shape[0] != expected:
                 raise ValueError(
-                    f"the input of the layer must have one row for each of the {expected} images, got shape {list(captured.shape)}"
+                    f"the input of the layer must have one row for each of the {expected} images, "
+                    f"got shape {list(captured.shape)}"
                 )
             found.append(captured.cpu())
             done += expected
@@ -136,7 +137,8 @@ def linear_probe(
             raise ValueError(f"{name} must be finite, got NaN or infinity")
     if train_features.shape[1] != test_features.shape[1]:
         raise ValueError(
-            f"test_features must have the {train_features.shape[1]} columns of train_features, got {test_features.shape[1]}"
+            f"test_features must have the {train_features.shape[1]} columns of train_features, "
+            f"got {test_features.shape[1]}"
         )
     train_truth = check_labels(train_labels, train_features.shape[0], "train_labels")
     test_truth = check_labels(test_labels, test_features.shape[0], "test_labels")

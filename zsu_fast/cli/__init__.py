@@ -1,0 +1,18 @@
+"""The command line: ``zsu-fast forget | evaluate | restore | relevance | info | demo``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of ``zsu-fast`` and of ``python -m zsu_fast``."""
+    try:
+        from zsu_fast.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        # Without the extra there is no typer to print this, and a traceback would not say what to install.
+        print(f'error: the command line needs {error.name}: pip install "zsu-fast[cli]"', file=sys.stderr)
+        sys.exit(2)
+    app(prog_name="zsu-fast")

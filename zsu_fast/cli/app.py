@@ -1,0 +1,79 @@
+"""The application: its commands and what its help teaches."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from zsu_fast.cli import (
+    demo_command,
+    evaluate_command,
+    forget_command,
+    info_command,
+    relevance_command,
+    restore_command,
+)
+from zsu_fast.version import __version__
+
+HELP = r"""
+Make a trained image classifier forget classes, without its training data
+and without training.
+
+A few dozen unseen images of the class are enough: the neurons that carry it
+are found by layer-wise relevance propagation, their paths are masked in
+place, and every change is recorded so that it can be undone bit for bit.
+
+[bold]Start here[/]
+
+  zsu-fast demo                       a small network forgets a digit
+
+  zsu-fast forget timm:resnet18 -w mine.safetensors --target 3 \
+      --probes cats/ --eval test.npz --out edited
+
+  zsu-fast restore edited             the weights as they were, verified
+
+[bold]Exit codes[/]
+
+  0    done
+
+  1    something failed (--debug shows where)
+
+  2    bad usage or input
+
+  3    the aim could not be reached, the model is as it was
+
+  130  interrupted
+"""
+
+app = typer.Typer(
+    help=HELP,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"zsu-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("forget")(forget_command.forget)
+app.command("evaluate")(evaluate_command.evaluate)
+app.command("restore")(restore_command.restore)
+app.command("relevance")(relevance_command.relevance)
+app.command("info")(info_command.info)
+app.command("demo")(demo_command.demo)

@@ -1,0 +1,98 @@
+"""What a command says, and where: results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+EXIT_OK, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_NOT_REACHED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+# What people can cause and mend; anything else is a failure of ours or of the model's code.
+INPUT_ERRORS = (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Console:
+    """One command's output.
+
+    Args:
+        as_json: one JSON object on stdout and nothing else there.
+        quiet: no tables, notes or progress; errors are still told.
+    """
+
+    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json, self.quiet = as_json, quiet
+        self._out = RichConsole(file=sys.stdout)
+        self._err = RichConsole(file=sys.stderr, highlight=False)
+
+    def show(self, *renderables: Any) -> None:
+        """Tables and text for people; nothing under --json or --quiet."""
+        if not (self.as_json or self.quiet):
+            for renderable in renderables:
+                self._out.print(renderable)
+
+    def note(self, text: str) -> None:
+        """A remark on stderr."""
+        if not self.quiet:
+            self._err.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True)
+
+    def emit(self, result: dict[str, Any]) -> None:
+        """The result for machines, under --json. NaN and infinity would not be JSON: they are refused."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[int, int, str], None]]:
+        """A callback ``(done, total, text)`` that draws one bar for each text; silent where stderr is no terminal."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        hidden = self.quiet or not self._err.is_terminal
+        with Progress(*columns, console=self._err, transient=True, disable=hidden) as bars:
+            tasks: dict[str, Any] = {}
+
+            def report(done: int, total: int, text: str) -> None:
+                if text not in tasks:
+                    tasks[text] = bars.add_task(escape(text), total=total)
+                bars.update(tasks[text], completed=done, total=total)
+
+            yield report
+
+
+def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Errors of a command become one line on stderr and an exit code; with ``--debug`` the traceback is shown.
+
+    The command must have a keyword ``debug``.
+    """
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except KeyboardInterrupt:
+            _tell("interrupted")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except Exception as error:
+            if kwargs.get("debug"):
+                raise
+            expected = isinstance(error, (*INPUT_ERRORS, ImportError))
+            text = " ".join(str(error).split()) or type(error).__name__
+            _tell(text if expected else f"{type(error).__name__}: {text} (--debug shows where)")
+            raise typer.Exit(EXIT_BAD_INPUT if expected else EXIT_FAILURE) from None
+
+    return run
+
+
+def _tell(text: str) -> None:
+    RichConsole(file=sys.stderr, highlight=False).print(f"[red]error:[/] {escape(text)}", soft_wrap=True)

@@ -1,0 +1,226 @@
+"""``zsu-fast forget``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zsu_fast.cli import options as opt
+from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
+from zsu_fast.cli.forget_run import Images, read_forget_images, run_forget
+from zsu_fast.cli.outputs import OutputFolder, check_report_extra
+from zsu_fast.cli.session import open_session
+from zsu_fast.cli.tables import before_after
+
+
+@one_line_errors
+def forget(
+    model: opt.Model,
+    target: Annotated[
+        list[str],
+        typer.Option("--target", "-t", help="Class to forget: index or name; repeatable.", show_default=False),
+    ],
+    probes: Annotated[
+        Path,
+        typer.Option(
+            "--probes",
+            "-p",
+            help="Unseen images of the class, a few dozen: a folder of them, class folders, or .npz (of labelled ones "
+            "those of the target are taken).",
+            rich_help_panel=opt.IMAGES,
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder for weights, patch, result and report.", rich_help_panel=opt.OUTPUT),
+    ] = Path("zsu-fast-out"),
+    weights: opt.Weights = None,
+    retain: Annotated[
+        Path | None,
+        typer.Option(
+            "--retain",
+            help="Images of other classes, to guard them (with labels or without).",
+            rich_help_panel=opt.IMAGES,
+            show_default=False,
+        ),
+    ] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval",
+            help="Labelled images to judge the model on, before and after; none of the probes should be among them.",
+            rich_help_panel=opt.IMAGES,
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="lra-npp: paths into the classifier. channels: units of any layers.", rich_help_panel=opt.METHOD
+        ),
+    ] = "lra-npp",
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Neurons to perturb: a count, or a fraction (0.1).",
+            rich_help_panel=opt.METHOD,
+            show_default="the smallest that reaches --until",
+        ),
+    ] = None,
+    until: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Accuracy on the class to get down to.", rich_help_panel=opt.METHOD, show_default="0.05"
+        ),
+    ] = None,
+    utility_floor: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Accuracy on --retain that must be kept.",
+            rich_help_panel=opt.METHOD,
+            show_default="one point less than before",
+        ),
+    ] = None,
+    k: Annotated[
+        str | None,
+        typer.Option(
+            "--k",
+            help="Neurons that each probe may name: a count or a fraction.",
+            rich_help_panel=opt.METHOD,
+            show_default="0.25",
+        ),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="zero, invert, scale, gaussian, laplace.",
+            rich_help_panel=opt.METHOD,
+            show_default="zero, invert if needed",
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="Of scale, gaussian and laplace.", rich_help_panel=opt.METHOD, show_default=False),
+    ] = None,
+    path: Annotated[
+        str | None,
+        typer.Option(help="lra-npp: target, all, rows or neuron.", rich_help_panel=opt.METHOD, show_default="target"),
+    ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            help="frequency, mean or contrastive.", rich_help_panel=opt.METHOD, show_default="contrastive with --retain"
+        ),
+    ] = None,
+    scope: Annotated[str, typer.Option(help="channels: layer or global.", rich_help_panel=opt.METHOD)] = "layer",
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            help="channels: only these layers; repeatable.",
+            rich_help_panel=opt.METHOD,
+            show_default="all hidden",
+        ),
+    ] = None,
+    composite: Annotated[str, typer.Option(help="Relevance rules.", rich_help_panel=opt.METHOD)] = "epsilon",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Settings of a published experiment.", rich_help_panel=opt.METHOD, show_default=False),
+    ] = None,
+    authors_compat: Annotated[
+        bool, typer.Option("--authors-compat", help="The quirks of the authors' code too.", rich_help_panel=opt.METHOD)
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of every random choice.", rich_help_panel=opt.METHOD)] = 0,
+    linear_probe: Annotated[
+        bool,
+        typer.Option(
+            "--linear-probe",
+            help="Also ask the features, before and after (on halves of --eval).",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = False,
+    report: Annotated[bool, typer.Option(help="Write report.html.", rich_help_panel=opt.OUTPUT)] = True,
+    classes: opt.Classes = None,
+    device: opt.Device = "cpu",
+    batch_size: opt.BatchSize = 64,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    size: opt.Size = None,
+    force: opt.Force = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    r"""Make a model forget a class; write the weights, the undo file, the record and a report.
+
+    The folder then holds model.safetensors, patch.safetensors, result.json and
+    report.html. If the aim cannot be reached, no weights are written,
+    result.json says why, and the exit code is 3.
+
+    [bold]Examples[/]
+
+      zsu-fast forget timm:resnet18 -w mine.safetensors -t 3 --probes cats/
+
+      zsu-fast forget python:mynet:build -w w.safetensors -t cat \
+          --probes probes.npz --eval test.npz --linear-probe --out edited
+
+      zsu-fast forget hf:./vit -t 7 --probes val/ --method channels \
+          --retain others.npz --until 0.1 --utility-floor 0.9
+    """
+    started = time.perf_counter()
+    console = Console(as_json, quiet)
+    folder = OutputFolder(out, force)
+    if linear_probe and evaluation is None:
+        raise ValueError("--linear-probe needs --eval: labelled images of all classes")
+    if report:
+        check_report_extra()
+    session = open_session(
+        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+    )
+    images: Images = read_forget_images(session, target, probes, retain, evaluation)
+    for warning in images.warnings:
+        console.note(warning)
+    settings = {
+        "method": method,
+        "k": count_or_share(k, "--k"),
+        "budget": count_or_share(budget, "--budget"),
+        "until": until,
+        "utility_floor": utility_floor,
+        "mode": mode,
+        "strength": strength,
+        "path": path,
+        "score": score,
+        "scope": scope,
+        "layers": layers or None,
+        "composite": composite,
+        "preset": preset,
+        "authors_compat": authors_compat,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
+    with console.progress() as progress:
+        run = run_forget(session, images, settings, linear_probe=linear_probe, report=report, progress=progress)
+    written = folder.write(session.loaded, run, seconds=time.perf_counter() - started)
+    console.show(run.result.summary())
+    if run.before is not None:
+        console.show(before_after(f"{model}", run.before, run.after, run.probe_before, run.probe_after))
+    console.show("wrote " + ", ".join(str(path) for path in written["files"].values()))
+    console.emit(written)
+    if not run.result.reached:
+        raise typer.Exit(EXIT_NOT_REACHED)
+
+
+def count_or_share(text: str | None, name: str) -> int | float | None:
+    """ "40" is a count, "0.1" a fraction: the two mean different things to `zsu_fast.forget`."""
+    if text is None:
+        return None
+    try:
+        return int(text) if text.lstrip("+-").isdecimal() else float(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a count or a fraction, got {text!r}") from None

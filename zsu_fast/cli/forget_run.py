@@ -1,0 +1,168 @@
+"""What ``zsu-fast forget`` does between reading its options and writing its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zsu_fast.cli.images import ImageSet
+from zsu_fast.cli.probing import linear_probe_on_halves
+from zsu_fast.cli.session import Session
+from zsu_fast.evaluate import Evaluation, ProbeResult
+from zsu_fast.evaluate.inference import Progress
+from zsu_fast.report import Report, analyse
+from zsu_fast.unlearn import ForgetResult
+from zsu_fast.unlearn import forget as forget_classes
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of one request.
+
+    Attributes:
+        targets: classes to forget.
+        probes: images of them.
+        probe_labels: int64 [N], the target each probe belongs to.
+        retain: images of other classes, or None.
+        evaluation: labelled images to judge on, or None.
+        warnings: what makes the numbers to come worth less.
+    """
+
+    targets: list[int]
+    probes: ImageSet
+    probe_labels: Tensor
+    retain: ImageSet | None
+    evaluation: ImageSet | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came out."""
+
+    result: ForgetResult
+    before: Evaluation | None
+    after: Evaluation | None
+    probe_before: ProbeResult | None
+    probe_after: ProbeResult | None
+    report: Report | None
+    warnings: tuple[str, ...]
+
+
+def read_forget_images(
+    session: Session, target: Sequence[str], probes: Path, retain: Path | None, evaluation: Path | None
+) -> Images:
+    """Read and check everything that the user named, before anything is changed.
+
+    Raises:
+        ValueError: images that are not there, or are not of the classes that they are given for.
+    """
+    found = session.read(probes, "--probes")
+    judged = session.read(evaluation, "--eval") if evaluation is not None else None
+    kept = session.read(retain, "--retain") if retain is not None else None
+    targets = session.targets(target)
+    named = ", ".join(session.label(t) for t in targets)
+    if found.labels is None:
+        if len(targets) > 1:
+            raise ValueError("--probes must be labelled for several targets: class folders, or labels in the .npz")
+        labels = torch.full((len(found),), targets[0], dtype=torch.int64)
+    else:
+        found = found.of_classes(targets)
+        assert found.labels is not None
+        labels = found.labels
+        for t in targets:
+            if not bool((labels == t).any()):
+                raise ValueError(f"--probes: {probes} holds no image of class {session.label(t)}")
+    if judged is not None and judged.labels is None:
+        raise ValueError(f"--eval must be labelled (class folders, or labels in the .npz), got {evaluation}")
+    if kept is not None and kept.labels is not None:
+        kept = kept.of_classes(targets, inside=False)
+        if len(kept) == 0:
+            raise ValueError(f"--retain: {retain} holds no image of another class than {named}")
+    warnings = []
+    if len(found) < 8 * len(targets):
+        warnings.append(f"only {len(found)} probes: a few dozen for each class make a sound choice of neurons")
+    if judged is not None:
+        if shared := found.shared_with(judged):
+            warnings.append(
+                f"{shared} of the {len(found)} probes are among the --eval images: "
+                "the class will look more forgotten than it is"
+            )
+        assert judged.labels is not None
+        if missing := [t for t in targets if not bool((judged.labels == t).any())]:
+            warnings.append(f"--eval holds no image of class {session.label(missing[0])}")
+    return Images(targets, found, labels, kept, judged, tuple(warnings))
+
+
+def run_forget(
+    session: Session,
+    images: Images,
+    settings: dict[str, Any],
+    *,
+    linear_probe: bool,
+    report: bool,
+    progress: Progress,
+) -> Run:
+    """Measure, forget, measure again; gather what the report shows."""
+    model = session.loaded.model
+    probes = session.tensor(images.probes)
+    composite = settings["composite"]
+
+    def measure(when: str) -> tuple[Evaluation | None, ProbeResult | None]:
+        if images.evaluation is None:
+            return None, None
+        found = session.evaluate(images.evaluation, images.targets, progress, f"evaluate {when}")
+        if not linear_probe:
+            return found, None
+
+        def features_progress(done: int, total: int, text: str) -> None:
+            progress(done, total, f"{text} {when}")
+
+        seed = settings["seed"]
+        return found, linear_probe_on_halves(session, images.evaluation, images.targets, seed, features_progress)
+
+    before, probe_before = measure("before")
+    analysis_before = analyse(model, probes, images.probe_labels, composite=composite) if report else None
+    result = forget_classes(
+        model,
+        images.targets,
+        probes,
+        probe_labels=images.probe_labels.to(probes.device),
+        retain_probes=_retain(session, images.retain),
+        progress=progress,
+        **settings,
+    )
+    after, probe_after = measure("after") if result.reached else (before, probe_before)
+    page = None
+    if analysis_before is not None:
+        analysis_after = (
+            analyse(model, probes, images.probe_labels, composite=composite) if result.reached else analysis_before
+        )
+        shown = 0 if analysis_before.heat is None else len(analysis_before.heat)
+        page = Report(
+            model=session.loaded.spec,
+            record=result.record,
+            picks=result.picks,
+            names=session.names,
+            before=before,
+            after=after,
+            relevance_before=analysis_before,
+            relevance_after=analysis_after,
+            photos=session.photos(probes[:shown]) if shown else None,
+            probe_before=probe_before,
+            probe_after=probe_after,
+            warnings=images.warnings,
+        )
+    return Run(result, before, after, probe_before, probe_after, page, images.warnings)
+
+
+def _retain(session: Session, retain: ImageSet | None) -> Tensor | tuple[Tensor, Tensor] | None:
+    if retain is None:
+        return None
+    images = session.tensor(retain)
+    return images if retain.labels is None else (images, retain.labels.to(images.device))

@@ -1,0 +1,209 @@
+"""Sets of labelled images from the disk: folders and .npz files, read batch by batch."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsu_fast.cli.preprocess import AnyPreprocess
+from zsu_fast.extras import require
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with or without labels.
+
+    Attributes:
+        source: where they come from, for messages.
+        pixels: uint8 [N, H, W, C], or None if the images are files.
+        files: the files, or empty.
+        labels: int64 [N], or None.
+        names: class index -> name, as far as the source tells.
+        alphabetical: how many class folders got their index from the alphabet alone; 0 if they were named.
+    """
+
+    source: str
+    pixels: np.ndarray[Any, Any] | None
+    files: tuple[Path, ...]
+    labels: Tensor | None
+    names: dict[int, str]
+    alphabetical: int = 0
+
+    def __len__(self) -> int:
+        return len(self.files) if self.pixels is None else len(self.pixels)
+
+    def take(self, chosen: Sequence[int] | Tensor) -> ImageSet:
+        """The images at these positions."""
+        where = torch.as_tensor(chosen, dtype=torch.int64)
+        return ImageSet(
+            self.source,
+            None if self.pixels is None else self.pixels[where.numpy()],
+            tuple(self.files[i] for i in where.tolist()) if self.pixels is None else (),
+            None if self.labels is None else self.labels[where],
+            self.names,
+            self.alphabetical,
+        )
+
+    def of_classes(self, classes: Sequence[int], inside: bool = True) -> ImageSet:
+        """The images of these classes (or, with ``inside=False``, of all others)."""
+        assert self.labels is not None
+        member = torch.isin(self.labels, torch.tensor(list(classes), dtype=torch.int64))
+        return self.take(torch.nonzero(member if inside else ~member)[:, 0])
+
+    def check_classes(self, classes: int) -> None:
+        """Refuse folders whose alphabetical order cannot be that of the model's classes, and labels beyond them."""
+        if self.alphabetical not in (0, classes):
+            raise ValueError(
+                f"{self.source} has {self.alphabetical} class folders and the model {classes} classes: which is which "
+                "cannot be told from the alphabet; name the folders by class index (0, 1, ...)"
+            )
+        if self.labels is not None and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < classes:
+            raise ValueError(
+                f"{self.source} has labels {int(self.labels.min())}..{int(self.labels.max())}, "
+                f"the model has classes 0..{classes - 1}"
+            )
+
+    def batches(self, preprocess: AnyPreprocess, batch_size: int) -> Iterator[Tensor]:
+        """Model-ready batches [B, ...], in order."""
+        for start in range(0, len(self), batch_size):
+            batch = preprocess(self._raw(start, start + batch_size))
+            if not isinstance(batch, Tensor) or batch.dim() < 2:
+                raise TypeError(f"the model's preprocessing must return a tensor [N, ...], got {type(batch).__name__}")
+            yield batch
+
+    def tensor(self, preprocess: AnyPreprocess, batch_size: int = 256) -> Tensor:
+        """All images, model-ready, [N, ...]."""
+        return torch.cat(list(self.batches(preprocess, batch_size)))
+
+    def shared_with(self, other: ImageSet) -> int:
+        """How many images of this set are, byte for byte, in the other one as well."""
+        mine: dict[int, set[bytes]] = {}
+        for i in range(len(self)):
+            mine.setdefault(self._size(i), set()).add(self._digest(i))
+        # Only what has the size of one of ours is read: a folder of 50,000 files costs 50,000 stats, not 5 GB.
+        theirs = {other._digest(i) for i in range(len(other)) if other._size(i) in mine}
+        return sum(self._digest(i) in theirs for i in range(len(self)))
+
+    def _raw(self, start: int, stop: int) -> Any:
+        if self.pixels is not None:
+            return self.pixels[start:stop]
+        return [_open(path) for path in self.files[start:stop]]
+
+    def _size(self, i: int) -> int:
+        return self.files[i].stat().st_size if self.pixels is None else int(self.pixels[i].nbytes)
+
+    def _digest(self, i: int) -> bytes:
+        data = self.files[i].read_bytes() if self.pixels is None else np.ascontiguousarray(self.pixels[i]).tobytes()
+        return hashlib.sha256(data).digest()
+
+
+def read_images(path: str | Path, names: dict[int, str], option: str = "images") -> ImageSet:
+    """Images of a .npz file, or of a folder with or without one subfolder for each class.
+
+    Args:
+        path: a folder, or a .npz with uint8 images [N, H, W, C] or [N, H, W] under ``images`` or ``x`` and integer
+            labels under ``labels`` or ``y`` (optional).
+        names: the model's class names, as far as known; subfolders may be named so, or by the class index.
+        option: what the user called this path, for messages.
+
+    Raises:
+        ValueError: nothing to read there, or not what is described above.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, names, option)
+    if not path.exists():
+        raise ValueError(f"{option}: no such file or folder: {path}")
+    if path.suffix.lower() != ".npz":
+        raise ValueError(f"{option} must be a folder of images or a .npz file, got {path}")
+    return _read_npz(path, names, option)
+
+
+def _read_npz(path: Path, names: dict[int, str], option: str) -> ImageSet:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            keys = list(data.keys())
+            pixels = next((data[key] for key in ("images", "x") if key in keys), None)
+            labels = next((data[key] for key in ("labels", "y") if key in keys), None)
+            classes = data["classes"] if "classes" in keys else None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{option}: cannot read {path}: {error}") from None
+    if pixels is None:
+        raise ValueError(f"{option}: {path} must hold images under 'images' or 'x', it holds {keys}")
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
+        raise ValueError(
+            f"{option}: {path} must hold uint8 images of shape [N, H, W, 3], [N, H, W, 1] or [N, H, W], "
+            f"got {pixels.dtype} {list(pixels.shape)}"
+        )
+    if len(pixels) == 0:
+        raise ValueError(f"{option}: {path} holds no images")
+    if labels is not None and (labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer)):
+        raise ValueError(
+            f"{option}: {path} must hold {len(pixels)} integer labels, got {labels.dtype} {list(labels.shape)}"
+        )
+    if classes is not None and classes.ndim == 1 and classes.dtype.kind == "U":
+        names = {i: str(name) for i, name in enumerate(classes)} | names
+    truth = None if labels is None else torch.from_numpy(labels.astype(np.int64))
+    return ImageSet(str(path), pixels, (), truth, names)
+
+
+def _read_folder(folder: Path, names: dict[int, str], option: str) -> ImageSet:
+    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    direct = _image_files(folder)
+    if not classes:
+        if not direct:
+            raise ValueError(f"{option}: no images in {folder} (looked for {', '.join(sorted(EXTENSIONS))})")
+        return ImageSet(str(folder), None, tuple(direct), None, names)
+    if direct:
+        raise ValueError(f"{option}: {folder} holds images beside class folders; which class they are of is unclear")
+    indices, known = _class_indices([entry.name for entry in classes], names, folder, option)
+    files: list[Path] = []
+    labels: list[int] = []
+    for entry, index in zip(classes, indices, strict=True):
+        found = sorted(path for path in entry.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+        files += found
+        labels += [index] * len(found)
+    if not files:
+        raise ValueError(f"{option}: no images in the class folders of {folder}")
+    names = names if known else {index: entry.name for index, entry in enumerate(classes)}
+    return ImageSet(
+        str(folder), None, tuple(files), torch.tensor(labels), names, alphabetical=0 if known else len(classes)
+    )
+
+
+def _class_indices(folders: list[str], names: dict[int, str], folder: Path, option: str) -> tuple[list[int], bool]:
+    """Which class each folder holds, and whether its name told: the class index or the model's name of the class."""
+    if all(name.isdecimal() for name in folders):
+        return [int(name) for name in folders], True
+    by_name = {name: index for index, name in names.items()}
+    if not by_name:
+        return list(range(len(folders))), False
+    if unknown := [name for name in folders if name not in by_name]:
+        raise ValueError(f"{option}: folder {unknown[0]!r} of {folder} is not a class name of the model")
+    return [by_name[name] for name in folders], True
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and path.is_file())
+
+
+def _open(path: Path) -> Any:
+    pil = require("PIL.Image", "cli")
+    try:
+        with pil.open(path) as image:
+            image.load()
+            return image.convert("L") if image.mode in ("1", "L") else image.convert("RGB")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the image {path}: {error}") from None

@@ -1,0 +1,254 @@
+"""Models by name: ``timm:NAME``, ``torchvision:NAME``, ``hf:DIR``, ``python:package.module:callable``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
+from zsu_fast.cli.weights import load_into, read_weights
+from zsu_fast.extras import require
+
+SOURCES = ("timm", "torchvision", "hf", "python")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode, and what is known of it.
+
+    Attributes:
+        spec: what the user called it.
+        weights: the file the weights came from, None if the model brought its own.
+        metadata: of that file, to be kept when the edited weights are written.
+        names: class index -> name; empty if unknown.
+    """
+
+    model: nn.Module
+    preprocess: AnyPreprocess
+    spec: str
+    weights: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+
+
+def load_model(
+    spec: str,
+    weights: str | Path | None = None,
+    *,
+    classes: int | None = None,
+    device: str | torch.device = "cpu",
+) -> LoadedModel:
+    """Build a model and load its weights.
+
+    Args:
+        spec: ``timm:NAME`` or ``torchvision:NAME`` (with the library's pretrained weights if none are given),
+            ``hf:DIR`` (a local folder of transformers), or ``python:package.module:callable``: called without
+            arguments, returns the model or (model, preprocess). ``preprocess`` is a mapping with ``mean``, ``std``,
+            ``size`` or a callable that takes a uint8 array [N, H, W, C] (images of a .npz) or a list of PIL images
+            (image files) and returns the batch.
+        weights: safetensors, or a state dict that ``torch.load(weights_only=True)`` can read.
+        classes: number of classes of the classifier. Default: read off the weights.
+        device: where the model goes.
+
+    Raises:
+        ValueError: a spec, name, folder or file that cannot be used.
+        ImportError: the library is missing (extra "models").
+    """
+    source, _, name = spec.partition(":")
+    if source not in SOURCES or not name:
+        raise ValueError(
+            f"MODEL must be timm:NAME, torchvision:NAME, hf:DIR or python:package.module:callable, got {spec!r}"
+        )
+    if classes is not None and source not in ("timm", "torchvision"):
+        raise ValueError(f"--classes is for timm: and torchvision: models, got {spec!r}")
+    state, metadata = read_weights(weights) if weights is not None else (None, {})
+    names: dict[int, str] = {}
+    preprocess: AnyPreprocess
+    if source == "timm":
+        model, preprocess = _timm(name, state, classes)
+    elif source == "torchvision":
+        model, preprocess, names = _torchvision(name, state, classes)
+    elif source == "hf":
+        model, preprocess, names = _transformers(name)
+    else:
+        model, preprocess = _python(name)
+    if state is not None:
+        load_into(model, state, str(weights))
+    if isinstance(preprocess, Preprocess) and preprocess.channels is None:
+        preprocess = Preprocess(**(vars(preprocess) | {"channels": _input_channels(model)}))
+    model = model.to(device).eval()
+    return LoadedModel(model, preprocess, spec, None if weights is None else str(weights), metadata, names)
+
+
+def _timm(name: str, state: dict[str, Tensor] | None, classes: int | None) -> tuple[nn.Module, Preprocess]:
+    timm = require("timm", "models")
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name}*")[:3]
+        raise ValueError(f"timm has no model {name!r}" + (f"; it has {', '.join(close)}" if close else ""))
+    if classes is None and state is not None:
+        config = timm.get_pretrained_cfg(name)
+        head = config.classifier if config is not None else None
+        head = head[0] if isinstance(head, (tuple, list)) else head
+        weight = state.get(f"{head}.weight")
+        classes = None if weight is None else weight.shape[0]
+    chosen = {} if classes is None else {"num_classes": classes}
+    model = timm.create_model(name, pretrained=state is None, **chosen)
+    config = timm.data.resolve_model_data_config(model)
+    channels, height, width = config["input_size"]
+    return model, Preprocess(
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        size=(height, width),
+        resize=round(min(height, width) / config.get("crop_pct", 1.0)),
+        interpolation=config.get("interpolation", "bilinear")
+        if config.get("interpolation") == "bicubic"
+        else "bilinear",
+        channels=channels,
+    )
+
+
+def _torchvision(
+    name: str, state: dict[str, Tensor] | None, classes: int | None
+) -> tuple[nn.Module, Preprocess, dict[int, str]]:
+    models = require("torchvision", "models").models
+    if name not in models.list_models():
+        close = models.list_models(include=f"*{name}*")[:3]
+        raise ValueError(f"torchvision has no model {name!r}" + (f"; it has {', '.join(close)}" if close else ""))
+    default = models.get_model_weights(name).DEFAULT
+    chosen: dict[str, Any] = {"weights": default if state is None else None}
+    if state is not None:
+        chosen["num_classes"] = classes or _rows_of_last_weight(state) or len(default.meta["categories"])
+    elif classes is not None:
+        raise ValueError("--classes needs --weights: torchvision's own weights have their own classes")
+    model = models.get_model(name, **chosen)
+    transforms = default.transforms()
+    names = dict(enumerate(default.meta["categories"]))
+    if chosen.get("num_classes", len(names)) != len(names):
+        names = {}
+    size = transforms.crop_size[0]
+    return (
+        model,
+        Preprocess(
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+            size=(size, size),
+            resize=transforms.resize_size[0],
+            interpolation=str(getattr(transforms.interpolation, "value", "bilinear")),
+            channels=3,
+        ),
+        names,
+    )
+
+
+def _transformers(name: str) -> tuple[nn.Module, Preprocess, dict[int, str]]:
+    folder = Path(name).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"hf:DIR must be a folder of transformers with a config.json, got {name!r}")
+    transformers = require("transformers", "models")
+    # local_files_only: a folder must never turn into a download. Code in the folder is not run.
+    model = transformers.AutoModelForImageClassification.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    names = {int(index): str(label) for index, label in (getattr(model.config, "id2label", None) or {}).items()}
+    if all(label == f"LABEL_{index}" for index, label in names.items()):
+        names = {}
+    return model, _transformers_preprocess(folder, model.config), names
+
+
+def _transformers_preprocess(folder: Path, config: Any) -> Preprocess:
+    """What ``preprocessor_config.json`` says, for the processors that resize, crop and normalise."""
+    path = folder / "preprocessor_config.json"
+    given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    size = _size(given.get("size")) or _size(getattr(config, "image_size", None))
+    crop = _size(given.get("crop_size")) if given.get("do_center_crop", "crop_size" in given) else None
+    shortest = given["size"].get("shortest_edge") if isinstance(given.get("size"), dict) else None
+    if crop is not None:
+        resize = shortest or (min(size) if size else None)
+        size = crop
+    else:
+        resize = shortest
+    normalise = given.get("do_normalize", True)
+    return Preprocess(
+        mean=tuple(given.get("image_mean") or (0.5,)) if normalise else (0.0,),
+        std=tuple(given.get("image_std") or (0.5,)) if normalise else (1.0,),
+        size=size,
+        resize=resize,
+        interpolation="bicubic" if given.get("resample") == 3 else "bilinear",
+    )
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if isinstance(value, Mapping):
+        if "height" in value and "width" in value:
+            return int(value["height"]), int(value["width"])
+        edge = value.get("shortest_edge")
+        return None if edge is None else (int(edge), int(edge))
+    if isinstance(value, (list, tuple)):
+        return int(value[0]), int(value[-1])
+    return None if value is None else (int(value), int(value))
+
+
+def _python(name: str) -> tuple[nn.Module, AnyPreprocess]:
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f"MODEL must be python:package.module:callable, got {'python:' + name!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does, so that a model.py beside the data is found
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"cannot import {module_name!r}: {error}") from None
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            raise ValueError(f"{module_name!r} has no {attribute!r}")
+        target = getattr(target, part)
+    built = target if isinstance(target, nn.Module) else target() if callable(target) else None
+    model, preprocess = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"python:{name} must return a torch.nn.Module or (model, preprocess), got {type(model).__name__}"
+        )
+    return model, _preprocess_of(preprocess, name)
+
+
+def _preprocess_of(given: Any, name: str) -> AnyPreprocess:
+    if given is None:
+        return Preprocess()
+    if callable(given):
+        return given
+    if isinstance(given, Mapping) and not set(given) - {"mean", "std", "size", "resize", "interpolation", "channels"}:
+        values = dict(given)
+        for key in ("mean", "std"):
+            if key in values:
+                values[key] = tuple(
+                    float(v) for v in (values[key] if hasattr(values[key], "__iter__") else [values[key]])
+                )
+        if "size" in values:
+            values["size"] = _size(values["size"])
+        return Preprocess(**values)
+    raise ValueError(
+        f"the preprocess of python:{name} must be a callable or a mapping with mean, std, size, got {given!r}"
+    )
+
+
+def _rows_of_last_weight(state: dict[str, Tensor]) -> int | None:
+    """Classes of a torchvision classifier: its last matrix or 1x1 convolution is the classifier."""
+    rows = [value.shape[0] for name, value in state.items() if name.endswith("weight") and value.dim() >= 2]
+    return rows[-1] if rows else None
+
+
+def _input_channels(model: nn.Module) -> int | None:
+    """Channels that the first convolution takes, if it takes an image's; None leaves images as they are."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels if module.in_channels in (1, 3) else None
+    return None

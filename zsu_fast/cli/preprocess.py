@@ -1,0 +1,146 @@
+"""From images as they lie on the disk to what a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsu_fast.extras import require
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# What a model's own preprocessing takes: a uint8 array [N, H, W, C], or a list of PIL images.
+Images = "np.ndarray[Any, Any] | list[Image]"
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, crop, scale to [0, 1] and normalise.
+
+    Attributes:
+        mean, std: one value for each channel, on the scale of [0, 1].
+        size: (height, width) that the model takes; None keeps images as they are (all must then be of one size).
+        resize: length of the shorter side before the centre crop; None resizes straight to ``size``.
+        interpolation: "bilinear" or "bicubic".
+        channels: 1 or 3, images are converted; None keeps them as they are.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    size: tuple[int, int] | None = None
+    resize: int | None = None
+    interpolation: str = "bilinear"
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean and std must be of one length, got {len(self.mean)} and {len(self.std)} values")
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"std must be positive, got {list(self.std)}")
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError(f"size must be positive, got {list(self.size)}")
+
+    def __call__(self, images: np.ndarray[Any, Any] | list[Image]) -> Tensor:
+        """uint8 [N, H, W, C] or N PIL images -> float32 [N, C, H, W]."""
+        if isinstance(images, list):
+            pixels = _stack([self._fit(image) for image in images])
+        elif self._needs_no_fitting(images):
+            pixels = images
+        else:
+            pixels = _stack([self._fit(_to_pil(image)) for image in images])
+        batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255.0
+        mean, std = self._per_channel(self.mean, batch), self._per_channel(self.std, batch)
+        return ((batch - mean) / std).contiguous()
+
+    def inverse(self, batch: Tensor) -> Tensor:
+        """Normalised [N, C, H, W] -> the scale of [0, 1]."""
+        return batch * self._per_channel(self.std, batch) + self._per_channel(self.mean, batch)
+
+    def overridden(
+        self, mean: Sequence[float] | None, std: Sequence[float] | None, size: tuple[int, int] | None
+    ) -> Preprocess:
+        """This, with what the user asked for; the crop keeps its share of the image."""
+        changed = self
+        if mean is not None or std is not None:
+            changed = replace(changed, mean=tuple(mean or self.mean), std=tuple(std or self.std))
+        if size is not None:
+            share = self.resize / min(self.size) if self.resize and self.size else 1.0
+            changed = replace(changed, size=size, resize=round(min(size) * share))
+        return changed
+
+    def _per_channel(self, values: tuple[float, ...], batch: Tensor) -> Tensor:
+        if len(values) not in (1, batch.shape[1]):
+            raise ValueError(
+                f"mean and std must hold 1 or {batch.shape[1]} values, for images of {batch.shape[1]} channels"
+            )
+        return torch.tensor(values).view(1, -1, 1, 1)
+
+    def _needs_no_fitting(self, images: np.ndarray[Any, Any]) -> bool:
+        fits = self.size is None or images.shape[1:3] == self.size
+        return fits and self.channels in (None, images.shape[3])
+
+    def _fit(self, image: Image) -> np.ndarray[Any, Any]:
+        """Converted, resized and cropped: uint8 [H, W, C]."""
+        pil = require("PIL.Image", "cli")
+        mode = {1: "L", 3: "RGB"}.get(self.channels or 0) or ("L" if image.mode in ("1", "L") else "RGB")
+        image = image.convert(mode)
+        if self.size is not None and (image.height, image.width) != self.size:
+            filters = {"bilinear": pil.Resampling.BILINEAR, "bicubic": pil.Resampling.BICUBIC}
+            image = self._resized(image, filters[self.interpolation])
+        pixels = np.asarray(image)
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+    def _resized(self, image: Image, resample: Any) -> Image:
+        assert self.size is not None
+        height, width = self.size
+        if self.resize is None:
+            return image.resize((width, height), resample)
+        share = self.resize / min(image.width, image.height)
+        image = image.resize(
+            (max(width, round(image.width * share)), max(height, round(image.height * share))), resample
+        )
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return image.crop((left, top, left + width, top + height))
+
+
+# A model may bring its own: any callable from images to a batch.
+AnyPreprocess = Preprocess | Callable[[Any], Tensor]
+
+
+def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
+    """ "0.485,0.456,0.406" -> the numbers; ValueError naming the option otherwise."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} must be numbers parted by commas, one for each channel, got {text!r}") from None
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """ "224" or "240x320" (height x width) -> (height, width)."""
+    if text is None:
+        return None
+    try:
+        parts = [int(part) for part in text.lower().split("x")]
+        height, width = parts * 2 if len(parts) == 1 else parts
+    except ValueError:
+        raise ValueError(f"--size must be a number or HEIGHTxWIDTH, got {text!r}") from None
+    return height, width
+
+
+def _to_pil(pixels: np.ndarray[Any, Any]) -> Image:
+    image: Image = require("PIL.Image", "cli").fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    return image
+
+
+def _stack(images: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    if shapes := sorted({image.shape for image in images} - {images[0].shape}):
+        raise ValueError(f"images must be of one size, got {images[0].shape} and {shapes[0]}: give --size")
+    return np.stack(images)

@@ -1,0 +1,77 @@
+"""``zsu-fast restore``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import Tensor, nn
+
+from zsu_fast.cli import options as opt
+from zsu_fast.cli.console import Console, one_line_errors
+from zsu_fast.cli.weights import read_weights, write_weights
+from zsu_fast.unlearn import Patch, model_digest
+
+
+class WeightsOnly(nn.Module):
+    """A state dict where a model is expected: a patch needs the tensors and their names, not the architecture."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._state = state
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        return self._state
+
+
+@one_line_errors
+def restore(
+    weights: Annotated[
+        Path, typer.Argument(help="The folder that `forget` wrote, or a file of edited weights.", show_default=False)
+    ],
+    patch: Annotated[
+        Path | None,
+        typer.Option("--patch", help="The patch file.", show_default="patch.safetensors beside the weights"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where to write.", show_default="restored.safetensors beside them"),
+    ] = None,
+    force: opt.Force = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    r"""Undo an edit: write the weights as they were, bit for bit, and verify their hash.
+
+    The model's code is not needed. Of several edits made one after another
+    undo the last one first.
+
+    [bold]Examples[/]
+
+      zsu-fast restore edited
+
+      zsu-fast restore edited/model.safetensors \
+          --patch edited/patch.safetensors --out original.safetensors
+    """
+    console = Console(as_json, quiet)
+    file = weights / "model.safetensors" if weights.is_dir() else weights
+    patch_file = patch or file.with_name("patch.safetensors")
+    destination = out or file.with_name("restored.safetensors")
+    if destination.exists() and not force:
+        raise FileExistsError(f"--out: {destination} is there already (--force overwrites)")
+    undo = Patch.load(patch_file)
+    state, metadata = read_weights(file)
+    shell = WeightsOnly(state)
+    undo.revert(shell)
+    digest = model_digest(shell)
+    expected = (undo.record.get("model") or {}).get("before")
+    if expected != digest:
+        raise ValueError(
+            f"the restored weights have hash {digest[:16]}..., the record says {str(expected)[:16]}...: "
+            "the weights were changed elsewhere too (or another patch lies on top); nothing was written"
+        )
+    write_weights(state, destination, {k: v for k, v in metadata.items() if not k.startswith("zsu_fast.")})
+    console.show(f"[green]restored[/] {destination}, bit for bit: SHA-256 {digest}")
+    console.emit({"restored": str(destination), "sha256": digest, "verified": True, "record": undo.record})

@@ -1,0 +1,134 @@
+"""What every command does first: the model, its preprocessing, the classes it knows, its images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsu_fast.cli.images import ImageSet, read_images
+from zsu_fast.cli.models import LoadedModel, load_model
+from zsu_fast.cli.preprocess import Preprocess, parse_numbers, parse_size
+from zsu_fast.evaluate.accuracy import Evaluation, predict, summarise
+from zsu_fast.evaluate.inference import Progress, inference_mode, logits_of, model_device
+
+
+@dataclass
+class Session:
+    """A loaded model and the sizes in which to run it."""
+
+    loaded: LoadedModel
+    batch_size: int
+    device: str
+    classes: int | None = None
+
+    @property
+    def names(self) -> dict[int, str]:
+        return self.loaded.names
+
+    def read(self, path: Path, option: str) -> ImageSet:
+        """Images, with labels that are classes of the model."""
+        images = read_images(path, self.loaded.names, option)
+        if self.classes is None:
+            self.classes = self._count_classes(images)
+        images.check_classes(self.classes)
+        if images.names and not self.loaded.names:
+            self.loaded = replace(self.loaded, names=images.names)
+        return images
+
+    def tensor(self, images: ImageSet) -> Tensor:
+        """All images, model-ready, on the model's device."""
+        return images.tensor(self.loaded.preprocess, self.batch_size).to(self.device)
+
+    def photos(self, batch: Tensor) -> np.ndarray[Any, Any]:
+        """Model-ready images [n, C, H, W] as people see them: uint8 [n, H, W, 1 or 3]."""
+        values = batch.detach().float().cpu()
+        if isinstance(self.loaded.preprocess, Preprocess):
+            values = self.loaded.preprocess.inverse(values)
+        else:  # the model's own normalisation is not known: stretch each image over the full range
+            low, high = (f(values, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+            values = (values - low) / (high - low).clamp(min=1e-12)
+        values = values if values.shape[1] in (1, 3) else values.mean(1, keepdim=True)
+        return (values.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+    def evaluate(self, images: ImageSet, targets: Sequence[int], progress: Progress, text: str) -> Evaluation:
+        """As `zsu_fast.evaluate`, but batch by batch from the disk: the images need not fit into memory."""
+        assert images.labels is not None
+        found: list[Tensor] = []
+        for batch in images.batches(self.loaded.preprocess, self.batch_size):
+            found.append(predict(self.loaded.model, batch, batch_size=self.batch_size))
+            progress(min(len(found) * self.batch_size, len(images)), len(images), text)
+        return summarise(torch.cat(found), images.labels, targets)
+
+    def targets(self, given: Sequence[str]) -> list[int]:
+        """Class indices from what the user typed: indices or class names."""
+        by_name = {name: index for index, name in self.names.items()}
+        found = []
+        for text in given:
+            if text not in by_name and not text.lstrip("-").isdecimal():
+                known = ", ".join(list(by_name)[:10]) if by_name else "none: give the class index"
+                raise ValueError(f"--target must be a class index or a class name, got {text!r} (names known: {known})")
+            found.append(by_name[text] if text in by_name else int(text))
+        for index in found:
+            if index < 0 or (self.classes is not None and index >= self.classes):
+                raise ValueError(f"--target must be one of the classes 0..{(self.classes or 0) - 1}, got {index}")
+        if len(set(found)) != len(found):
+            raise ValueError(f"--target must not name a class twice, got {', '.join(given)}")
+        return found
+
+    def label(self, index: int) -> str:
+        """ "3 (cat)", or "3" if the class has no name."""
+        return f"{index} ({self.names[index]})" if index in self.names else str(index)
+
+    def _count_classes(self, images: ImageSet) -> int:
+        """Classes of the model, by running it on one image; also where a preprocessing that does not fit is told."""
+        model = self.loaded.model
+        batch = images.take([0]).tensor(self.loaded.preprocess).to(model_device(model, torch.device("cpu")))
+        try:
+            with inference_mode(model):
+                return logits_of(model(batch)).shape[1]
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"the model does not take the images of {images.source}, which come as {list(batch.shape)} "
+                f"(see --size, --mean, --std): {reason}"
+            ) from error
+
+
+def open_session(
+    spec: str,
+    weights: Path | None,
+    *,
+    classes: int | None,
+    device: str,
+    batch_size: int,
+    mean: str | None,
+    std: str | None,
+    size: str | None,
+) -> Session:
+    """Load the model and apply what the user said about its preprocessing."""
+    changes: dict[str, Any] = {
+        "mean": parse_numbers(mean, "--mean"),
+        "std": parse_numbers(std, "--std"),
+        "size": parse_size(size),
+    }
+    check_device(device)
+    loaded = load_model(spec, weights, classes=classes, device=device)
+    if any(value is not None for value in changes.values()):
+        if not isinstance(loaded.preprocess, Preprocess):
+            raise ValueError("--mean, --std and --size cannot be given: the model brings its own preprocessing")
+        loaded = replace(loaded, preprocess=loaded.preprocess.overridden(**changes))
+    return Session(loaded, batch_size, device)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not know or that is not there."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device!r} cannot be used: {str(error).strip().splitlines()[0]}") from None

@@ -1,0 +1,94 @@
+"""Relevance for the report, taken from a model before and after the edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zsu_fast.evaluate.inference import Progress, inference_mode
+from zsu_fast.evaluate.probe import features
+from zsu_fast.lrp import relevance
+from zsu_fast.unlearn.structure import Head, trace_structure
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the target classes' logits rest on, for some probes.
+
+    Attributes:
+        units: layer -> mean relevance of each unit, float32 [U], in execution order; the classifier's inputs come
+            last, under "<classifier>.input".
+        heat: relevance of the input, summed over channels: float32 [n, H, W] of the first n probes; None if the
+            inputs are no images.
+        missing: why there is nothing, or less, to show; empty if all went well.
+    """
+
+    units: dict[str, Tensor] = field(default_factory=dict)
+    heat: Tensor | None = None
+    missing: str = ""
+
+
+def analyse(
+    model: nn.Module,
+    probes: Tensor,
+    labels: Sequence[int] | Tensor,
+    *,
+    composite: Any = "epsilon",
+    heatmaps: int = 6,
+    most: int = 64,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Relevance of units and of the input for the logit of each probe's own target class.
+
+    A model that the relevance engine does not cover gives an Analysis that says why, not an error: the report is
+    about an edit that is already made.
+
+    Args:
+        model: unchanged by this.
+        probes: [N, ...] model-ready images of the target classes.
+        labels: [N] the target class of each.
+        composite: as in `zsu_fast.relevance`.
+        heatmaps: number of probes whose input relevance is kept.
+        most: number of probes looked at.
+    """
+    probes = probes[:most]
+    truth = torch.as_tensor(labels)[:most].to(probes.device)
+    units, missing = {}, ""
+    heat: Tensor | None = None
+    try:
+        sums: dict[str, Tensor] = {}
+        inputs: list[Tensor] = []
+        for start in range(0, len(probes), batch_size):
+            batch = slice(start, start + batch_size)
+            found = relevance(model, probes[batch], truth[batch], composite=composite)
+            for name, values in found.neurons.items():
+                total = values.float().sum(0).cpu()
+                sums[name] = sums[name] + total if name in sums else total
+            inputs.append(found.input.detach().float().cpu())
+            if progress is not None:
+                progress(min(start + batch_size, len(probes)), len(probes), "relevance")
+        units = {name: total / len(probes) for name, total in sums.items()}
+        shown = torch.cat(inputs)[:heatmaps]
+        heat = shown.sum(1) if shown.dim() == 4 else None
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        missing = f"The relevance engine does not cover this model: {' '.join(str(error).split())}"
+    with inference_mode(model):
+        head = trace_structure(model, probes[:1]).head
+    if head is not None:
+        units.pop(head.name, None)  # its units are the logits: all relevance lies on the target's, by definition
+        units |= _classifier_inputs(model, head, probes, truth.cpu())
+    return Analysis(units, heat, missing)
+
+
+def _classifier_inputs(model: nn.Module, head: Head, probes: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Mean of a_j * w_cj over the probes: the relevance of the classifier's inputs under every rule for them."""
+    weight = model.state_dict()[head.weight].detach().flatten(1).float().cpu()
+    inputs = features(model, probes)
+    if inputs.shape[1] != weight.shape[1]:
+        return {}
+    return {f"{head.name}.input": (inputs * weight[labels]).mean(0)}

@@ -1,0 +1,74 @@
+"""Pixels and charts as data: URIs, so that the page needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from zsu_fast.extras import require
+
+BEFORE, AFTER, MASKED = "#9aa5b1", "#0b6e99", "#c2410c"
+
+
+def _png(pixels: np.ndarray[Any, Any]) -> str:
+    image = require("matplotlib.image", "report")
+    buffer = io.BytesIO()
+    image.imsave(buffer, pixels, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def photo(pixels: np.ndarray[Any, Any]) -> str:
+    """uint8 [H, W, 1 or 3] -> PNG."""
+    return _png(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+
+
+def heatmap(values: Tensor, limit: float) -> str:
+    """Relevance [H, W] -> PNG: red speaks for the class, blue against it, white is none; ``limit`` is full colour."""
+    colours = require("matplotlib", "report").colormaps["seismic"]
+    scaled = values.double().numpy() / (2.0 * limit or 1.0) + 0.5
+    return _png(colours(np.clip(scaled, 0.0, 1.0), bytes=True))
+
+
+def strip(relevance: Tensor, masked: Sequence[int]) -> str:
+    """Units in a row, the darker the more relevant; the masked ones are marked below. PNG of 8 rows."""
+    colours = require("matplotlib", "report").colormaps["Greys"]
+    positive = relevance.clamp(min=0).double()
+    top = float(positive.max()) if positive.numel() else 0.0
+    row = colours((positive / (top or 1.0)).sqrt().numpy(), bytes=True)[None, :, :3]
+    marks = np.full_like(row, 255)
+    rgb = [int(MASKED[i : i + 2], 16) for i in (1, 3, 5)]
+    marks[0, list(masked)] = rgb
+    return _png(np.concatenate([row.repeat(5, 0), marks.repeat(3, 0)]))
+
+
+def search_chart(trace: Sequence[dict[str, Any]], until: float | None) -> str:
+    """Budgets that were tried against the accuracy on the class that was left. SVG."""
+    require("matplotlib", "report")
+    figures = require("matplotlib.figure", "report")
+    figure = figures.Figure(figsize=(6.4, 2.9), layout="constrained")
+    axes = figure.add_subplot()
+    modes = list(dict.fromkeys(str(step.get("mode", "")) for step in trace))
+    for mode, colour in zip(modes, (AFTER, MASKED, "#4d7c0f", "#7e22ce", BEFORE), strict=False):
+        points = sorted((s["budget"], s["forget_accuracy"]) for s in trace if str(s.get("mode", "")) == mode)
+        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=colour, label=mode, markersize=5)
+    if until is not None:
+        axes.axhline(until, color="#52606d", linestyle="--", linewidth=1, label=f"aim {until:g}")
+    budgets = [step["budget"] for step in trace]
+    if max(budgets) > 20 * max(1, min(budgets)):
+        axes.set_xscale("symlog", linthresh=1)
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("neurons perturbed")
+    axes.set_ylabel("accuracy on the class\n(held-out probes)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e7eb")
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
