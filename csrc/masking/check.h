@@ -50,12 +50,13 @@ inline void check_mask_neurons(const std::vector<Tensor>& tensors, const std::ve
                         index.device() == tensor.device(),
                     "mask_neurons_: indices must be contiguous int64 vectors beside their tensors");
     const auto check_slice = [&](const Tensor& slice) {
-      bool fits = slice.dim() == tensor.dim() && slice.scalar_type() == tensor.scalar_type() &&
-                  slice.is_contiguous() && slice.device() == tensor.device();
+      bool fits = slice.dim() == tensor.dim() && slice.scalar_type() == tensor.scalar_type() && slice.is_contiguous() &&
+                  slice.device() == tensor.device();
       for (int64_t d = 0; fits && d < tensor.dim(); ++d) {
         fits = slice.size(d) == (d == dims[i] ? index.numel() : tensor.size(d));
       }
-      STD_TORCH_CHECK(fits, "mask_neurons_: saved and noise must be contiguous and have the shape and dtype of the slices");
+      STD_TORCH_CHECK(fits,
+                      "mask_neurons_: saved and noise must be contiguous and have the shape and dtype of the slices");
     };
     if (!saved.empty()) check_slice(saved[i]);
     if (mode == kAdd) check_slice(noise[i]);

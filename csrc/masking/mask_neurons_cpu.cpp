@@ -46,15 +46,16 @@ struct Slices {
     const Scalar fill = kMode == kSet ? static_cast<Scalar>(value) : Scalar{};
     // Entries of the innermost dimension, as columns of a matrix: the indexed dimension is the run.
     if (after.numel == 1) {
-      torch::stable::parallel_for(0, before.numel, std::max<int64_t>(1, kGrain / count), [&](int64_t begin, int64_t end) {
-        int64_t at = begin * count;
-        before.for_each_run(begin, end, [&](int64_t offset, int64_t stride, int64_t length) {
-          for (int64_t b = 0; b < length; ++b) {
-            Scalar* const row = data + offset + b * stride;
-            for (int64_t j = 0; j < count; ++j, ++at) update<kMode>(row[index[j] * index_stride], at, fill, value);
-          }
-        });
-      });
+      torch::stable::parallel_for(
+          0, before.numel, std::max<int64_t>(1, kGrain / count), [&](int64_t begin, int64_t end) {
+            int64_t at = begin * count;
+            before.for_each_run(begin, end, [&](int64_t offset, int64_t stride, int64_t length) {
+              for (int64_t b = 0; b < length; ++b) {
+                Scalar* const row = data + offset + b * stride;
+                for (int64_t j = 0; j < count; ++j, ++at) update<kMode>(row[index[j] * index_stride], at, fill, value);
+              }
+            });
+          });
       return;
     }
     const int64_t runs = before.numel * count;
@@ -95,7 +96,8 @@ Slices<Scalar> slices_of(const Tensor& tensor, const Tensor& index, int64_t dim,
     }
   } else {
     for (const int64_t d : memory_order(tensor)) {
-      if (d != dim) (tensor.stride(d) > tensor.stride(dim) ? slices.before : slices.after).append(tensor.size(d), tensor.stride(d));
+      if (d != dim)
+        (tensor.stride(d) > tensor.stride(dim) ? slices.before : slices.after).append(tensor.size(d), tensor.stride(d));
     }
   }
   return slices;

@@ -15,8 +15,8 @@ namespace {
 
 // Contiguous weights, nothing recorded.
 template <class Format, class Element>
-ZSU_TARGET_CLONES void mask_tile(const typename Format::Bits* scores, int64_t n, bool absolute,
-                                 typename Format::Bits least, Element value, Element* weight) {
+void mask_tile(const typename Format::Bits* scores, int64_t n, bool absolute, typename Format::Bits least,
+               Element value, Element* weight) {
   using Bits = typename Format::Bits;
   constexpr int64_t kGroup = 256;  // where nothing is selected nothing is written; wide, as hits cannot be predicted
   int64_t i = 0;
@@ -33,8 +33,8 @@ ZSU_TARGET_CLONES void mask_tile(const typename Format::Bits* scores, int64_t n,
 
 // Writes the places (from 0) of the selected scores to `places` and returns how many there are.
 template <class Format>
-ZSU_TARGET_CLONES int64_t find_places(const typename Format::Bits* scores, int64_t n, bool absolute,
-                                      typename Format::Bits least, int32_t* places) {
+int64_t find_places(const typename Format::Bits* scores, int64_t n, bool absolute, typename Format::Bits least,
+                    int32_t* places) {
   int64_t found = 0;
   uint8_t selected[kFlags] = {};
   for (int64_t begin = 0; begin < n; begin += kFlags) {

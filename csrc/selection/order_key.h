@@ -1,7 +1,7 @@
 // The order of scores as an order of unsigned integers.
 //
-// key(a) > key(b) exactly if score a is larger; equal for equal scores, so -0.0 ties with +0.0; 0 for every NaN, which no
-// number has. Ranking |score| differs in the sign alone.
+// key(a) > key(b) exactly if score a is larger; equal for equal scores, so -0.0 ties with +0.0; 0 for every NaN, which
+// no number has. Ranking |score| differs in the sign alone.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>

@@ -8,7 +8,8 @@
 
 namespace zsu {
 
-// Sizes and strides in elements, outermost first; dimensions of size 1 dropped, dimensions that continue each other merged.
+// Sizes and strides in elements, outermost first; dimensions of size 1 dropped, dimensions that continue each other
+// merged.
 struct Strided {
   std::vector<int64_t> sizes, strides;
   int64_t numel = 1;
@@ -68,7 +69,8 @@ template <class Tensor>
 std::vector<int64_t> memory_order(const Tensor& tensor) {
   std::vector<int64_t> order(tensor.dim());
   for (size_t d = 0; d < order.size(); ++d) order[d] = int64_t(d);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return tensor.stride(a) > tensor.stride(b); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return tensor.stride(a) > tensor.stride(b); });
   return order;
 }
 

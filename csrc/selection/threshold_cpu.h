@@ -1,8 +1,8 @@
 // The key of the k-th largest score, found in one pass over memory.
 //
 // A sample brackets the key; one pass counts what lies above the bracket and at its ends and collects what lies inside
-// (about a hundredth), where the k-th is then looked up. Keys that many scores share sit at an end of the bracket, where
-// they are only counted. The sample decides how long it takes, never the result: a bracket that misses is moved.
+// (about a hundredth), where the k-th is then looked up. Keys that many scores share sit at an end of the bracket,
+// where they are only counted. The sample decides how long it takes, never the result: a bracket that misses is moved.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -15,7 +15,6 @@
 
 #include "flags_cpu.h"
 #include "scores_cpu.h"
-#include "target_clones.h"
 
 namespace zsu {
 
@@ -40,8 +39,8 @@ struct Census {
 
 // How many of the `n` scores have keys above `high`, equal to it, equal to `low`.
 template <class Format>
-ZSU_TARGET_CLONES void count_tile(const typename Format::Bits* scores, int64_t n, bool absolute,
-                                  Bracket<typename Format::Bits> bracket, int64_t* counts) {
+void count_tile(const typename Format::Bits* scores, int64_t n, bool absolute, Bracket<typename Format::Bits> bracket,
+                int64_t* counts) {
   using Bits = typename Format::Bits;
   Bits above = 0, at_high = 0, at_low = 0;  // at most kScoreTile: fits every type of key, whose width the loop keeps
   for (int64_t i = 0; i < n; ++i) {
@@ -57,8 +56,8 @@ ZSU_TARGET_CLONES void count_tile(const typename Format::Bits* scores, int64_t n
 
 // Writes the keys inside the bracket to `out` (room for n) and returns how many there are.
 template <class Format>
-ZSU_TARGET_CLONES int64_t collect_tile(const typename Format::Bits* scores, int64_t n, bool absolute,
-                                       Bracket<typename Format::Bits> bracket, typename Format::Bits* out) {
+int64_t collect_tile(const typename Format::Bits* scores, int64_t n, bool absolute,
+                     Bracket<typename Format::Bits> bracket, typename Format::Bits* out) {
   using Bits = typename Format::Bits;
   int64_t collected = 0;
   Bits keys[kFlags];

@@ -14,8 +14,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 template <class Format>
-ZSU_TARGET_CLONES void tally_tile(const typename Format::Bits* scores, int64_t n, bool absolute,
-                                  typename Format::Bits least, int64_t* counts) {
+void tally_tile(const typename Format::Bits* scores, int64_t n, bool absolute, typename Format::Bits least,
+                int64_t* counts) {
   for (int64_t i = 0; i < n; ++i) counts[i] += Format::key(scores[i], absolute) >= least;
 }
 
