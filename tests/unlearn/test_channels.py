@@ -7,13 +7,12 @@ import zsu_fast
 from zsu_fast.unlearn import Picks, perturb_
 from zsu_fast.unlearn.picks import rank_units
 
-
 IMAGE = torch.rand(1, 1, 8, 8)
 
 
 def watch(net, module, images):
     seen = []
-    handle = getattr(net, module).register_forward_hook(lambda m, args, out: seen.append(out))
+    handle = getattr(net, module).register_forward_hook(lambda m, args, out: seen.append(out.clone()))
     with torch.no_grad():
         net(images)
     handle.remove()
@@ -76,7 +75,7 @@ def test_forgets_with_retain_probes(net, digits, scope):
     before = zsu_fast.evaluate(net, others[judged], labels[judged], 6).retain_accuracy
     result = zsu_fast.forget(
         net, 6, probes, method="channels", retain_probes=(others[retain], labels[retain]), scope=scope,
-        until=0.5, utility_floor=0.5,
+        until=0.3, utility_floor=0.5,
     )  # fmt: skip
     if not result.reached:  # small nets share their neurons: then it must say so and leave the model alone
         assert result.record["reason"] and result.record["model"]["before"] == result.record["model"]["after"]

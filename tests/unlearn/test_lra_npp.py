@@ -10,7 +10,6 @@ from zsu_fast.unlearn import AUTHORS_PRESETS
 from zsu_fast.unlearn.picks import rank_edges, rank_edges_as_authors
 
 
-
 def oracle(features, weight, target, k):
     """top-k of a_j w_cj per sample, by sorting lists."""
     counts = Counter()

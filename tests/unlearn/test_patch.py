@@ -89,7 +89,9 @@ def test_version_counters_grow(conv_net):
     assert conv_net.hidden.weight._version > edited
 
 
-@pytest.mark.parametrize("spoil", ["not_safetensors", "other_format", "version", "missing_tensor", "bad_entry", "no_json"])
+@pytest.mark.parametrize(
+    "spoil", ["not_safetensors", "other_format", "version", "missing_tensor", "bad_entry", "no_json"]
+)
 def test_damaged_files_are_refused(conv_net, tmp_path, spoil):
     path = tmp_path / "patch.safetensors"
     patch = perturb_(conv_net, Picks(neurons={"hidden": [0]}), sample=IMAGE)

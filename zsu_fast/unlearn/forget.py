@@ -21,7 +21,8 @@ from zsu_fast.unlearn.request import Settings, check_settings, complete, probe_c
 from zsu_fast.unlearn.structure import Head, classifier_inputs, logits_of, trace_structure
 from zsu_fast.version import __version__
 
-DEFAULT_UNTIL = 0.05
+DEFAULT_UNTIL = {"lra-npp": 0.02, "channels": 0.05}  # paths to one class cost the others nothing, neurons do
+DEFAULT_DROP = 0.02  # of retain accuracy: a hundred probes cannot tell less
 FOLDS = 4
 Progress = Callable[[int, int, str], None]
 
@@ -103,10 +104,10 @@ def forget(
         retain_probes: images of other classes, with labels or without (then the model's own answers count). Needed for
             score "contrastive" and for `utility_floor`.
         probe_labels: int [N], the target that each probe belongs to; needed when there are several targets.
-        until: accuracy on the class to get down to, judged on probes that had no part in the choice. Default 0.05 when
-            no budget is given.
-        utility_floor: accuracy on the retain probes that must be kept. Default with retain probes and no budget: one
-            point less than before.
+        until: accuracy on the class to get down to, judged on probes that had no part in the choice. Default 0.02
+            for "lra-npp" and 0.05 for "channels" when no budget is given.
+        utility_floor: accuracy on the retain probes that must be kept. Default with retain probes and no budget: two
+            points less than before.
         mode: "zero", "invert", "scale", "gaussian" or "laplace", see `perturb_`. Default: "zero", and "invert" if
             masking every neuron that speaks for the class is not enough.
         strength: of "scale", "gaussian" and "laplace".
@@ -188,7 +189,7 @@ class _Task:
         before = {"forget_accuracy": self._forget_accuracy(self.logits), "retain_accuracy": self._retain_accuracy()}
         floor = self.settings.utility_floor
         if floor is None and before["retain_accuracy"] is not None and self.settings.budget is None:
-            floor = before["retain_accuracy"] - 0.01
+            floor = before["retain_accuracy"] - DEFAULT_DROP
         parts = search.folds(self.labels, FOLDS, self.settings.seed)
         reason = "No neuron speaks for the class on these probes."
         for layers, mode in self._attempts():
@@ -200,8 +201,7 @@ class _Task:
             if budget is None:
                 reason = f"No budget brings the accuracy on the class to {self._until:.3f}."
                 continue
-            picks = ranking.take(budget)
-            patch = self._carry_out(picks, mode)
+            budget, picks, patch = self._carry_out_from(budget, ranking, mode)
             try:
                 after = {"forget_accuracy": held_out, "retain_accuracy": self._retain_accuracy()}
             except BaseException:
@@ -255,12 +255,14 @@ class _Task:
         else:
             self.logits = self._forward(self.probes)
             layers = settings.layers or sorted({name for stage in self.structure.stages() for name in stage})
-            arguments = (layers, settings.composite, settings.batch_size)
-            self.relevance = unit_relevance(self.model, self.probes, self.labels, *arguments)
+
+            def analyse(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+                return unit_relevance(self.model, images, labels, layers, settings.composite, settings.batch_size)
+
+            self.relevance = analyse(self.probes, self.labels)
             self.retain_relevance = None
             if settings.score == "contrastive" and self.retain is not None:
-                found = unit_relevance(self.model, *self.retain, *arguments)
-                self.retain_relevance = (found, self.retain[1])
+                self.retain_relevance = (analyse(*self.retain), self.retain[1])
         self.progress(1, 1, "analysing the probes")
 
     def _rank(self, chosen: Tensor, layers: Sequence[str]) -> Ranking:
@@ -292,7 +294,7 @@ class _Task:
 
     @property
     def _until(self) -> float:
-        return DEFAULT_UNTIL if self.settings.until is None else self.settings.until
+        return DEFAULT_UNTIL[self.settings.method] if self.settings.until is None else self.settings.until
 
     def _choose_budget(
         self, layers: Sequence[str], mode: str, ranking: Ranking, rankings: Sequence[Ranking], parts: Sequence[Tensor]
@@ -339,6 +341,18 @@ class _Task:
             bias = state[self.head.bias] if self.head.bias else None
             return torch.nn.functional.linear(self.features[where], state[self.head.weight].flatten(1), bias)
         return self._forward(self.probes[where])
+
+    def _carry_out_from(self, budget: int, ranking: Ranking, mode: str) -> tuple[int, Picks, Patch]:
+        """Carry out the edit; a searched budget grows until the order made of all probes meets the target on them."""
+        everything = torch.ones_like(self.labels, dtype=torch.bool)
+        while True:
+            picks = ranking.take(budget)
+            patch = self._carry_out(picks, mode)
+            searched = self.settings.budget is None and budget < ranking.largest_budget
+            if not searched or self._forget_accuracy(self._edited_logits(everything)) <= self._until:
+                return budget, picks, patch
+            patch.revert(self.model)
+            budget += 1
 
     def _carry_out(self, picks: Picks, mode: str) -> Patch:
         settings = self.settings
@@ -454,7 +468,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for the duration; every module's own flag is put back."""
     flags = [(module, module.training) for module in model.modules()]
     try:
-        yield model.eval() and None
+        model.eval()
+        yield
     finally:
         for module, training in flags:
             module.training = training

@@ -27,4 +27,4 @@ def model_digest(model: nn.Module) -> str:
 def _update(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    digest.update(flat.view(torch.uint8).numpy().data)

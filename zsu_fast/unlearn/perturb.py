@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,8 @@ def perturb_tensors_(
         return ops.mask_neurons_(tensors, indices, dims, mode="scale", value=factor, record=True)[1]
     generator = torch.Generator(tensors[0].device).manual_seed(seed)
     size = 1.0 if strength is None else strength
-    return ops.mask_neurons_(tensors, indices, dims, mode=mode, scale=size, generator=generator, record=True)[1]
+    noise: Literal["gaussian", "laplace"] = "gaussian" if mode == "gaussian" else "laplace"
+    return ops.mask_neurons_(tensors, indices, dims, mode=noise, scale=size, generator=generator, record=True)[1]
 
 
 def perturb_(

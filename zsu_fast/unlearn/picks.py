@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast import ops
-from zsu_fast.lrp import relevance
+from zsu_fast.lrp import Composite, relevance
 
 SCORES = ("frequency", "mean", "contrastive")
 SCOPES = ("layer", "global")
@@ -199,7 +199,7 @@ def unit_relevance(
     images: Tensor,
     labels: Tensor,
     layers: Sequence[str],
-    composite: object,
+    composite: str | Composite,
     batch_size: int,
 ) -> dict[str, Tensor]:
     """Relevance [N, units] of each of `layers` for `images`, each image for its own label."""
