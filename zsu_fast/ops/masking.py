@@ -183,7 +183,8 @@ def _check_sequence(tensors: Sequence[Tensor]) -> list[Tensor]:
 def _check_writable(label: str, tensor: Tensor) -> None:
     if tensor.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{label} requires grad: masking in place is not differentiable, wrap it in torch.no_grad()")
-    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+    tracing = torch.compiler.is_compiling()  # which cannot ask for inference mode
+    if not tracing and tensor.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError(f"{label} is an inference tensor: write to it under torch.inference_mode(), or clone it")
     if overlaps_itself(tensor):
         raise ValueError(
