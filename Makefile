@@ -1,13 +1,98 @@
-# make help says what there is. Everything is set up in .venv, from nothing.
+# make help says what there is. Everything is set up in .venv, from nothing but Python with venv, make and g++.
 PYTHON ?= python3
+# Another build of torch: make demo TORCH="torch==2.14.0"
+TORCH ?= torch==2.13.0
+# Options of CMakeLists.txt, e.g. NATIVE_FLAGS="-DZSU_CUDA=OFF"; of pytest, e.g. PYTEST_FLAGS="-k lrp".
 NATIVE_FLAGS ?=
-export OMP_NUM_THREADS ?= 2
+PYTEST_FLAGS ?=
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+# The GPUs of this machine; without one, compiling for one architecture shows that the code compiles.
+CUDA_ARCHS := $(if $(shell command -v nvidia-smi),native,90a-real)
 
 bin := .venv/bin
+done := .venv/done
+pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
+say = @echo "zsu_fast: $(1)"
+# cmake, ninja and the compilers' helpers come from .venv.
+tools := PATH="$(CURDIR)/$(bin):$$PATH"
 
-.PHONY: native
-native:
-	@test -f build/dev/build.ninja || PATH=$(CURDIR)/$(bin):$$PATH cmake -G Ninja -S . -B build/dev \
-	  -DPython_EXECUTABLE=$(CURDIR)/$(bin)/python $(NATIVE_FLAGS)
-	@PATH=$(CURDIR)/$(bin):$$PATH cmake --build build/dev --parallel 2
-	@PATH=$(CURDIR)/$(bin):$$PATH cmake --install build/dev --prefix zsu_fast
+.PHONY: help setup native demo test bench lint format clean
+
+help:
+	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it"
+	@echo "make test    set up, build, run the tests (at most 10 minutes on 2 cores)"
+	@echo "make native  set up, build the C++ and (with nvcc) CUDA libraries into zsu_fast/lib"
+	@echo "make bench   measure the ops against their peers: bench/results/ops_cpu.json or ops_cuda.json"
+	@echo "make lint    ruff, mypy, clang-format;   make format  apply them"
+	@echo "make clean   remove builds;   rm -r .venv removes the set-up"
+
+$(done)/torch:
+	$(call say,creating .venv and installing $(TORCH) (this is the long part))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "zsu_fast needs Python >= 3.10, $(PYTHON) is " + sys.version)'
+	@test -x $(bin)/python || $(PYTHON) -m venv .venv
+	@$(bin)/python -c 'import torch' 2>/dev/null || $(pip) '$(TORCH)' numpy
+	@mkdir -p $(done)
+	@# Whatever is installed later must not replace torch.
+	@$(bin)/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' > $(done)/constraints.txt
+	@touch $@
+
+$(done)/package: $(done)/torch pyproject.toml
+	$(call say,installing the package (editable) and what it needs)
+	@$(pip) --constraint $(done)/constraints.txt cmake ninja 'pybind11>=3.0' 'scikit-build-core>=0.11'
+	@# The libraries are built by "make native", where a second build takes a moment.
+	@$(pip) --constraint $(done)/constraints.txt --no-build-isolation --config-settings=wheel.cmake=false \
+	  --editable '.[cli,report,evaluate]'
+	@touch $@
+
+$(done)/tests: $(done)/package tests/requirements.txt tests/requirements-peers.txt
+	$(call say,installing what the tests need)
+	@$(pip) --constraint $(done)/constraints.txt --requirement tests/requirements.txt
+	@$(pip) --no-deps --requirement tests/requirements-peers.txt
+	@touch $@
+
+$(done)/lint: $(done)/torch tests/requirements-lint.txt
+	$(call say,installing ruff, mypy and clang-format)
+	@$(pip) --constraint $(done)/constraints.txt --requirement tests/requirements-lint.txt
+	@touch $@
+
+setup: $(done)/package
+
+native: $(done)/package
+	$(call say,building the libraries (csrc/))
+	@mkdir -p build
+	@$(tools) cmake -G Ninja -S . -B build/dev -DPython_EXECUTABLE="$(CURDIR)/$(bin)/python" \
+	  '-DZSU_CUDA_ARCHS=$(CUDA_ARCHS)' $(NATIVE_FLAGS) > build/dev.log 2>&1 || { cat build/dev.log; exit 1; }
+	@sed -n 's/^-- \(zsu_fast: .*\)/\1/p' build/dev.log
+	@$(tools) cmake --build build/dev --parallel $(JOBS) > build/dev.log 2>&1 || { cat build/dev.log; exit 1; }
+	@$(tools) cmake --install build/dev --prefix zsu_fast > build/dev.log
+
+demo: $(done)/package
+	@$(MAKE) --no-print-directory native || echo "zsu_fast: the build failed: going on without the compiled libraries"
+	$(call say,running the demo)
+	@$(bin)/zsu-fast demo
+
+test: $(done)/tests native
+	$(call say,running the tests)
+	@$(bin)/python -m pytest -q --durations=10 $(PYTEST_FLAGS)
+
+bench: $(done)/tests native
+	@$(bin)/python -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")' > $(done)/device
+	$(call say,measuring the ops)
+	@$(bin)/python -m bench run --json bench/results/ops_$$(cat $(done)/device).json
+
+sources := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
+
+lint: $(done)/tests $(done)/lint
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check .
+	@$(bin)/mypy
+	@$(bin)/clang-format --dry-run -Werror $(sources)
+
+format: $(done)/lint
+	@$(bin)/ruff check --fix .
+	@$(bin)/ruff format .
+	@$(bin)/clang-format -i $(sources)
+
+clean:
+	rm -rf build zsu_fast/lib

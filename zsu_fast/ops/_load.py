@@ -1,7 +1,6 @@
 """Finding and loading the compiled libraries; with none of them, every op runs from its reference."""
 
 import importlib
-import importlib.resources
 import os
 import warnings
 from pathlib import Path
@@ -79,10 +78,10 @@ def _load(name: str, path: Path | None) -> bool:
 
 
 def _find(name: str) -> Path | None:
-    """`lib/` beside the package in a wheel or a built source tree; the installed one in an editable install."""
-    root = importlib.resources.files("zsu_fast")
-    for file in ("lib" + name + suffix for suffix in (".so", ".dylib")):
-        candidate = root.joinpath("lib", file)
-        if isinstance(candidate, Path) and candidate.is_file():
-            return candidate
-    return None
+    """In `lib/` of the package: a wheel, or a source tree with `make native`. An editable install keeps its libraries
+    where it was installed, beside the build facts."""
+    folders = [Path(__file__).resolve().parent.parent / "lib"]
+    if native is not None and native.__file__:
+        folders.append(Path(native.__file__).parent)
+    candidates = (folder / f"lib{name}{suffix}" for folder in folders for suffix in (".so", ".dylib"))
+    return next((path for path in candidates if path.is_file()), None)
