@@ -13,8 +13,8 @@ namespace zsu {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Modes of mask_neurons_: the slice becomes value, slice * value, or slice + noise.
-enum Mode : int64_t { kSet = 0, kScale = 1, kAdd = 2 };
+// Operations of mask_neurons_: the slice becomes value, slice * value, or slice + noise.
+enum Operation : int64_t { kSet = 0, kScale = 1, kAdd = 2 };
 
 inline void check_topk_mask(const Tensor& weight, const Tensor& scores, int64_t k,
                             const std::optional<Tensor>& saved_indices, const std::optional<Tensor>& saved_values) {
@@ -36,11 +36,11 @@ inline void check_topk_mask(const Tensor& weight, const Tensor& scores, int64_t 
 // Everything but the values of the indices.
 inline void check_mask_neurons(const std::vector<Tensor>& tensors, const std::vector<Tensor>& indices,
                                const std::vector<int64_t>& dims, const std::vector<Tensor>& saved,
-                               const std::vector<Tensor>& noise, int64_t mode) {
+                               const std::vector<Tensor>& noise, int64_t operation) {
   const size_t n = tensors.size();
-  STD_TORCH_CHECK(kSet <= mode && mode <= kAdd, "mask_neurons_: unknown mode");
+  STD_TORCH_CHECK(kSet <= operation && operation <= kAdd, "mask_neurons_: unknown operation");
   STD_TORCH_CHECK(indices.size() == n && dims.size() == n && (saved.empty() || saved.size() == n) &&
-                      noise.size() == (mode == kAdd ? n : 0),
+                      noise.size() == (operation == kAdd ? n : 0),
                   "mask_neurons_: the lists differ in length");
   for (size_t i = 0; i < n; ++i) {
     const Tensor &tensor = tensors[i], &index = indices[i];
@@ -59,7 +59,7 @@ inline void check_mask_neurons(const std::vector<Tensor>& tensors, const std::ve
                       "mask_neurons_: saved and noise must be contiguous and have the shape and dtype of the slices");
     };
     if (!saved.empty()) check_slice(saved[i]);
-    if (mode == kAdd) check_slice(noise[i]);
+    if (operation == kAdd) check_slice(noise[i]);
   }
 }
 

@@ -27,23 +27,23 @@ struct Slices {
   int64_t count, index_stride;
   Strided before, after;
 
-  template <int64_t kMode>
+  template <int64_t kOperation>
   void update(Scalar& element, int64_t at, Scalar value, double factor) const {
     using Accumulate = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
     const Scalar old = element;
     if (saved) saved[at] = old;
-    if constexpr (kMode == kSet) {
+    if constexpr (kOperation == kSet) {
       element = value;
-    } else if constexpr (kMode == kScale) {
+    } else if constexpr (kOperation == kScale) {
       element = static_cast<Scalar>(static_cast<Accumulate>(old) * static_cast<Accumulate>(factor));
     } else {
       element = static_cast<Scalar>(static_cast<Accumulate>(old) + static_cast<Accumulate>(noise[at]));
     }
   }
 
-  template <int64_t kMode>
+  template <int64_t kOperation>
   void apply(double value) const {
-    const Scalar fill = kMode == kSet ? static_cast<Scalar>(value) : Scalar{};
+    const Scalar fill = kOperation == kSet ? static_cast<Scalar>(value) : Scalar{};
     // Entries of the innermost dimension, as columns of a matrix: the indexed dimension is the run.
     if (after.numel == 1) {
       torch::stable::parallel_for(
@@ -52,7 +52,8 @@ struct Slices {
             before.for_each_run(begin, end, [&](int64_t offset, int64_t stride, int64_t length) {
               for (int64_t b = 0; b < length; ++b) {
                 Scalar* const row = data + offset + b * stride;
-                for (int64_t j = 0; j < count; ++j, ++at) update<kMode>(row[index[j] * index_stride], at, fill, value);
+                for (int64_t j = 0; j < count; ++j, ++at)
+                  update<kOperation>(row[index[j] * index_stride], at, fill, value);
               }
             });
           });
@@ -65,11 +66,11 @@ struct Slices {
         int64_t at = run * after.numel;
         after.for_each_run(0, after.numel, [&](int64_t offset, int64_t stride, int64_t length) {
           Scalar* const first = slice + offset;
-          if (kMode == kSet && stride == 1) {
+          if (kOperation == kSet && stride == 1) {
             if (saved) std::memcpy(saved + at, first, length * sizeof(Scalar));
             std::fill_n(first, length, fill);
           } else {
-            for (int64_t i = 0; i < length; ++i) update<kMode>(first[i * stride], at + i, fill, value);
+            for (int64_t i = 0; i < length; ++i) update<kOperation>(first[i * stride], at + i, fill, value);
           }
           at += length;
         });
@@ -114,8 +115,8 @@ void check_index(const Tensor& index, int64_t size) {
 }
 
 void mask_neurons_(std::vector<Tensor> tensors, std::vector<Tensor> indices, std::vector<int64_t> dims,
-                   std::vector<Tensor> saved, std::vector<Tensor> noise, int64_t mode, double value) {
-  check_mask_neurons(tensors, indices, dims, saved, noise, mode);
+                   std::vector<Tensor> saved, std::vector<Tensor> noise, int64_t operation, double value) {
+  check_mask_neurons(tensors, indices, dims, saved, noise, operation);
   for (size_t i = 0; i < tensors.size(); ++i) {
     dispatch_float(tensors[i].scalar_type(), [](auto) {});
     check_index(indices[i], tensors[i].size(dims[i]));
@@ -125,9 +126,9 @@ void mask_neurons_(std::vector<Tensor> tensors, std::vector<Tensor> indices, std
     dispatch_float(tensors[i].scalar_type(), [&]<class Scalar>(Scalar) {
       const auto slices = slices_of<Scalar>(tensors[i], indices[i], dims[i], saved.empty() ? nullptr : &saved[i],
                                             noise.empty() ? nullptr : &noise[i]);
-      if (mode == kSet) {
+      if (operation == kSet) {
         slices.template apply<kSet>(value);
-      } else if (mode == kScale) {
+      } else if (operation == kScale) {
         slices.template apply<kScale>(value);
       } else {
         slices.template apply<kAdd>(value);

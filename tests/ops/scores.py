@@ -98,7 +98,7 @@ def ranking(scores: list[float], absolute: bool) -> list[int]:
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The elements as integers: equal only if they are the same bit for bit, NaN payloads and signs of zero included."""
+    """The elements as integers: equal only if the same bit for bit, payloads of NaN and signs of zero included."""
     width = {2: torch.int16, 4: torch.int32, 8: torch.int64}
     return tensor.detach().contiguous().view(width[tensor.element_size()])
 

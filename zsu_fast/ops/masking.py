@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from .neuron_indices import Indices, index_per_tensor
 from .selection import check_float, check_k
 
 Mode = Literal["zero", "value", "scale", "gaussian", "laplace"]
+Given = TypeVar("Given", Tensor, Sequence[Tensor])
 
 define(
     "topk_mask_(Tensor(a!) weight, Tensor scores, int k, bool absolute, float value, Tensor(b!)? saved_indices, "
@@ -25,8 +26,8 @@ define(
     mutates=(0, 5, 6),
 )
 define(
-    "mask_neurons_(Tensor(a!)[] tensors, Tensor[] indices, int[] dims, Tensor(b!)[] saved, Tensor[] noise, int mode, "
-    "float value) -> ()",
+    "mask_neurons_(Tensor(a!)[] tensors, Tensor[] indices, int[] dims, Tensor(b!)[] saved, Tensor[] noise, "
+    "int operation, float value) -> ()",
     reference.mask_neurons_,
     lambda *arguments: None,
     mutates=(0, 3),
@@ -97,6 +98,42 @@ def topk_mask_(
     return weight, indices, values
 
 
+@overload
+def mask_neurons_(
+    tensors: Given,
+    indices: Indices | Sequence[Indices],
+    dim: int | Sequence[int] = 0,
+    *,
+    mode: Mode = "zero",
+    value: float | None = None,
+    scale: float = 1.0,
+    generator: torch.Generator | None = None,
+    record: Literal[False] = False,
+) -> Given: ...
+@overload
+def mask_neurons_(
+    tensors: Tensor,
+    indices: Indices | Sequence[Indices],
+    dim: int | Sequence[int] = 0,
+    *,
+    mode: Mode = "zero",
+    value: float | None = None,
+    scale: float = 1.0,
+    generator: torch.Generator | None = None,
+    record: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def mask_neurons_(
+    tensors: Sequence[Tensor],
+    indices: Indices | Sequence[Indices],
+    dim: int | Sequence[int] = 0,
+    *,
+    mode: Mode = "zero",
+    value: float | None = None,
+    scale: float = 1.0,
+    generator: torch.Generator | None = None,
+    record: Literal[True],
+) -> tuple[Sequence[Tensor], list[Tensor]]: ...
 def mask_neurons_(
     tensors: Tensor | Sequence[Tensor],
     indices: Indices | Sequence[Indices],
@@ -107,7 +144,7 @@ def mask_neurons_(
     scale: float = 1.0,
     generator: torch.Generator | None = None,
     record: bool = False,
-):
+) -> Tensor | Sequence[Tensor] | tuple[Tensor, Tensor] | tuple[Sequence[Tensor], list[Tensor]]:
     """Overwrite, scale or disturb slices of many tensors in place, in one call: the weights that make up neurons.
 
     A neuron of a convolution or linear layer is a row (dim 0) of its weight and an entry of its bias and of the vectors
@@ -150,6 +187,10 @@ def mask_neurons_(
             f"tensors must not share memory with each other, but {labels[pair[0]]} and {labels[pair[1]]} do"
         )
     code, number = _check_mode(mode, value, scale, given, labels)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    if generator is not None and given and generator.device.type != given[0].device.type:
+        raise ValueError(f"generator must be on the device of the tensors, {given[0].device}, got {generator.device}")
 
     # A scalar is masked as a vector of one: a view, which shares memory and version counter.
     targets = [tensor.unsqueeze(0) if tensor.dim() == 0 else tensor for tensor in given]
@@ -171,7 +212,7 @@ def mask_neurons_(
             torch.ops.zsu_fast.mask_neurons_(targets, chosen, dims, old, noise, code, number)
     if not record:
         return tensors
-    return tensors, old[0] if single else old
+    return (tensors, old[0]) if isinstance(tensors, Tensor) else (tensors, old)
 
 
 def _check_sequence(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -227,6 +268,8 @@ def _check_mode(
 
 
 def _check_dims(dim: int | Sequence[int], tensors: Sequence[Tensor], labels: Sequence[str]) -> list[int]:
+    if not isinstance(dim, (int, Sequence)):
+        raise TypeError(f"dim must be an int or a sequence of ints, got {type(dim).__name__}")
     dims = [dim] * len(tensors) if isinstance(dim, int) else list(dim)
     if len(dims) != len(tensors):
         raise ValueError(f"dim must be an int or one per tensor ({len(tensors)}), got {len(dims)}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def index_per_tensor(
     else:
         if not isinstance(indices, Sequence):
             raise TypeError(f"indices must be ints, a tensor or a sequence of those, got {type(indices).__name__}")
-        each = list(indices)
+        each = cast("list[Indices]", list(indices))
         labels = [f"indices[{i}]" for i in range(len(each))]
         if len(each) != len(sizes):
             expected = "ints" if single else f"one for each of the {len(sizes)} tensors"
@@ -70,7 +70,7 @@ def _index(label: str, indices: Indices, size: int, device: torch.device) -> Ten
 
 
 def _check_on_host(label: str, indices: Sequence[int], size: int) -> None:
-    if len(indices) and not (0 <= min(indices) and max(indices) < size):
+    if len(indices) and not (min(indices) >= 0 and max(indices) < size):
         wrong = next(i for i in indices if not 0 <= i < size)
         raise ValueError(f"{label} must be in 0..{size - 1} (the tensor has {size} slices), got {wrong}")
     if len(set(indices)) != len(indices):

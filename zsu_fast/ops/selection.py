@@ -21,7 +21,8 @@ def check_float(label: str, tensor: Tensor) -> None:
         raise TypeError(f"{label} must be a Tensor, got {type(tensor).__name__}")
     if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
         raise TypeError(
-            f"{label} must be a dense float32, float64, float16 or bfloat16 tensor, got {tensor.dtype} ({tensor.layout})"
+            f"{label} must be a dense float32, float64, float16 or bfloat16 tensor, "
+            f"got {tensor.dtype} ({tensor.layout})"
         )
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from .selection import descending
 
 SET, SCALE, ADD = 0, 1, 2
-"""Modes of `mask_neurons_`: the slice becomes `value`, slice * value, or slice + noise."""
+"""Operations of `mask_neurons_`: the slice becomes `value`, slice * value, or slice + noise."""
 
 
 def topk_mask_(
@@ -35,16 +35,16 @@ def mask_neurons_(
     dims: list[int],
     saved: list[Tensor],
     noise: list[Tensor],
-    mode: int,
+    operation: int,
     value: float,
 ) -> None:
     for i, (tensor, index, dim) in enumerate(zip(tensors, indices, dims, strict=True)):
         old = tensor.index_select(dim, index)
         if saved:
             saved[i].copy_(old)
-        if mode == SET:
+        if operation == SET:
             tensor.index_fill_(dim, index, value)
-        elif mode == SCALE:
+        elif operation == SCALE:
             tensor.index_copy_(dim, index, old * value)
         else:
             tensor.index_copy_(dim, index, old + noise[i])
