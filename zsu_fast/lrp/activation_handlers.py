@@ -1,4 +1,4 @@
-"""Rules of activations and norms, fused into the layer before them where they stand on one. Importing registers them."""
+"""Rules of activations and norms, fused with the layer that they stand on. Importing registers them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def _activate(engine: Engine, name: str, input: Tensor, compute: Callable[[Tenso
         return engine.node(mark.source, replace(mark.call, activation=code), input.detach(), result)
     result = Activation.apply(input, (result,), code)
     engine.marks[result] = Mark(
-        nonnegative=name in ("relu", "relu6") or mark.nonnegative, gate=WEAK_GATE if name == "tanh" else 0, layer=mark.layer
+        nonnegative=name in ("relu", "relu6") or mark.nonnegative,
+        gate=WEAK_GATE if name == "tanh" else 0,
+        layer=mark.layer,
     )
     return result
 
@@ -63,7 +65,9 @@ for _name, _function in (
     ("tanh", torch.tanh),
 ):
 
-    def _plain(engine: Engine, func: Callable, input: Tensor, *, _name: str = _name, _f: Callable = _function) -> Tensor:
+    def _plain(
+        engine: Engine, func: Callable, input: Tensor, *, _name: str = _name, _f: Callable = _function
+    ) -> Tensor:
         return _activate(engine, _name, input, _f)
 
     handles(_name)(_without_inplace(_plain))
@@ -83,7 +87,15 @@ def identity(engine: Engine, input: Tensor, result: Tensor, limit: float) -> Ten
     return Identity.apply(input, (result,), (factor,))
 
 
-_LIMITS = {"elu": 1.0, "selu": 1.0507009873554805, "celu": 1.0, "mish": 0.6, "softsign": 1.0, "tanhshrink": 0.0, "sin": 1.0}
+_LIMITS = {
+    "elu": 1.0,
+    "selu": 1.0507009873554805,
+    "celu": 1.0,
+    "mish": 0.6,
+    "softsign": 1.0,
+    "tanhshrink": 0.0,
+    "sin": 1.0,
+}
 
 
 @handles(*_LIMITS)
@@ -171,11 +183,15 @@ def _glu(engine: Engine, func: Callable, input: Tensor, dim: int = -1) -> Tensor
     return engine.call(torch.mul, signal, engine.call(torch.sigmoid, gate))
 
 
-@handles(
-    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"
-)
+@handles("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 def _dropout(
-    engine: Engine, func: Callable, input: Tensor, p: float = 0.5, training: bool | None = None, inplace: bool = False, **kw: Any
+    engine: Engine,
+    func: Callable,
+    input: Tensor,
+    p: float = 0.5,
+    training: bool | None = None,
+    inplace: bool = False,
+    **kw: Any,
 ) -> Tensor:
     training = kw.get("train", training)
     if (True if training is None else training) and p > 0:
@@ -301,7 +317,7 @@ def _batch_norm(engine: Engine, func: Callable, input: Tensor, *args: Any, **kwa
     given |= dict(zip(names, args, strict=False)) | kwargs
     mean, variance, weight, bias, eps = (given[k] for k in ("running_mean", "running_var", "weight", "bias", "eps"))
     if given["training"] or mean is None or variance is None:
-        raise ValueError("model: a BatchNorm uses the statistics of the batch; call model.eval() first (with tracked statistics)")
+        raise ValueError("model: a BatchNorm uses the statistics of the batch; call model.eval() (tracked statistics)")
     with torch.no_grad():
         output = F.batch_norm(input, mean, variance, weight, bias, False, given["momentum"], eps)
     scale = _batch_norm_scale(weight, variance, eps)

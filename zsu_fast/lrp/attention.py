@@ -118,7 +118,7 @@ def _multi_head_attention(
 
     # Projections. Packed weights are used in one piece where the same tensor meets all of them.
     weights = (q_proj_weight, k_proj_weight, v_proj_weight)
-    biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+    biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.detach().chunk(3)
     if use_separate_proj_weight:
         q, k, v = (call(F.linear, x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
     elif same_key and same_value:

@@ -1,8 +1,8 @@
 """The engine: a `TorchFunctionMode` under which a model's forward pass records LRP rules instead of gradients.
 
 Every torch function that touches a tensor which depends on the input comes by here. It either has a handler (its rule),
-or stands in `tables` (its ordinary backward is the rule), or is refused. The model itself is not touched: parameters are
-used detached, functions that work in place are run out of place.
+or stands in `tables` (its ordinary backward is the rule), or is refused. The model itself is not touched: parameters
+are used detached, functions that work in place are run out of place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from . import tables
 from .collector import Collector
 from .composites import Composite
 from .functions import Layer, LayerCall
-from .marks import GATE, NOTHING, Mark, Marks
+from .marks import GATE, Mark, Marks
 from .names import Names
 from .rules import InputRule, Pass
 
@@ -108,7 +108,7 @@ class Engine(TorchFunctionMode):
         if self._renewed:
             args = tuple(self._current(a, func) for a in args)
             kwargs = {k: self._current(v, func) for k, v in kwargs.items()}
-        if (func.__name__ == "__get__" and func not in tables.MOVES) or func in _NATIVE:
+        if (getattr(func, "__name__", "") == "__get__" and func not in tables.MOVES) or func in _NATIVE:
             return func(*args, **kwargs)
         position = _INPLACE_ARGUMENT.get(func)
         if position is not None and (kwargs.pop("inplace", False) or (len(args) > position and args[position])):
@@ -167,16 +167,16 @@ class Engine(TorchFunctionMode):
                     f"{tuple(output.shape)} of {tuple(input.shape)}"
                 )
         result = Layer.apply(input, carrier, call, (output, activated))
-        self.marks[result] = Mark(
-            nonnegative=call.activation in (1, 5), layer=call.unit.name, call=call, source=input
-        )
+        self.marks[result] = Mark(nonnegative=call.activation in (1, 5), layer=call.unit.name, call=call, source=input)
         return result
 
     def refuse(self, func: Callable, reason: str = "no LRP rule covers it") -> None:
         """Note (`strict=False`) or raise that `func` stands on the way of the relevance."""
         function = _describe(func)
         module = self.names.running_module()
-        where = "outside of any module" if module is None else f"in module {module!r}" if module else "in the model itself"
+        where = (
+            "outside of any module" if module is None else f"in module {module!r}" if module else "in the model itself"
+        )
         key = f"{function} {where}"
         if key not in self.uncovered:
             self.uncovered[key] = UncoveredFunctionError(f"{function}, called {where}: {reason}")
@@ -198,7 +198,13 @@ class Engine(TorchFunctionMode):
         return result
 
     def _mark(
-        self, func: Callable, args: tuple, kwargs: dict, involved: list[Tensor], tracked: list[Tensor], outputs: list[Tensor]
+        self,
+        func: Callable,
+        args: tuple,
+        kwargs: dict,
+        involved: list[Tensor],
+        tracked: list[Tensor],
+        outputs: list[Tensor],
     ) -> None:
         """Carry over what stays true of the values."""
         if func in tables.TAYLOR:
@@ -267,7 +273,7 @@ class Engine(TorchFunctionMode):
 
     def _refuse_stale(self, value: Tensor, func: Callable) -> None:
         """Memory that was shared with a tensor that has been renewed would hold other values by now."""
-        if func.__name__ == "__get__":
+        if getattr(func, "__name__", "") == "__get__":
             return
         raise UncoveredFunctionError(
             f"{_describe(func)}: its argument shares memory with a view that was written to in place, which the engine "

@@ -132,7 +132,7 @@ class Activation(torch.autograd.Function):
 
 
 class Identity(torch.autograd.Function):
-    """An elementwise function f with the identity rule and without a kernel of ours: c_in = c factor, factor = f(x) / x."""
+    """An elementwise function f with the identity rule and no kernel of ours: c_in = c factor, factor = f(x) / x."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, result: tuple[Tensor], factor: tuple[Tensor]) -> Tensor:

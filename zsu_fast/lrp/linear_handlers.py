@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zsu_fast.ops.lrp import LinearMap
@@ -74,7 +73,9 @@ def _linear(engine: Engine, func: Callable, input: Tensor, weight: Tensor, bias:
     if engine.depends(weight) and bias is None:
         return engine.call(torch.matmul, input, engine.call(torch.Tensor.t, weight))
     if input.dim() == 1:
-        return engine.call(torch.squeeze, _linear(engine, func, engine.call(torch.unsqueeze, input, 0), weight, bias), 0)
+        return engine.call(
+            torch.squeeze, _linear(engine, func, engine.call(torch.unsqueeze, input, 0), weight, bias), 0
+        )
     return layer(engine, func, LinearMap(), input, weight, bias)
 
 
@@ -156,9 +157,9 @@ def _rmatmul(engine: Engine, func: Callable, b: Tensor, a: Tensor) -> Tensor:
 def _addmm(
     engine: Engine, func: Callable, input: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
-    if (alpha, beta) == (1, 1) and engine.depends(a) and not engine.depends(input) and _is_weight(engine, b):
-        if input.dim() == 1:
-            return layer(engine, lambda x, w, c: func(c, x, w.t()), LinearMap(), a, b.detach().t(), input)
+    plain = (alpha, beta) == (1, 1) and input.dim() == 1 and not engine.depends(input)
+    if plain and engine.depends(a) and not engine.depends(b) and _is_weight(engine, b):
+        return layer(engine, lambda x, w, c: func(c, x, w.t()), LinearMap(), a, b.detach().t(), input)
     result = engine.call(torch.matmul, a, b)
     result = result if alpha == 1 else engine.call(torch.mul, result, alpha)
     input = input if beta == 1 else engine.call(torch.mul, input, beta)
@@ -199,7 +200,10 @@ def _rescaled(engine: Engine, func: Callable, a: Any, b: Any, **keywords: Any) -
     mark = engine.marks[moving]
     carrier = mark.carrier
     engine.marks[result] = Mark(
-        nonnegative=mark.nonnegative and isinstance(constant, int | float) and constant >= 0 and func not in _SUBTRACTIONS,
+        nonnegative=mark.nonnegative
+        and isinstance(constant, int | float)
+        and constant >= 0
+        and func not in _SUBTRACTIONS,
         gate=mark.gate,
         pending=mark.pending,
         carrier=None if carrier is None else carrier.expand(result.shape),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
@@ -50,8 +52,8 @@ def relevance(
 ) -> Relevance:
     """Layer-wise relevance propagation (Bach et al. 2015; transformers: Achtibat et al. 2024) of one logit per sample.
 
-    Works on any model made of torch functions: no hooks, no changed modules, nothing to prepare. The model is left exactly
-    as it was. It must be in eval mode if it has dropout or BatchNorm.
+    Works on any model made of torch functions: no hooks, no changed modules, nothing to prepare. The model is left
+    exactly as it was. It must be in eval mode if it has dropout or BatchNorm.
 
     Args:
         model: A module or function from inputs to logits [N, classes], or to an object with `.logits`.
@@ -83,7 +85,7 @@ def relevance(
         carries = any(isinstance(rule, InputRule) for rule in rules.rules())
         carrier = torch.zeros_like(leaf).requires_grad_() if carries else None
         engine = Engine(rules, names, collector, leaf, carrier)
-        with engine:
+        with _eager(), engine:
             output = model(leaf)
         logits = _logits(output, len(inputs))
         if not logits.requires_grad:
@@ -123,7 +125,7 @@ def _checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         if not callable(model):
             raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
         return model
-    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped: names without a prefix
     for name, module in model.named_modules():
         where = f"model: module {name!r}" if name else "model"
         if isinstance(module, torch.jit.ScriptModule):
@@ -133,6 +135,11 @@ def _checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         if module.training and _acts_in_training(module):
             raise ValueError(f"{where} ({type(module).__name__}) is in training mode; call model.eval() first")
     return model
+
+
+def _eager() -> AbstractContextManager:
+    """Code under torch.compile runs as written, so that its functions are seen."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _acts_in_training(module: nn.Module) -> bool:
@@ -161,6 +168,12 @@ def _check_graph(logits: Tensor, engine: Engine) -> None:
         if node is None or node in seen:
             continue
         seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and not engine.depends(leaf):
+            raise ValueError(
+                f"model: it uses a tensor that was computed before, with its graph, from one of shape {tuple(leaf.shape)}; "
+                "compute it in forward, or detach it"
+            )
         function = getattr(node, "_forward_cls", None)
         if function is not None and function.__module__ != functions.__name__:
             reason = "an autograd.Function has a gradient of its own, which is no LRP rule"
@@ -181,8 +194,6 @@ def _report_uncovered(engine: Engine, strict: bool) -> None:
 
 
 def _check_names(composite: Composite, collector: Collector) -> None:
-    from fnmatch import fnmatchcase
-
     for pattern, _ in composite.names:
         if not any(fnmatchcase(name, pattern) for name in collector.seen):
             raise ValueError(f"composite: {pattern!r} matches no layer that ran; there are {', '.join(collector.seen)}")
@@ -202,7 +213,9 @@ def _start(logits: Tensor, target: int | Tensor | None, init: Init) -> Tensor:
     else:
         raise TypeError(f"target must be an int, a tensor [N] or None, got {type(target).__name__}")
     if samples and target is not None and not bool(((index >= 0) & (index < classes)).all()):
-        raise ValueError(f"target must be in 0..{classes - 1}, got {target if isinstance(target, int) else index.tolist()}")
+        raise ValueError(
+            f"target must be in 0..{classes - 1}, got {target if isinstance(target, int) else index.tolist()}"
+        )
     start = torch.zeros_like(logits)
     if init == "logit":
         return start.scatter_(1, index[:, None], 1.0)

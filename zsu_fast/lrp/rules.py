@@ -1,7 +1,7 @@
 """LRP rules as plain values: frozen, comparable, picklable, printable.
 
 A rule says how a linear or convolution layer distributes the relevance of its outputs over its inputs. The formulas
-stand in `zsu_fast.reference.lrp` (Epsilon, Gamma, ZPlus, AlphaBeta) and in `zsu_fast.lrp.input_rules` (Flat, ZBox, Pass).
+stand in `zsu_fast.reference.lrp` (Epsilon, Gamma, ZPlus, AlphaBeta) and in `input_rules` (Flat, ZBox, Pass).
 """
 
 import math
@@ -55,7 +55,7 @@ class Zero(LayerRule):
 
 @dataclass(frozen=True)
 class Epsilon(LayerRule):
-    """LRP-epsilon: R_in = x * W^T (R / (y + epsilon sign(y))) (Bach et al. 2015, eq. 58). The bias absorbs its share."""
+    """LRP-epsilon: R_in = x * W^T (R / (y + epsilon sign(y))) (Bach et al. 2015, eq. 58). The bias takes its share."""
 
     epsilon: float = 1e-6
     name = "epsilon"
@@ -93,7 +93,9 @@ class AlphaBeta(LayerRule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not math.isclose(self.alpha - self.beta, 1.0):
-            raise ValueError(f"AlphaBeta: alpha - beta must be 1 (relevance is conserved), got {self.alpha}, {self.beta}")
+            raise ValueError(
+                f"AlphaBeta: alpha - beta must be 1 (relevance is conserved), got {self.alpha}, {self.beta}"
+            )
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ class ZBox(InputRule):
         """(low, high) as tensors of the dimensions of `input`: 1 or C long in `channel_dim`, 1 elsewhere."""
 
         def spread(bound: float | tuple[float, ...]) -> torch.Tensor:
-            values = torch.tensor(bound if isinstance(bound, tuple) else (bound,), dtype=input.dtype, device=input.device)
+            values = torch.tensor(
+                bound if isinstance(bound, tuple) else (bound,), dtype=input.dtype, device=input.device
+            )
             shape = [1] * input.dim()
             shape[channel_dim] = values.numel()
             if values.numel() not in (1, input.shape[channel_dim]):
@@ -152,12 +156,12 @@ def _bound(name: str, value: float | Sequence[float] | torch.Tensor) -> tuple[fl
         if channels.dim() > 1:
             channels = channels.transpose(0, 1).flatten(1) if channels.shape[0] == 1 else channels.flatten(1)
             if not torch.equal(channels, channels[:, :1].expand_as(channels)):
-                raise ValueError(f"ZBox: {name} must be constant within each channel, got a tensor {tuple(value.shape)}")
+                raise ValueError(
+                    f"ZBox: {name} must be constant within each channel, got a tensor {tuple(value.shape)}"
+                )
             channels = channels[:, 0]
         value = channels.reshape(-1).tolist()
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    if not values or any(
-        isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values
-    ):
+    if not values or any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values):
         raise ValueError(f"ZBox: {name} must be a finite number or one per channel, got {value!r}")
     return tuple(float(v) for v in values)

@@ -22,43 +22,43 @@ def functions_named(*names: str) -> Iterator[Callable]:
             yield function.__get__ if type(function).__name__ == "getset_descriptor" else function
 
 
-MOVES = frozenset(
-    functions_named(
-        *"view view_as reshape reshape_as flatten unflatten ravel permute transpose swapaxes swapdims t T mT H mH adjoint "
-        "movedim moveaxis squeeze unsqueeze expand expand_as broadcast_to contiguous clone to type type_as float double "
-        "half bfloat16 cpu cuda __getitem__ select narrow split split_with_sizes chunk tensor_split unbind index_select "
-        "gather take_along_dim roll flip fliplr flipud rot90 cat concat concatenate stack hstack vstack dstack repeat tile "
-        "repeat_interleave pad pixel_shuffle pixel_unshuffle channel_shuffle unfold diagonal alias_copy "
-        "atleast_1d atleast_2d atleast_3d tril triu".split()
-    )
-)
+# fmt: off
+MOVES = frozenset(functions_named(
+    "H", "T", "__getitem__", "adjoint", "atleast_1d", "atleast_2d", "atleast_3d", "bfloat16", "broadcast_to", "cat",
+    "channel_shuffle", "chunk", "clone", "concat", "concatenate", "contiguous", "cpu", "cuda", "diagonal", "double",
+    "dstack", "expand", "expand_as", "flatten", "flip", "fliplr", "flipud", "float", "gather", "half", "hstack",
+    "index_select", "mH", "mT", "moveaxis", "movedim", "narrow", "pad", "permute", "pixel_shuffle", "pixel_unshuffle",
+    "ravel", "repeat", "repeat_interleave", "reshape", "reshape_as", "roll", "rot90", "select", "split",
+    "split_with_sizes", "squeeze", "stack", "swapaxes", "swapdims", "t", "take_along_dim", "tensor_split", "tile", "to",
+    "transpose", "tril", "triu", "type", "type_as", "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as",
+    "vstack",
+))
 """Values are moved, repeated or dropped, never mixed: a fact about all values stays true (non-negative, gate ...)."""
 
-AVERAGES = frozenset(
-    functions_named(
-        *"mean sum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d cumsum "
-        "fold index_add".split()
-    )
-)
+AVERAGES = frozenset(functions_named(
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "cumsum", "fold", "index_add", "mean", "sum",
+))
 """Linear with weights >= 0: non-negative stays non-negative."""
 
-RESAMPLING = frozenset(functions_named("interpolate", "upsample", "upsample_nearest", "upsample_bilinear"))
+RESAMPLING = frozenset(functions_named("interpolate", "upsample", "upsample_bilinear", "upsample_nearest"))
 """Linear, weights of each output add up to 1 (bicubic weights may be negative): carries R as it carries c."""
 
-HOMOGENEOUS = frozenset(
-    functions_named(
-        *"max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
-        "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d adaptive_max_pool1d_with_indices "
-        "adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices amax amin max min maximum minimum fmax fmin "
-        "topk sort".split()
-    )
-)
-"""The winner takes all, f(x) = f'(x) x: the ordinary backward passes c to the winner. Non-negative stays non-negative."""
+HOMOGENEOUS = frozenset(functions_named(
+    "adaptive_max_pool1d", "adaptive_max_pool1d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool2d_with_indices",
+    "adaptive_max_pool3d", "adaptive_max_pool3d_with_indices", "amax", "amin", "fmax", "fmin", "max", "max_pool1d",
+    "max_pool1d_with_indices", "max_pool2d", "max_pool2d_with_indices", "max_pool3d", "max_pool3d_with_indices",
+    "maximum", "min", "minimum", "sort", "topk",
+))
+"""The winner takes all, f(x) = f'(x) x: the ordinary backward gives c to the winner. Non-negative stays so."""
 
-PIECEWISE_LINEAR = frozenset(functions_named("leaky_relu", "prelu", "masked_fill", "where", "masked_select", "neg", "negative"))
+PIECEWISE_LINEAR = frozenset(functions_named(
+    "leaky_relu", "masked_fill", "masked_select", "neg", "negative", "prelu", "where",
+))
 """f(x) = f'(x) x for the part that depends on x; values may be negative."""
+# fmt: on
 
-TAYLOR = frozenset(functions_named("softmax", "sigmoid", "hardsigmoid", "softmin"))
+TAYLOR = frozenset(functions_named("hardsigmoid", "sigmoid", "softmax", "softmin"))
 """The ordinary gradient is the first-order Taylor rule, its constant absorbed (softmax: AttnLRP, Prop. 3.1)."""
 
 UNTOUCHED = MOVES | AVERAGES | RESAMPLING | HOMOGENEOUS | PIECEWISE_LINEAR | TAYLOR

@@ -1,0 +1,475 @@
+"""What makes LRP go wrong in practice: residual sums, shared modules, in-place code, functional code, names."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.lrp.nets import VGG, ReluNet, ResNet, ViT, randomize
+from zsu_fast.lrp import COMPOSITES, Composite, Epsilon, Flat, Gamma, Zero, epsilon_gamma_box, relevance
+
+ZERO = Composite(Zero(), Zero())
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(3, 3, 16, 16, dtype=torch.float64)
+
+
+def gradient_times_input(model: nn.Module, x: Tensor, target: int) -> Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(model(x)[:, target].sum(), x)[0] * x.detach()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_lrp_zero_is_gradient_times_input(bias: bool) -> None:
+    model = randomize(ReluNet(bias))
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    found = relevance(model, x, 2, composite=ZERO)
+    torch.testing.assert_close(found.input, gradient_times_input(model, x, 2))
+    torch.testing.assert_close(found.logits, model(x))
+
+
+@pytest.mark.parametrize("model", [VGG(), ResNet()], ids=["vgg", "resnet"])
+def test_lrp_zero_is_gradient_times_input_with_batch_norm_and_residuals(model: nn.Module, images: Tensor) -> None:
+    """Trap: a functional residual sum doubles the relevance in every block of libraries that hang rules on modules."""
+    model = randomize(model)
+    found = relevance(model, images, 1, composite=ZERO)
+    torch.testing.assert_close(found.input, gradient_times_input(model, images, 1))
+
+
+@pytest.mark.parametrize("composite", ["epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "gamma", "box"])
+def test_relevance_is_conserved_without_biases(composite: str) -> None:
+    model = randomize(ReluNet(bias=False))
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    gamma = Composite(Gamma(0.1), Gamma(0.5))
+    rules = {"gamma": gamma, "box": epsilon_gamma_box(-5, 5)}.get(composite, composite)
+    found = relevance(model, x, 1, composite=rules)
+    logit = found.logits[:, 1]
+    if composite != "epsilon_alpha2_beta1":  # neurons without positive (negative) contributions lose (double) theirs
+        torch.testing.assert_close(found.input.sum((1, 2, 3)), logit, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.neurons["fc2"].sum(1), logit)
+    torch.testing.assert_close(found.neurons["fc1"].sum(1), logit, rtol=1e-4, atol=1e-6)
+
+
+def test_neurons_are_relevance_at_the_layers_output(images: Tensor) -> None:
+    """[N, units] = sum of c * a, BatchNorm and activation included, in execution order, by module name."""
+    model = randomize(VGG())
+    activations: dict[str, Tensor] = {}
+    x = images.clone().requires_grad_()
+    h = x
+    for i, module in enumerate(model.features):
+        h = module(h)
+        activations[f"features.{i}"] = h
+    logits = model.classifier(h)
+    points = {"features.0": "features.2", "features.3": "features.4", "features.6": "features.8"}
+    grads = torch.autograd.grad(logits[:, 0].sum(), [activations[p] for p in points.values()])
+    found = relevance(model, images, 0, composite=ZERO)
+    assert list(found.neurons) == ["features.0", "features.3", "features.6", "classifier.1", "classifier.4"]
+    for (layer, point), c in zip(points.items(), grads, strict=True):
+        torch.testing.assert_close(found.neurons[layer], (c * activations[point]).sum((2, 3)).detach())
+    expected = torch.zeros(3, 5, dtype=torch.float64)
+    expected[:, 0] = logits[:, 0].detach()
+    torch.testing.assert_close(found.neurons["classifier.4"], expected)
+
+
+def test_layers_selects(images: Tensor) -> None:
+    model = randomize(VGG())
+    everything = relevance(model, images, 0).neurons
+    some = relevance(model, images, 0, layers=["features.*", "classifier.4"]).neurons
+    assert list(some) == ["features.0", "features.3", "features.6", "classifier.4"]
+    for name, units in some.items():
+        torch.testing.assert_close(units, everything[name])
+    assert list(relevance(model, images, 0, layers="features.3").neurons) == ["features.3"]
+    assert relevance(model, images, 0, layers=[]).neurons == {}
+
+
+def test_layers_that_no_relevance_reaches_are_zero() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(4, 3), nn.Linear(4, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.unused(x)
+            return self.used(x)
+
+    found = relevance(Model(), torch.randn(2, 4), 0)
+    assert (found.neurons["unused"] == torch.zeros(2, 6)).all()
+
+
+class TestShared:
+    def test_module_used_twice_adds_up(self) -> None:
+        """Trap: libraries that keep one input per module give wrong numbers, or refuse."""
+
+        class Model(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.shared, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.head(F.relu(self.shared(F.relu(self.shared(x)))))
+
+        class Unrolled(Model):
+            def __init__(self) -> None:
+                super().__init__()
+                self.second = nn.Linear(6, 6)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.head(F.relu(self.second(F.relu(self.shared(x)))))
+
+        model, unrolled = Model().double(), Unrolled().double()
+        unrolled.load_state_dict(model.state_dict(), strict=False)
+        unrolled.second.load_state_dict(model.shared.state_dict())
+        x = torch.randn(4, 6, dtype=torch.float64)
+        rules = Composite(Gamma(0.3))
+        one, two = relevance(model, x, 1, composite=rules), relevance(unrolled, x, 1, composite=rules)
+        torch.testing.assert_close(one.input, two.input)
+        torch.testing.assert_close(one.neurons["shared"], two.neurons["shared"] + two.neurons["second"])
+
+    def test_rows_of_one_parameter_are_its_units(self) -> None:
+        weight = nn.Parameter(torch.randn(7, 4))
+
+        class Model(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.rows = weight
+
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.cat([F.linear(x, self.rows[:3]), F.linear(x, self.rows[3:])], 1)
+
+        x = torch.randn(2, 4)
+        found = relevance(Model(), x, 5)
+        assert found.neurons["rows"].shape == (2, 7)
+        torch.testing.assert_close(found.neurons["rows"][:, 5], F.linear(x, weight)[:, 5].detach())
+
+
+class TestInPlace:
+    def test_residual_sum_and_activations(self, images: Tensor) -> None:
+        """ResNet is written with `+=` and in-place ReLUs; the out-of-place twin must agree."""
+        model = randomize(ResNet())
+        twin = randomize(ResNet(sum_module=True))
+        twin.load_state_dict(model.state_dict())
+        for name in ("epsilon", "epsilon_plus", "epsilon_alpha2_beta1"):
+            torch.testing.assert_close(
+                relevance(model, images, 0, composite=name).input, relevance(twin, images, 0, composite=name).input
+            )
+
+    @pytest.mark.parametrize("bind", [True, False], ids=["rebound", "not rebound"])
+    def test_functions_that_do_not_return_the_name(self, bind: bool) -> None:
+        first, second = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def model(x: Tensor) -> Tensor:
+            y = first(x)
+            if bind:
+                y = F.relu(y)
+                y = y * 2
+                y = y + x
+            else:
+                F.relu(y, inplace=True)
+                y.mul_(2)
+                y.add_(x)
+                y.unsqueeze_(1).squeeze_(1)
+            return second(y)
+
+        x = torch.randn(4, 6)
+        found = relevance(model, x, 1)
+        with torch.no_grad():
+            torch.testing.assert_close(found.logits, second(2 * F.relu(first(x)) + x))
+        (gradient,) = torch.autograd.grad(second(2 * F.relu(first(x.requires_grad_())) + x)[:, 1].sum(), x)
+        torch.testing.assert_close(found.input, (gradient * x).detach(), rtol=1e-3, atol=1e-4)
+
+    def test_assignment_into_slices(self) -> None:
+        layer = nn.Linear(6, 6).double()
+
+        def model(x: Tensor) -> Tensor:
+            y = layer(x)
+            y[:, 1] = 0
+            y[:, 2:4] += x[:, 2:4]
+            out = torch.zeros_like(y)
+            out[:, :3] = y[:, 3:]
+            out[:, 3:] = y[:, :3]
+            return out
+
+        def plain(x: Tensor) -> Tensor:
+            y = layer(x) * torch.tensor([1.0, 0, 1, 1, 1, 1]).double() + x * torch.tensor([0.0, 0, 1, 1, 0, 0]).double()
+            return torch.cat([y[:, 3:], y[:, :3]], 1)
+
+        x = torch.randn(2, 6, dtype=torch.float64)
+        for target in range(6):
+            if target != 4:  # set to zero: no relevance, whatever the bias
+                first, second = (relevance(f, x, target, composite=ZERO) for f in (model, plain))
+                torch.testing.assert_close(first.logits, second.logits)
+                torch.testing.assert_close(first.input, second.input)
+
+    def test_stale_views_are_refused(self) -> None:
+        layer = nn.Linear(6, 6)
+
+        def model(x: Tensor) -> Tensor:
+            y = layer(x)
+            view = y[:, :3]
+            y.relu_()
+            return view + 0
+
+        with pytest.raises(RuntimeError, match="shares memory"):
+            relevance(model, torch.randn(2, 6))
+
+    def test_inputs_are_not_written_to(self) -> None:
+        layer = nn.Linear(6, 3)
+        x = torch.randn(2, 6)
+        before, version = x.clone(), x._version
+        relevance(lambda t: layer(t.sub_(1).div_(2)), x)
+        assert torch.equal(x, before)
+        assert x._version == version
+
+
+class TestFunctional:
+    def test_every_way_to_write_a_linear_layer(self) -> None:
+        class Model(nn.Module):
+            def __init__(self, way: str) -> None:
+                super().__init__()
+                self.way = way
+                self.w = nn.Parameter(torch.randn(6, 5, generator=torch.Generator().manual_seed(1)).double())
+                self.b = nn.Parameter(torch.zeros(5).double())
+
+            def forward(self, x: Tensor) -> Tensor:
+                match self.way:
+                    case "linear":
+                        return F.linear(x, self.w.t(), self.b)
+                    case "matmul":
+                        return x @ self.w + self.b
+                    case "addmm":
+                        return torch.addmm(self.b, x, self.w)
+                    case "left":
+                        return (self.w.T @ x.T).T + self.b
+                    case "einsum":
+                        return torch.einsum("ni,io->no", x, self.w) + self.b
+                    case _:
+                        return F.conv1d(x[:, :, None], self.w.t()[:, :, None], self.b)[:, :, 0]
+
+        x = torch.randn(3, 6, dtype=torch.float64)
+        rules = Composite(Gamma(0.5), Gamma(0.5))
+        expected = relevance(Model("linear"), x, 2, composite=rules)
+        assert list(expected.neurons) == ["w"]
+        for way in ("matmul", "addmm", "left", "einsum", "conv"):
+            found = relevance(Model(way), x, 2, composite=rules)
+            torch.testing.assert_close(found.input, expected.input, msg=way)
+            torch.testing.assert_close(found.neurons["w"], expected.neurons["w"], msg=way)
+
+    def test_a_function_is_a_model(self) -> None:
+        w = torch.randn(4, 6)
+        found = relevance(lambda x: F.linear(F.relu(F.linear(x, w)), w[:, :4]), torch.randn(3, 6))
+        assert list(found.neurons) == ["linear", "linear_1"]
+
+    def test_normalisation_before_a_flat_first_layer(self, images: Tensor) -> None:
+        """R passes elementwise affine functions unchanged; shapes, padding and interpolation move it."""
+        conv = nn.Conv2d(3, 4, 3).double()
+        mean, std = torch.randn(3, 1, 1).double(), torch.rand(3, 1, 1).double() + 0.5
+
+        def model(x: Tensor) -> Tensor:
+            x = F.pad((x - mean) / std, (1, 1, 1, 1)).transpose(2, 3)
+            return F.relu(conv(x)).mean((2, 3))
+
+        def prepared(x: Tensor) -> Tensor:
+            return F.relu(conv(x)).mean((2, 3))
+
+        for rules in (Composite(first=Flat()), epsilon_gamma_box(-4, 4)):
+            outer = relevance(model, images, 1, composite=rules)
+            inner = relevance(prepared, F.pad((images - mean) / std, (1, 1, 1, 1)).transpose(2, 3), 1, composite=rules)
+            torch.testing.assert_close(outer.input, inner.input.transpose(2, 3)[:, :, 1:-1, 1:-1])
+
+    def test_flat_behind_interpolation_conserves(self, images: Tensor) -> None:
+        conv = nn.Conv2d(3, 4, 3, bias=False).double()
+
+        def model(x: Tensor) -> Tensor:
+            return F.relu(conv(F.interpolate(x, (20, 20), mode="bilinear"))).mean((2, 3))
+
+        found = relevance(model, images, 1, composite=Composite(first=Flat()))
+        torch.testing.assert_close(found.input.sum((1, 2, 3)), found.logits[:, 1])
+
+    def test_squeeze_and_excitation_is_a_gate(self, images: Tensor) -> None:
+        """The gate is held constant: the signal takes all, and x * sigmoid(x) is SiLU."""
+        conv, squeeze, head = (m.double() for m in (nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Linear(4, 2)))
+
+        def model(x: Tensor, constant: bool = False) -> Tensor:
+            x = F.relu(conv(x))
+            gate = torch.sigmoid(squeeze(x.mean((2, 3)))).view(len(x), 4, 1, 1)
+            return head((x * (gate.detach() if constant else gate.expand_as(x))).mean((2, 3)))
+
+        first = relevance(model, images, 0)
+        second = relevance(lambda x: model(x, constant=True), images, 0)
+        torch.testing.assert_close(first.input, second.input)
+        silu = relevance(lambda x: head(F.silu(conv(x)).mean((2, 3))), images, 0)
+
+        def by_hand(x: Tensor) -> Tensor:
+            y = conv(x)
+            return head((y * y.sigmoid()).mean((2, 3)))
+
+        torch.testing.assert_close(relevance(by_hand, images, 0).input, silu.input)
+
+    def test_norms_and_gelu_by_hand(self) -> None:
+        norm, linear = nn.LayerNorm(6).double(), nn.Linear(6, 4).double()
+        nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+
+        def plain(x: Tensor) -> Tensor:
+            return F.gelu(linear(norm(x)))
+
+        def by_hand(x: Tensor) -> Tensor:
+            centred = x - x.mean(-1, keepdim=True)
+            x = centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + norm.eps)
+            x = linear(norm.weight * x + norm.bias)
+            return x * 0.5 * (1 + torch.erf(x / 2**0.5))
+
+        x = torch.randn(5, 6, dtype=torch.float64)
+        torch.testing.assert_close(relevance(by_hand, x, 1).input, relevance(plain, x, 1).input)
+
+        rms = nn.RMSNorm(6, eps=1e-6).double()
+        nn.init.normal_(rms.weight)
+
+        def rms_by_hand(x: Tensor) -> Tensor:
+            return linear(rms.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + rms.eps)))
+
+        torch.testing.assert_close(relevance(rms_by_hand, x, 1).input, relevance(lambda t: linear(rms(t)), x, 1).input)
+
+
+def state_of(model: nn.Module) -> list:
+    parameters = [(n, id(p), p._version, p.requires_grad, p.grad) for n, p in model.named_parameters()]
+    buffers = [(n, id(b), b._version) for n, b in model.named_buffers()]
+    modules = [(n, id(m), m.training, *(len(h) for h in _hooks(m)), sorted(vars(m))) for n, m in model.named_modules()]
+    return [parameters, buffers, modules, torch.get_rng_state().tolist(), torch.is_grad_enabled()]
+
+
+def _hooks(module: nn.Module) -> list:
+    return [getattr(module, name) for name in vars(module) if name.endswith("_hooks")]
+
+
+@pytest.mark.parametrize("composite", [*sorted(set(COMPOSITES) - {"epsilon_gamma_box"})])
+def test_the_model_is_left_as_it_was(composite: str, images: Tensor) -> None:
+    """Identity of parameters, values, hooks, .grad, version counters, flags, random state."""
+    model = randomize(nn.Sequential(ResNet()))
+    before, values = state_of(model), copy.deepcopy(model.state_dict())
+    expected = model(images)
+    relevance(model, images, composite=composite)
+    with pytest.raises(ValueError):
+        relevance(model, images, 99, composite=composite)
+    assert state_of(model) == before
+    assert all(torch.equal(v, values[k]) for k, v in model.state_dict().items())
+    torch.testing.assert_close(model(images), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_in_every_grad_mode(context: type, images: Tensor) -> None:
+    model = randomize(VGG())
+    expected = relevance(model, images, 0).input
+    with context():
+        found = relevance(model, images + 0, 0)
+    torch.testing.assert_close(found.input, expected)
+    assert not found.input.requires_grad
+    assert not found.logits.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["epsilon_plus", "epsilon_alpha2_beta1", "epsilon_plus_flat"])
+def test_half_precision(dtype: torch.dtype, name: str) -> None:
+    """Rules on positive parts are stable in half precision; neurons are float32."""
+    model = randomize(VGG(bias=False)).float()
+    x = torch.randn(4, 3, 16, 16)
+    expected = relevance(model, x, 1, composite=name)
+    found = relevance(copy.deepcopy(model).to(dtype), x.to(dtype), 1, composite=name)
+    assert found.input.dtype == dtype
+    assert all(n.dtype == torch.float32 for n in found.neurons.values())
+    assert F.cosine_similarity(found.input.float().flatten(), expected.input.flatten(), 0) > 0.98
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = relevance(model, x, 1, composite=name)
+        logits = model(x)
+    torch.testing.assert_close(autocast.logits, logits, rtol=0, atol=0)
+    assert autocast.input.dtype == torch.float32
+    assert F.cosine_similarity(autocast.input.flatten(), expected.input.flatten(), 0) > 0.98
+
+
+def test_autocast_runs_transformers() -> None:
+    model = randomize(ViT()).float()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = relevance(model, x, 1)
+        torch.testing.assert_close(found.logits, model(x))
+    assert torch.isfinite(found.input).all()
+    assert F.cosine_similarity(found.input.flatten(), relevance(model, x, 1).input.flatten(), 0) > 0.9
+
+
+def test_channels_last_is_the_same(images: Tensor) -> None:
+    model = randomize(ResNet())
+    for name in ("epsilon", "epsilon_plus", "epsilon_alpha2_beta1", "epsilon_plus_flat"):
+        plain = relevance(model, images, 0, composite=name)
+        last = relevance(model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last), 0, composite=name)
+        torch.testing.assert_close(last.input, plain.input)
+        for layer, units in plain.neurons.items():
+            torch.testing.assert_close(last.neurons[layer], units)
+        model.to(memory_format=torch.contiguous_format)
+
+
+def test_two_threads_do_not_meet(images: Tensor) -> None:
+    model = randomize(VGG())
+    rules = {"epsilon": None, "epsilon_plus": None}
+    expected = {name: relevance(model, images, 0, composite=name).input for name in rules}
+    found: dict[str, list[Tensor]] = {name: [] for name in rules}
+
+    def run(name: str) -> None:
+        for _ in range(3):
+            found[name].append(relevance(model, images, 0, composite=name).input)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in rules]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in rules:
+        assert len(found[name]) == 3
+        for input in found[name]:
+            torch.testing.assert_close(input, expected[name])
+
+
+def test_windows_and_sequence_first_tensors_keep_samples_apart() -> None:
+    linear, head = nn.Linear(4, 5).double(), nn.Linear(5, 2).double()
+
+    def windows(x: Tensor) -> Tensor:  # [N, 6, 4] -> [N * 3, 2, 4], as in Swin
+        y = F.relu(linear(x.reshape(-1, 2, 4)))
+        return head(y.reshape(len(x), 6, 5).mean(1))
+
+    def sequence_first(x: Tensor) -> Tensor:
+        return head(F.relu(linear(x.transpose(0, 1))).mean(0))
+
+    def plain(x: Tensor) -> Tensor:
+        return head(F.relu(linear(x)).mean(1))
+
+    x = torch.randn(4, 6, 4, dtype=torch.float64)
+    expected = relevance(plain, x, 0).neurons["linear"]
+    for model in (windows, sequence_first):
+        torch.testing.assert_close(relevance(model, x, 0).neurons["linear"], expected)
+
+
+def test_compiled_models_run_as_written(images: Tensor) -> None:
+    model = randomize(VGG())
+    compiled = torch.compile(copy.deepcopy(model), backend="eager")
+    compiled(images)
+    found, expected = relevance(compiled, images, 0), relevance(model, images, 0)
+    torch.testing.assert_close(found.input, expected.input)
+    assert list(found.neurons) == list(expected.neurons)
+
+
+def test_result_is_picklable(images: Tensor) -> None:
+    found = relevance(randomize(VGG()), images, 0)
+    again = pickle.loads(pickle.dumps(found))
+    torch.testing.assert_close(again.input, found.input)
+
+
+def test_epsilon_absorbs_what_it_says() -> None:
+    layer = nn.Linear(4, 1, bias=False).double()
+    x = torch.rand(2, 4, dtype=torch.float64)
+    z = layer(x).detach()
+    found = relevance(layer, x, 0, composite=Composite(Epsilon(0.5)))
+    torch.testing.assert_close(found.input.sum(1, keepdim=True), z * z / (z + 0.5 * z.sign()))
