@@ -40,7 +40,7 @@ def check(weight, scores, k, value, absolute):
     assert_same_bits(weight.cpu(), expected)
     assert torch.equal(result[1].cpu(), indices)
     assert_same_bits(result[2].cpu(), values)
-    flat = weight.contiguous().flatten()
+    flat = weight.flatten().clone()
     flat[result[1]] = result[2]
     weight.copy_(flat.view(weight.shape))
     assert_same_bits(weight.cpu(), original.cpu())
