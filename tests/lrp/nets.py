@@ -12,7 +12,10 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.3, generator=generator)
             module.running_var.uniform_(0.5, 2, generator=generator)
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm) and module.weight is not None:
+        if (
+            isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm)
+            and module.weight is not None
+        ):
             nn.init.normal_(module.weight, 0.6, 0.6, generator)
             nn.init.normal_(module.bias, 0, 0.3, generator)
     return model.eval().double()
@@ -68,7 +71,9 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = nn.Sequential()
         if stride > 1 or channels_in != channels:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
         self.last = nn.ReLU()
         self.sum = Sum() if sum_module else None
 
@@ -86,9 +91,15 @@ class ResNet(nn.Module):
 
     def __init__(self, sum_module: bool = False) -> None:
         super().__init__()
-        self.conv, self.bn, self.relu = nn.Conv2d(3, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=not sum_module)
+        self.conv, self.bn, self.relu = (
+            nn.Conv2d(3, 8, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace=not sum_module),
+        )
         self.blocks = nn.Sequential(
-            ResidualBlock(8, 8, 1, sum_module), ResidualBlock(8, 12, 2, sum_module), ResidualBlock(12, 12, 1, sum_module)
+            ResidualBlock(8, 8, 1, sum_module),
+            ResidualBlock(8, 12, 2, sum_module),
+            ResidualBlock(12, 12, 1, sum_module),
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(12, 5)

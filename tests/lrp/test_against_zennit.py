@@ -1,4 +1,4 @@
-"""Composites against zennit in float64, on nets where zennit's rules mean the same: relevance of input and of neurons."""
+"""Composites against zennit in float64, on nets where its rules mean the same: relevance of inputs and of neurons."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def theirs(name: str, model: nn.Module, x: Tensor, start: Tensor) -> tuple[Tenso
     from zennit.composites import LayerMapComposite
     from zennit.rules import Epsilon, Norm, ZPlus
 
-    # zennit knows a Sum of its own; ours means the same. Its stabiliser is made too small to matter in sums that cancel.
+    # zennit knows a Sum of its own; ours means the same. The stabiliser is too small to matter in sums that cancel.
     norm = Norm(stabilizer=1e-12)
     layer_map = [(Sum, norm), (types.AvgPool, norm)]
     canonizers = [SequentialMergeBatchNorm()]

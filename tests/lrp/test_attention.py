@@ -215,19 +215,22 @@ def test_multihead_attention_masks() -> None:
     causal = torch.ones(5, 5, dtype=torch.bool).triu(1)
 
     class Model(nn.Module):
+        need_weights, last = False, 0
+
         def __init__(self) -> None:
             super().__init__()
             self.attn, self.head = attn, head
 
         def forward(self, x: Tensor) -> Tensor:
-            y, _ = self.attn(x, x, x, key_padding_mask=padding, attn_mask=causal, need_weights=need_weights)
-            return self.head(y[:, last])
+            y, _ = self.attn(x, x, x, key_padding_mask=padding, attn_mask=causal, need_weights=self.need_weights)
+            return self.head(y[:, self.last])
 
     model = randomize(Model())
     x = torch.randn(2, 5, 12, dtype=torch.float64)
     for last in (2, 4):
         found = []
         for need_weights in (True, False):
+            model.need_weights, model.last = need_weights, last
             result = relevance(model, x, 0)
             torch.testing.assert_close(result.logits, model(x))
             found.append(result.input)

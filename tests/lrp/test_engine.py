@@ -42,7 +42,9 @@ def test_lrp_zero_is_gradient_times_input_with_batch_norm_and_residuals(model: n
     torch.testing.assert_close(found.input, gradient_times_input(model, images, 1))
 
 
-@pytest.mark.parametrize("composite", ["epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "gamma", "box"])
+@pytest.mark.parametrize(
+    "composite", ["epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "gamma", "box"]
+)
 def test_relevance_is_conserved_without_biases(composite: str) -> None:
     model = randomize(ReluNet(bias=False))
     x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
@@ -405,7 +407,9 @@ def test_channels_last_is_the_same(images: Tensor) -> None:
     model = randomize(ResNet())
     for name in ("epsilon", "epsilon_plus", "epsilon_alpha2_beta1", "epsilon_plus_flat"):
         plain = relevance(model, images, 0, composite=name)
-        last = relevance(model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last), 0, composite=name)
+        last = relevance(
+            model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last), 0, composite=name
+        )
         torch.testing.assert_close(last.input, plain.input)
         for layer, units in plain.neurons.items():
             torch.testing.assert_close(last.neurons[layer], units)

@@ -101,7 +101,7 @@ def _multi_head_attention(
     if training and dropout_p > 0:
         raise ValueError("model: dropout is active in an attention; call model.eval() first")
     if static_k is not None or static_v is not None:
-        engine.refuse(func, "static keys and values are not supported")
+        raise ValueError("model: multi_head_attention_forward with static keys or values is not supported")
     call = engine.call
     batched = query.dim() == 3
     same_key, same_value = key is query, value is key

@@ -96,7 +96,7 @@ class Engine(TorchFunctionMode):
         self.input, self.carrier = input, carrier
         self.marks = Marks()
         self.marks[input] = Mark(carrier=carrier)
-        self.uncovered: dict[str, UncoveredFunctionError] = {}
+        self.refused: dict[Any, UncoveredFunctionError] = {}
         self.layers_run = 0
         self._renewed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._stale: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -106,6 +106,8 @@ class Engine(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         if self._renewed:
+            if func is torch.Tensor.__setitem__:
+                self._settle(*args[:2])
             args = tuple(self._current(a, func) for a in args)
             kwargs = {k: self._current(v, func) for k, v in kwargs.items()}
         if (getattr(func, "__name__", "") == "__get__" and func not in tables.MOVES) or func in _NATIVE:
@@ -170,16 +172,17 @@ class Engine(TorchFunctionMode):
         self.marks[result] = Mark(nonnegative=call.activation in (1, 5), layer=call.unit.name, call=call, source=input)
         return result
 
-    def refuse(self, func: Callable, reason: str = "no LRP rule covers it") -> None:
-        """Note (`strict=False`) or raise that `func` stands on the way of the relevance."""
+    def refuse(self, result: Any, func: Callable, reason: str = "no LRP rule covers it") -> None:
+        """Note that `result` came about in a way that no rule covers; it matters if the logits depend on it."""
         function = _describe(func)
         module = self.names.running_module()
         where = (
             "outside of any module" if module is None else f"in module {module!r}" if module else "in the model itself"
         )
-        key = f"{function} {where}"
-        if key not in self.uncovered:
-            self.uncovered[key] = UncoveredFunctionError(f"{function}, called {where}: {reason}")
+        error = UncoveredFunctionError(f"{function}, called {where}: {reason}")
+        for output in tensors_in((result,), {}):
+            if output.grad_fn is not None:
+                self.refused[output.grad_fn] = error
 
     def _leave_to_autograd(
         self, func: Callable, args: tuple, kwargs: dict, involved: list[Tensor], tracked: list[Tensor]
@@ -190,9 +193,9 @@ class Engine(TorchFunctionMode):
             return result
         pending = next((m.pending for t in tracked if (m := self.marks[t]).pending), None)
         if func not in tables.UNTOUCHED:
-            self.refuse(func)
+            self.refuse(result, func)
         elif pending and func not in _PENDING_MAY_PASS:
-            self.refuse(func, f"its argument comes from {pending}, which only a division or a gate may use")
+            self.refuse(result, func, f"its argument comes from {pending}, which only a division or a gate may use")
         else:
             self._mark(func, args, kwargs, involved, tracked, outputs)
         return result
@@ -240,6 +243,12 @@ class Engine(TorchFunctionMode):
             return {k: self._carriers(v) for k, v in value.items()}
         return value
 
+    def latest(self, tensor: Tensor) -> Tensor:
+        """What `tensor` would be by now, had the functions that write in place done so."""
+        while (renewed := self._renewed.get(tensor)) is not None:
+            tensor = renewed
+        return tensor
+
     def _renew(self, func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run a function that writes into its first argument out of place; the old object stands for the result."""
         target = args[0]
@@ -254,6 +263,8 @@ class Engine(TorchFunctionMode):
         if result is target:
             return result
         self._renewed[target] = result
+        if _TWINS.get(func) in tables.MOVES:  # another shape, the same memory
+            return result
         base = target._base
         self._stale[target if base is None else base] = None if base is None else _region(target)
         return result
@@ -261,8 +272,7 @@ class Engine(TorchFunctionMode):
     def _current(self, value: Any, func: Callable) -> Any:
         """`value` with every tensor that was written to replaced by what it would now be."""
         if isinstance(value, Tensor):
-            while (renewed := self._renewed.get(value)) is not None:
-                value = renewed
+            value = self.latest(value)
             base = value._base
             if value in self._stale or (base is not None and base in self._stale):
                 self._refuse_stale(value, func)
@@ -270,6 +280,14 @@ class Engine(TorchFunctionMode):
         if type(value) in (tuple, list):
             return type(value)(self._current(v, func) for v in value)
         return value
+
+    def _settle(self, target: Any, index: Any) -> None:
+        """`y[i] += x` runs as v = y[i]; v += x; y[i] = v: once it is assigned, the view is stale no longer."""
+        target = self.latest(target)
+        shared = target if target._base is None else target._base
+        region = self._stale.get(shared)
+        if region is not None and _region(target.detach()[index]) == region:
+            del self._stale[shared]
 
     def _refuse_stale(self, value: Tensor, func: Callable) -> None:
         """Memory that was shared with a tensor that has been renewed would hold other values by now."""

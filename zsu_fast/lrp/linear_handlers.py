@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zsu_fast.ops.lrp import LinearMap
@@ -27,12 +29,15 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
-def _cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> list[Tensor | None]:
+def _cast(engine: Engine, *tensors: Tensor | None) -> list[Any]:
     """What autocast would do inside the kernel, done before it, so that the rule sees the operands that were used."""
-    if dtype is None:
-        return list(tensors)
-    eligible = (torch.float32, torch.float16, torch.bfloat16)
-    return [t.to(dtype) if t is not None and t.dtype in eligible else t for t in tensors]
+    result: list[Any] = []
+    for tensor in tensors:
+        dtype = None if tensor is None or tensor.dtype == torch.float64 else autocast_dtype(tensor)
+        if tensor is not None and dtype is not None and dtype != tensor.dtype:
+            tensor = engine.call(torch.Tensor.to, tensor, dtype)
+        result.append(tensor)
+    return result
 
 
 def layer(
@@ -42,12 +47,15 @@ def layer(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    owner: Tensor | None = None,
 ) -> Tensor:
-    """A linear layer or convolution: `func(input, weight, bias)` computes it, the composite says its rule."""
-    if any(engine.depends(t) for t in (weight, bias)):
-        engine.refuse(func, "its weight or bias depends on the input")
-    owner = weight
-    input, weight, bias = _cast(autocast_dtype(input), input, weight, bias)
+    """A linear layer or convolution: `func(input, weight, bias)` computes it, the composite says its rule.
+
+    `owner` gives the layer its name where `weight` is a copy.
+    """
+    moving = any(engine.depends(t) for t in (weight, bias))
+    owner = weight if owner is None else owner
+    input, weight, bias = _cast(engine, input, weight, bias)
     with torch.no_grad():
         output = func(input, weight, bias)
     kind = "linear" if map.kind == "linear" else "convolution"
@@ -65,7 +73,10 @@ def layer(
         collector=engine.collector,
         nonnegative_input=engine.marks[input].nonnegative,
     )
-    return engine.node(input, call, output, output)
+    result = engine.node(input, call, output, output)
+    if moving:
+        engine.refuse(result, func, "its weight or bias depends on the input")
+    return result
 
 
 @handles("linear")
@@ -145,7 +156,11 @@ def matmul(engine: Engine, func: Callable, a: Tensor, b: Tensor) -> Tensor:
         rows = engine.call(torch.transpose, b, -1, -2)
         product = layer(engine, lambda x, w, _: func(w, x.mT).mT, LinearMap(), rows, a, None)
         return engine.call(torch.transpose, product, -1, -2)
-    return func(engine.frozen(a), engine.frozen(b))  # a constant matrix: the ordinary gradient is LRP-0
+    constant = a if engine.depends(b) else b
+    result = func(engine.frozen(a), engine.frozen(b))  # a constant matrix: the ordinary gradient is LRP-0
+    if engine.names.owner(constant) is not None and constant.dim() > 2:
+        engine.refuse(result, func, "a weight with batch dimensions is no layer that a rule knows")
+    return result
 
 
 @handles("__rmatmul__")
@@ -167,11 +182,61 @@ def _addmm(
 
 
 @handles("einsum")
-def _einsum(engine: Engine, func: Callable, equation: str, *operands: Any) -> Tensor:
+def _einsum(engine: Engine, func: Callable, equation: Any, *operands: Any) -> Tensor:
+    """A layer if one of two operands is a parameter; n activations get 1/n each (the uniform rule of products)."""
+    if not isinstance(equation, str):
+        return NotImplemented
     tensors = operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
+    if len(tensors) == 2:
+        position = 1 if engine.depends(tensors[0]) else 0
+        weight, input = tensors[position], tensors[1 - position]
+        if not engine.depends(weight) and engine.names.owner(weight) is not None:
+            terms, arrow, result = equation.replace(" ", "").partition("->")
+            letters = terms.split(",")
+            if arrow and "." not in terms:
+                return _contract(
+                    engine, func, equation, letters[1 - position], letters[position], result, input, weight
+                )
+            result = func(equation, *engine.frozen(tuple(tensors)))
+            engine.refuse(result, func, f"{equation!r} is a layer; write it without '...' and with '->'")
+            return result
     share = 1 / sum(engine.depends(t) for t in tensors)
     shared = [Share.apply(t, share) if engine.depends(t) and share < 1 else engine.frozen(t) for t in tensors]
     return func(equation, *shared)
+
+
+def _contract(
+    engine: Engine,
+    func: Callable,
+    equation: str,
+    of_input: str,
+    of_weight: str,
+    of_result: str,
+    input: Tensor,
+    weight: Tensor,
+) -> Tensor:
+    """An einsum with a weight, brought to the form of a linear layer: [*batch, inputs] by [units, inputs]."""
+    summed = [c for c in of_weight if c in of_input and c not in of_result]
+    units = [c for c in of_weight if c in of_result and c not in of_input]
+    batch = [c for c in of_input if c not in summed]
+    if (
+        len(summed) + len(units) != len(of_weight)
+        or sorted(batch + units) != sorted(of_result)
+        or not summed
+        or not units
+    ):
+        result = func(f"{of_input},{of_weight}->{of_result}", engine.frozen(input), engine.frozen(weight))
+        engine.refuse(result, func, f"{equation!r} with a weight is not a linear layer")
+        return result
+    sizes = dict(zip(of_weight, weight.shape, strict=True))
+    rows = engine.call(torch.permute, input, [of_input.index(c) for c in batch + summed])
+    rows = engine.call(torch.flatten, rows, len(batch)) if len(summed) > 1 else rows
+    matrix = weight.detach().permute([of_weight.index(c) for c in units + summed])
+    matrix = matrix.reshape(math.prod(sizes[c] for c in units), -1)
+    result = layer(engine, F.linear, LinearMap(), rows, matrix, None, owner=weight)
+    if len(units) > 1:
+        result = engine.call(torch.unflatten, result, -1, [sizes[c] for c in units])
+    return engine.call(torch.permute, result, [(batch + units).index(c) for c in of_result])
 
 
 @handles("mul", "multiply", "__mul__", "__rmul__")
@@ -254,10 +319,25 @@ def _add(engine: Engine, func: Callable, a: Any, b: Any, *, alpha: float = 1) ->
     result = func(a, b, **keywords)
     if bool(first.pending) != bool(second.pending):
         statistic = first.pending or second.pending
-        engine.refuse(func, f"one argument comes from {statistic}, which only a division or a gate may use")
+        engine.refuse(result, func, f"one argument comes from {statistic}, which only a division or a gate may use")
     engine.marks[result] = Mark(
         nonnegative=first.nonnegative and second.nonnegative and alpha == 1 and func not in _SUBTRACTIONS,
         gate=min(first.gate, second.gate),
         pending=first.pending and second.pending,
     )
     return result
+
+
+# ------------------------------------------------------------------------------------------------- shapes
+
+
+@handles("expand_as", "view_as", "reshape_as")
+def _shape_as(engine: Engine, func: Callable, input: Tensor, other: Tensor) -> Tensor:
+    """Only the shape of `other` matters: what is known of `input` stays true, whatever `other` is."""
+    move = torch.Tensor.expand if func is torch.Tensor.expand_as else torch.Tensor.reshape
+    return engine.call(move, input, other.shape)
+
+
+@handles("type_as")
+def _type_as(engine: Engine, func: Callable, input: Tensor, other: Tensor) -> Tensor:
+    return engine.call(torch.Tensor.to, input, other.device, other.dtype)

@@ -87,11 +87,10 @@ def relevance(
         engine = Engine(rules, names, collector, leaf, carrier)
         with _eager(), engine:
             output = model(leaf)
-        logits = _logits(output, len(inputs))
+        logits = engine.latest(_logits(output, len(inputs)))
         if not logits.requires_grad:
             raise ValueError("model: its logits do not depend on the inputs (through differentiable functions)")
-        _check_graph(logits, engine)
-        _report_uncovered(engine, strict)
+        _check_graph(logits, engine, strict)
         collector.check_patterns()
         _check_names(rules, collector)
         start = _start(logits.detach(), target, init)
@@ -160,9 +159,12 @@ def _logits(output: Any, samples: int) -> Tensor:
     return logits
 
 
-def _check_graph(logits: Tensor, engine: Engine) -> None:
-    """A user's own autograd.Function does not pass through the engine: it is found in the graph that it left."""
-    waiting, seen = [logits.grad_fn], set()
+def _check_graph(logits: Tensor, engine: Engine, strict: bool) -> None:
+    """Look for what no rule covers in the graph that leads to the logits; elsewhere it does not matter.
+
+    A user's own autograd.Function, and tensors that were computed before, did not pass by the engine: they show here.
+    """
+    waiting, seen, found = [logits.grad_fn], set(), []
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
@@ -171,25 +173,21 @@ def _check_graph(logits: Tensor, engine: Engine) -> None:
         leaf = getattr(node, "variable", None)
         if leaf is not None and not engine.depends(leaf):
             raise ValueError(
-                f"model: it uses a tensor that was computed before, with its graph, from one of shape {tuple(leaf.shape)}; "
-                "compute it in forward, or detach it"
+                "model: it uses a tensor that was computed before the call, with a graph that leads to a parameter of "
+                f"shape {tuple(leaf.shape)}; compute it in forward, or detach it"
             )
         function = getattr(node, "_forward_cls", None)
-        if function is not None and function.__module__ != functions.__name__:
-            reason = "an autograd.Function has a gradient of its own, which is no LRP rule"
-            engine.uncovered.setdefault(
-                function.__qualname__, UncoveredFunctionError(f"{function.__qualname__}.apply: {reason}")
-            )
+        if node in engine.refused:
+            found.append(engine.refused[node])
+        elif function is not None and function.__module__ != functions.__name__:
+            reason = "an autograd.Function brings a gradient of its own, which is no LRP rule"
+            found.append(UncoveredFunctionError(f"{function.__qualname__}.apply: {reason}"))
         waiting.extend(parent for parent, _ in node.next_functions)
-
-
-def _report_uncovered(engine: Engine, strict: bool) -> None:
-    found = list(engine.uncovered.values())
     if not found:
         return
     if strict:
-        raise found[0]
-    listed = "; ".join(str(error) for error in found)
+        raise found[-1]  # the one that runs first
+    listed = "; ".join(sorted({str(error) for error in found}))
     warnings.warn(f"relevance goes through ordinary gradients where no rule holds: {listed}", stacklevel=3)
 
 

@@ -45,10 +45,10 @@ RESAMPLING = frozenset(functions_named("interpolate", "upsample", "upsample_bili
 """Linear, weights of each output add up to 1 (bicubic weights may be negative): carries R as it carries c."""
 
 HOMOGENEOUS = frozenset(functions_named(
-    "adaptive_max_pool1d", "adaptive_max_pool1d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool2d_with_indices",
-    "adaptive_max_pool3d", "adaptive_max_pool3d_with_indices", "amax", "amin", "fmax", "fmin", "max", "max_pool1d",
-    "max_pool1d_with_indices", "max_pool2d", "max_pool2d_with_indices", "max_pool3d", "max_pool3d_with_indices",
-    "maximum", "min", "minimum", "sort", "topk",
+    "adaptive_max_pool1d", "adaptive_max_pool1d_with_indices", "adaptive_max_pool2d",
+    "adaptive_max_pool2d_with_indices", "adaptive_max_pool3d", "adaptive_max_pool3d_with_indices", "amax", "amin",
+    "fmax", "fmin", "max", "max_pool1d", "max_pool1d_with_indices", "max_pool2d", "max_pool2d_with_indices",
+    "max_pool3d", "max_pool3d_with_indices", "maximum", "min", "minimum", "sort", "topk",
 ))
 """The winner takes all, f(x) = f'(x) x: the ordinary backward gives c to the winner. Non-negative stays so."""
 

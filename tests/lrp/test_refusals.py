@@ -1,0 +1,202 @@
+"""What cannot be explained rightly is an error that names the function, the module or the argument."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.lrp.nets import VGG, randomize
+from zsu_fast.lrp import Composite, Flat, Pass, UncoveredFunctionError, ZBox, relevance
+
+
+class Uses(nn.Module):
+    """A net with some function in a module called `inner.odd`."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+
+        class Odd(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return function(x)
+
+        self.stem, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.inner = nn.ModuleDict({"odd": Odd()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.inner["odd"](self.stem(x)))
+
+
+class Custom(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient * 2
+
+
+UNCOVERED = [
+    (torch.exp, "exp"),
+    (lambda x: F.softplus(x), "softplus"),
+    (lambda x: x.var(1, keepdim=True) + x, r"Tensor\.add, .*var"),
+    (lambda x: x * x.norm() + x.norm(), "norm"),
+    (lambda x: torch.fft.fft(x).real, "fft"),
+    (lambda x: torch.log(x.abs() + 1), "log"),
+    (lambda x: x.log_softmax(1), "log_softmax"),
+    (lambda x: x @ torch.linalg.inv(x.T @ x + torch.eye(4)), "inv"),
+]
+
+
+@pytest.mark.parametrize("function, name", UNCOVERED, ids=[name for _, name in UNCOVERED])
+def test_uncovered_functions(function, name: str) -> None:
+    x = torch.randn(3, 4)
+    with pytest.raises(UncoveredFunctionError, match=name) as caught:
+        relevance(Uses(function), x)
+    assert "in module 'inner.odd'" in str(caught.value)
+
+
+def test_lenient_warns_once_and_takes_the_gradient() -> None:
+    torch.manual_seed(0)
+    model = Uses(lambda x: torch.exp(torch.exp(x)))
+    x = torch.randn(3, 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = relevance(model, x, 0, strict=False)
+    assert [w.category for w in caught] == [UserWarning]
+    assert "exp" in str(caught[0].message)
+    assert caught[0].filename == __file__
+    assert torch.isfinite(found.input).all()
+
+
+def test_functions_that_the_logits_do_not_depend_on_are_free() -> None:
+    def model(x: Tensor) -> Tensor:
+        y = layer(x)
+        assert bool((y.exp() > 0).all())
+        order = y.exp().argsort(1)
+        with torch.no_grad():
+            torch.log(y)
+        return y * (order >= 0)
+
+    layer = nn.Linear(4, 3)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(relevance(model, x).input, relevance(layer, x).input)
+
+
+def test_custom_autograd_functions_are_found() -> None:
+    with pytest.raises(UncoveredFunctionError, match="Custom"):
+        relevance(Uses(Custom.apply), torch.randn(2, 4))
+
+
+def test_torchscript_is_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.trace(nn.Linear(4, 4), torch.randn(2, 4))
+    with pytest.raises(TypeError, match="'1' is TorchScript"):
+        relevance(nn.Sequential(nn.Linear(4, 4), scripted), torch.randn(2, 4))
+
+
+def test_data_parallel_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"DataParallel.*\.module"):
+        relevance(nn.DataParallel(nn.Linear(4, 4)), torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(), nn.BatchNorm1d(4), nn.MultiheadAttention(4, 1, dropout=0.1)])
+def test_training_mode_is_refused_before_anything_runs(layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), layer)
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"module '1'.*eval\(\)"):
+        relevance(model, torch.randn(2, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_functional_dropout_and_batch_statistics_are_refused() -> None:
+    layer = nn.Linear(4, 4)
+    for model in (
+        lambda x: F.dropout(layer(x), 0.5),
+        lambda x: F.batch_norm(layer(x), None, None, training=True),
+        lambda x: F.instance_norm(layer(x)[:, None], torch.zeros(1), torch.ones(1))[:, 0],
+    ):
+        with pytest.raises(ValueError, match="eval"):
+            relevance(model, torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("rule", [Flat(), ZBox(-1, 1), Pass()])
+def test_input_rules_need_the_input(rule) -> None:
+    model = randomize(VGG())
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    with pytest.raises(ValueError, match="'features.3' is fed by other layers"):
+        relevance(model, x, composite=Composite(names={"features.3": rule}))
+
+
+def test_pass_needs_the_same_shape() -> None:
+    with pytest.raises(ValueError, match="keeps the shape"):
+        relevance(nn.Linear(4, 3), torch.randn(2, 4), composite=Composite(first=Pass()))
+
+
+def test_tensors_with_a_graph_from_outside() -> None:
+    weight = nn.Parameter(torch.randn(3, 4))
+    scaled = weight * 2
+    with pytest.raises((ValueError, UncoveredFunctionError), match="computed before|depends"):
+        relevance(lambda x: x @ scaled.T, torch.randn(2, 4))
+
+
+ARGUMENTS = [
+    ({"inputs": torch.zeros(2, 4, dtype=torch.int64)}, TypeError, "floating-point"),
+    ({"inputs": [1.0]}, TypeError, "inputs"),
+    ({"inputs": torch.zeros(4)}, ValueError, "sample dimension"),
+    ({"target": 3}, ValueError, r"0\.\.2, got 3"),
+    ({"target": -1}, ValueError, "got -1"),
+    ({"target": "cat"}, TypeError, "target"),
+    ({"target": torch.tensor([0, 1, 2])}, ValueError, r"integers \[2\]"),
+    ({"target": torch.tensor([0.0, 1.0])}, ValueError, "integers"),
+    ({"target": torch.tensor([0, 5])}, ValueError, r"\[0, 5\]"),
+    ({"composite": "lrp"}, ValueError, "epsilon_plus_flat"),
+    ({"composite": 1}, TypeError, "composite"),
+    ({"composite": "epsilon_gamma_box"}, ValueError, "low"),
+    ({"init": "two"}, ValueError, "probability"),
+    ({"layers": ["nothing"]}, ValueError, "'nothing' matches no layer"),
+    ({"layers": [1]}, TypeError, "layers"),
+    ({"model": 3}, TypeError, "model"),
+    ({"model": lambda x: x[:, 0]}, ValueError, r"logits \[2, classes\]"),
+    ({"model": lambda x: torch.zeros(2, 3)}, ValueError, "do not depend"),
+]
+
+
+@pytest.mark.parametrize("changed, error, message", ARGUMENTS, ids=[m for *_, m in ARGUMENTS])
+def test_bad_arguments(changed: dict, error: type, message: str) -> None:
+    arguments = {"model": nn.Linear(4, 3), "inputs": torch.randn(2, 4)} | changed
+    model, inputs = arguments.pop("model"), arguments.pop("inputs")
+    with pytest.raises(error, match=message):
+        relevance(model, inputs, **arguments)
+
+
+def test_init() -> None:
+    layer = nn.Linear(4, 3, bias=False).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    sums = {init: relevance(layer, x, init=init).input.sum(1) for init in ("logit", "one", "probability")}
+    logits = layer(x).detach()
+    torch.testing.assert_close(sums["logit"], logits.amax(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sums["one"], torch.ones(5).double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sums["probability"], logits.softmax(1).amax(1), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="exactly 0"):
+        relevance(layer, torch.zeros(1, 4).double(), init="one")
+
+
+def test_outputs_with_logits() -> None:
+    class Output:
+        def __init__(self, logits: Tensor) -> None:
+            self.logits = logits
+
+    layer = nn.Linear(4, 3)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(relevance(lambda t: Output(layer(t)), x, 1).input, relevance(layer, x, 1).input)
+
+
+def test_empty_batch() -> None:
+    model = randomize(VGG())
+    found = relevance(model, torch.zeros(0, 3, 16, 16, dtype=torch.float64), composite="epsilon_plus_flat")
+    assert found.input.shape == (0, 3, 16, 16)
+    assert found.neurons["features.0"].shape == (0, 8)
