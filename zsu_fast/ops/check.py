@@ -7,17 +7,18 @@ from ..reference.layout import accumulate_dtype
 
 def check_tensors(*optional: str, **tensors: Tensor | None) -> None:
     """All are floating-point tensors with the dtype and device of the first; those named `optional` may be None."""
-    first_name, first = next(iter(tensors.items()))
+    first_name, first = next((name, tensor) for name, tensor in tensors.items() if name not in optional)
     for label, tensor in tensors.items():
         if tensor is None and label in optional:
             continue
-        if not isinstance(tensor, Tensor):
+        if not isinstance(tensor, Tensor) or first is None:
             raise TypeError(f"{label} must be a Tensor, got {type(tensor).__name__}")
         if not tensor.is_floating_point():
             raise TypeError(f"{label} must be a floating-point tensor, got {tensor.dtype}")
         if tensor.dtype != first.dtype or tensor.device != first.device:
             raise TypeError(
-                f"{label} must be {first.dtype} on {first.device} like {first_name}, got {tensor.dtype} on {tensor.device}"
+                f"{label} must be {first.dtype} on {first.device} like {first_name}, "
+                f"got {tensor.dtype} on {tensor.device}"
             )
 
 
@@ -33,7 +34,7 @@ def check_unit_dim(tensor: Tensor, unit_dim: int) -> int:
     positive = unit_dim + tensor.dim() if unit_dim < 0 else unit_dim
     if not 1 <= positive < tensor.dim():
         raise ValueError(
-            f"unit_dim must be a dimension after the samples' (1 to {tensor.dim() - 1} for shape {tuple(tensor.shape)}), "
+            f"unit_dim must be 1 to {tensor.dim() - 1} (dimension 0 counts samples) for shape {tuple(tensor.shape)}, "
             f"got {unit_dim}"
         )
     return positive

@@ -5,12 +5,12 @@ from torch import Tensor
 
 from ..reference import gates as reference
 from ..reference.layout import empty_dense
-from ._library import define
 from .check import check_shape, check_tensors
+from .constant import define_constant
 
 ACTIVATIONS = reference.ACTIVATIONS
 
-define(
+define_constant(
     "activation_gate(Tensor gradient, Tensor input, int activation) -> Tensor",
     reference.activation_gate,
     lambda gradient, input, activation: empty_dense(gradient),

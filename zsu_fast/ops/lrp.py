@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,8 +10,8 @@ from torch import Tensor
 from ..reference import lrp as reference
 from ..reference.gates import RELEVANCE
 from ..reference.layout import accumulate_dtype, empty_dense
-from ._library import define
 from .check import check_shape, check_tensors
+from .constant import define_constant
 from .linear_map import LinearMap
 from .prepared import clear_prepared, derived, prepared
 from .rule_backward import ForwardTerms, Rule, forward_terms, rule_backward
@@ -35,34 +36,33 @@ def _fake_neurons(gradient: Tensor, unit_dim: int, collect: bool) -> Tensor:
     return gradient.new_empty(shape, dtype=accumulate_dtype(gradient.dtype))
 
 
-def _fake_epsilon(gradient, output, denominator, scale, epsilon, activation, unit_dim, collect):
-    return empty_dense(gradient), _fake_neurons(gradient, unit_dim, collect)
+def _fake_epsilon(gradient: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    return empty_dense(gradient), _fake_neurons(gradient, *arguments[-2:])
 
 
-def _fake_two(gradient, *arguments):
-    unit_dim, collect = arguments[-2:]
-    return empty_dense(gradient), empty_dense(gradient), _fake_neurons(gradient, unit_dim, collect)
+def _fake_signed(gradient: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_dense(gradient), empty_dense(gradient), _fake_neurons(gradient, *arguments[-2:])
 
 
-define(
+define_constant(
     "lrp_epsilon_pass(Tensor gradient, Tensor output, Tensor? denominator, Tensor? scale, float epsilon, "
     "int activation, int unit_dim, bool collect) -> (Tensor s, Tensor neurons)",
     reference.lrp_epsilon_pass,
     _fake_epsilon,
 )
-define(
+define_constant(
     "lrp_gamma_pass(Tensor gradient, Tensor output, Tensor magnitude, Tensor? bias, Tensor? scale, float gamma, "
     "float epsilon, int activation, int unit_dim, bool collect) -> (Tensor s, Tensor signed_s, Tensor neurons)",
     reference.lrp_gamma_pass,
-    _fake_two,
+    _fake_signed,
 )
-define(
+define_constant(
     "lrp_alpha_beta_pass(Tensor gradient, Tensor output, Tensor magnitude, Tensor? bias, Tensor? scale, float alpha, "
     "float beta, float epsilon, int activation, int unit_dim, bool collect) -> (Tensor u, Tensor v, Tensor neurons)",
     reference.lrp_alpha_beta_pass,
-    _fake_two,
+    _fake_signed,
 )
-define(
+define_constant(
     "lrp_combine(Tensor plain, Tensor absolute, Tensor input, float plain_factor, float absolute_factor) -> Tensor",
     reference.lrp_combine,
     lambda plain, absolute, input, plain_factor, absolute_factor: empty_dense(plain),
@@ -110,26 +110,12 @@ def lrp_linear(
     Raises:
         TypeError, ValueError: an argument is not what is asked for above.
     """
-    _check_rule(rule, epsilon, gamma, alpha, beta)
+    choice = _Choice(rule, epsilon, gamma, alpha, beta, nonnegative_input)
+    choice.check()
     check_tensors("bias", "output", relevance=relevance, input=input, weight=weight, bias=bias, output=output)
     check_shape("weight", weight, "[out, in]", weight.dim() == 2)
     check_shape("input", input, f"[*, {weight.shape[1]}]", input.dim() > 0 and input.shape[-1] == weight.shape[1])
-    return _relevance(
-        "lrp_linear",
-        LinearMap(),
-        relevance,
-        input,
-        weight,
-        bias,
-        output,
-        batched=input.dim() > 1,
-        rule=rule,
-        epsilon=epsilon,
-        gamma=gamma,
-        alpha=alpha,
-        beta=beta,
-        nonnegative_input=nonnegative_input,
-    )
+    return _relevance(LinearMap(), relevance, input, weight, bias, output, choice, batched=input.dim() > 1)
 
 
 def lrp_conv1d(
@@ -151,9 +137,9 @@ def lrp_conv1d(
     nonnegative_input: bool = False,
 ) -> Tensor:
     """Relevance of the input of `torch.nn.functional.conv1d`: `lrp_conv2d` with one spatial dimension."""
-    keywords = {"rule": rule, "epsilon": epsilon, "gamma": gamma, "alpha": alpha, "beta": beta}
-    geometry = (stride, padding, dilation, groups)
-    return _lrp_conv(1, relevance, input, weight, bias, output, geometry, nonnegative_input, keywords)
+    choice = _Choice(rule, epsilon, gamma, alpha, beta, nonnegative_input)
+    geometry = _Geometry(stride, padding, dilation, groups)
+    return _lrp_conv(1, relevance, input, weight, bias, output, geometry, choice)
 
 
 def lrp_conv2d(
@@ -187,9 +173,9 @@ def lrp_conv2d(
     Rules, remaining arguments, dtypes, result and errors: see `lrp_linear`. Contiguous and channels_last tensors are
     taken as they are.
     """
-    keywords = {"rule": rule, "epsilon": epsilon, "gamma": gamma, "alpha": alpha, "beta": beta}
-    geometry = (stride, padding, dilation, groups)
-    return _lrp_conv(2, relevance, input, weight, bias, output, geometry, nonnegative_input, keywords)
+    choice = _Choice(rule, epsilon, gamma, alpha, beta, nonnegative_input)
+    geometry = _Geometry(stride, padding, dilation, groups)
+    return _lrp_conv(2, relevance, input, weight, bias, output, geometry, choice)
 
 
 def lrp_conv3d(
@@ -211,15 +197,53 @@ def lrp_conv3d(
     nonnegative_input: bool = False,
 ) -> Tensor:
     """Relevance of the input of `torch.nn.functional.conv3d`: `lrp_conv2d` with three spatial dimensions."""
-    keywords = {"rule": rule, "epsilon": epsilon, "gamma": gamma, "alpha": alpha, "beta": beta}
-    geometry = (stride, padding, dilation, groups)
-    return _lrp_conv(3, relevance, input, weight, bias, output, geometry, nonnegative_input, keywords)
+    choice = _Choice(rule, epsilon, gamma, alpha, beta, nonnegative_input)
+    geometry = _Geometry(stride, padding, dilation, groups)
+    return _lrp_conv(3, relevance, input, weight, bias, output, geometry, choice)
+
+
+class _Choice(NamedTuple):
+    """Which rule, with which parameters."""
+
+    rule: Rule
+    epsilon: float
+    gamma: float
+    alpha: float
+    beta: float
+    nonnegative_input: bool
+
+    def check(self) -> None:
+        if self.rule not in reference.RULES:
+            raise ValueError(f"rule must be one of {', '.join(reference.RULES)}, got {self.rule!r}")
+        for label in ("epsilon", "gamma", "alpha", "beta"):
+            value = getattr(self, label)
+            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+                raise ValueError(f"{label} must be a finite number >= 0, got {value!r}")
+        if self.rule == "alpha_beta" and not math.isclose(self.alpha - self.beta, 1.0):
+            raise ValueError(f"alpha - beta must be 1, got alpha = {self.alpha} and beta = {self.beta}")
+
+
+class _Geometry(NamedTuple):
+    """A convolution's, as its caller gave it."""
+
+    stride: int | Sequence[int]
+    padding: int | Sequence[int] | str
+    dilation: int | Sequence[int]
+    groups: int
 
 
 @torch.no_grad()
-def _lrp_conv(rank, relevance, input, weight, bias, output, geometry, nonnegative_input, keywords) -> Tensor:
-    name = f"lrp_conv{rank}d"
-    _check_rule(**keywords)
+def _lrp_conv(
+    rank: int,
+    relevance: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    output: Tensor | None,
+    geometry: _Geometry,
+    choice: _Choice,
+) -> Tensor:
+    choice.check()
     check_tensors("bias", "output", relevance=relevance, input=input, weight=weight, bias=bias, output=output)
     spatial = ", ".join(("D", "H", "W")[-rank:])
     check_shape("weight", weight, f"[C_out, C_in / groups, {rank} kernel sizes]", weight.dim() == rank + 2)
@@ -229,41 +253,31 @@ def _lrp_conv(rank, relevance, input, weight, bias, output, geometry, nonnegativ
         raise ValueError(f"groups must be a positive int that divides C_out = {weight.shape[0]}, got {groups!r}")
     map = LinearMap.conv(weight.shape[2:], stride, padding, dilation, groups)
     channels = weight.shape[1] * groups
-    check_shape("input", input, f"{channels} channels ({groups} groups)", input.shape[-rank - 1] == channels)
-    batched = input.dim() == rank + 2
-    return _relevance(
-        name,
-        map,
-        relevance,
-        input,
-        weight,
-        bias,
-        output,
-        batched=batched,
-        nonnegative_input=nonnegative_input,
-        **keywords,
-    )
+    check_shape("input", input, f"with {channels} channels ({groups} groups)", input.shape[-rank - 1] == channels)
+    return _relevance(map, relevance, input, weight, bias, output, choice, batched=input.dim() == rank + 2)
 
 
-def _relevance(name, map, relevance, input, weight, bias, output, *, batched, **keywords) -> Tensor:
-    """Relevance in, relevance out, on validated dtypes: compare the shapes, then multiply c by the input."""
+def _relevance(
+    map: LinearMap,
+    relevance: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    output: Tensor | None,
+    choice: _Choice,
+    *,
+    batched: bool,
+) -> Tensor:
+    """Relevance in, relevance out, for arguments that fit each other but for the shapes compared here."""
     if not batched:
-        return _relevance(
-            name,
-            map,
-            relevance.unsqueeze(0),
-            input.unsqueeze(0),
-            weight,
-            bias,
-            None if output is None else output.unsqueeze(0),
-            batched=True,
-            **keywords,
-        ).squeeze(0)
+        output = None if output is None else output.unsqueeze(0)
+        relevance, input = relevance.unsqueeze(0), input.unsqueeze(0)
+        return _relevance(map, relevance, input, weight, bias, output, choice, batched=True).squeeze(0)
     expected = map.output_shape(input.shape, weight.shape)
-    if min(expected) < 0:
-        raise ValueError(f"{name}: input {tuple(input.shape)} is smaller than the kernel {tuple(weight.shape[2:])}")
-    units = expected[-1 if map.kind == "linear" else 1]
-    shapes = (("relevance", relevance, expected), ("output", output, expected), ("bias", bias, (units,)))
+    if map.kind == "conv" and min(expected[2:]) < 1:
+        raise ValueError(f"input {tuple(input.shape)} is smaller than the kernel of weight {tuple(weight.shape)}")
+    unit_dim = input.dim() - 1 if map.kind == "linear" else 1
+    shapes = (("relevance", relevance, expected), ("output", output, expected), ("bias", bias, (expected[unit_dim],)))
     for label, tensor, shape in shapes:
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(
@@ -274,24 +288,18 @@ def _relevance(name, map, relevance, input, weight, bias, output, *, batched, **
         output = map.forward(input, weight, bias)
     c, _ = rule_backward(
         map,
-        keywords.pop("rule"),
+        choice.rule,
         relevance,
         input,
         weight,
         bias,
         output,
         activation=RELEVANCE,
-        unit_dim=input.dim() - 1 if map.kind == "linear" else 1,
-        **keywords,
+        unit_dim=unit_dim,
+        nonnegative_input=choice.nonnegative_input,
+        epsilon=choice.epsilon,
+        gamma=choice.gamma,
+        alpha=choice.alpha,
+        beta=choice.beta,
     )
     return c.mul_(input)
-
-
-def _check_rule(rule: str, epsilon: float, gamma: float, alpha: float, beta: float) -> None:
-    if rule not in reference.RULES:
-        raise ValueError(f"rule must be one of {', '.join(reference.RULES)}, got {rule!r}")
-    for label, value in (("epsilon", epsilon), ("gamma", gamma), ("alpha", alpha), ("beta", beta)):
-        if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise ValueError(f"{label} must be a finite number >= 0, got {value!r}")
-    if rule == "alpha_beta" and not math.isclose(alpha - beta, 1.0):
-        raise ValueError(f"alpha - beta must be 1 (relevance is conserved), got alpha = {alpha}, beta = {beta}")

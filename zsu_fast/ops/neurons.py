@@ -5,8 +5,8 @@ from torch import Tensor
 
 from ..reference import neurons as reference
 from ..reference.layout import accumulate_dtype
-from ._library import define
 from .check import check_shape, check_tensors, check_unit_dim
+from .constant import define_constant
 
 
 def _fake(gradient: Tensor, activation: Tensor, unit_dim: int, per_sample: bool) -> Tensor:
@@ -15,7 +15,7 @@ def _fake(gradient: Tensor, activation: Tensor, unit_dim: int, per_sample: bool)
     return gradient.new_empty(shape, dtype=accumulate_dtype(gradient.dtype))
 
 
-define(
+define_constant(
     "neuron_relevance(Tensor gradient, Tensor activation, int unit_dim, bool per_sample) -> Tensor",
     reference.neuron_relevance,
     _fake,

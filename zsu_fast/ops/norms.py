@@ -5,20 +5,20 @@ from torch import Tensor
 
 from ..reference import norms as reference
 from ..reference.layout import empty_dense
-from ._library import define
 from .check import check_shape, check_tensors, check_unit_dim, check_vector
+from .constant import define_constant
 
-define(
+define_constant(
     "layer_norm_gate(Tensor gradient, Tensor? weight, Tensor rstd, int normalized_dims) -> Tensor",
     reference.layer_norm_gate,
     lambda gradient, weight, rstd, normalized_dims: torch.empty_like(gradient.contiguous()),
 )
-define(
+define_constant(
     "rms_norm_gate(Tensor gradient, Tensor? weight, Tensor rstd, int normalized_dims) -> Tensor",
     reference.rms_norm_gate,
     lambda gradient, weight, rstd, normalized_dims: torch.empty_like(gradient.contiguous()),
 )
-define(
+define_constant(
     "batch_norm_gate(Tensor gradient, Tensor scale, int unit_dim) -> Tensor",
     reference.batch_norm_gate,
     lambda gradient, scale, unit_dim: empty_dense(gradient),

@@ -5,7 +5,8 @@ taken from autograd. It is slow, and it is what every faster form is tested agai
 
 The `*_pass` functions are the plain twins of the fused ops: one elementwise expression each, in modified-gradient form.
 
-Notation: y = W x + b, R the relevance of y, x+ = max(x, 0), x- = min(x, 0), st(z) = z + epsilon * (+1 if z >= 0 else -1).
+Notation: y = W x + b, R the relevance of y, x+ = max(x, 0), x- = min(x, 0), st(z) = z + epsilon for z >= 0, otherwise
+z - epsilon.
 Sources: epsilon, alpha-beta: Bach et al. 2015, eq. 58 and 60; z+: Montavon et al. 2017; gamma: Montavon et al. 2019,
 for signed inputs Andeol et al. 2021.
 """
@@ -29,7 +30,7 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
 
 
 def ratio(numerator: Tensor, z: Tensor, epsilon: float) -> Tensor:
-    """numerator / st(z); 0 where st(z) is exactly 0, which only epsilon = 0 allows: there nothing can be distributed."""
+    """numerator / st(z); 0 where st(z) is exactly 0 (only epsilon = 0 allows it): there nothing can be distributed."""
     stabilized = stabilize(z, epsilon)
     return torch.where(stabilized == 0, 0.0, numerator / stabilized)
 
@@ -163,14 +164,17 @@ def lrp_alpha_beta_pass(
     activation: int,
     unit_dim: int,
     collect: bool,
+    *,
+    noise: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     numerator = _numerator(widen(gradient), widen(output), activation)
     linear, absolute, b, factor = _signed_parts(output, magnitude, bias, scale, unit_dim)
     # A half this small is the rounding noise of |W||x| - |Wx|: it is empty, and must not be divided by.
-    noise = 4 * torch.finfo(gradient.dtype).eps * (absolute + linear.abs())
+    noise = 4 * torch.finfo(gradient.dtype).eps if noise is None else noise
+    floor = noise * (absolute + linear.abs())
 
     def half(z: Tensor) -> Tensor:
-        return torch.where(z.abs() <= noise, 0.0, ratio(numerator, z, epsilon))
+        return torch.where(z.abs() <= floor, 0.0, ratio(numerator, z, epsilon))
 
     activating = alpha * half((absolute + linear) / 2 + b.clamp(min=0))
     inhibiting = beta * half((linear - absolute) / 2 + b.clamp(max=0))
