@@ -65,7 +65,7 @@ native: $(done)/package
 	  '-DZSU_CUDA_ARCHS=$(CUDA_ARCHS)' $(NATIVE_FLAGS) > build/dev.log 2>&1 || { cat build/dev.log; exit 1; }
 	@sed -n 's/^-- \(zsu_fast: .*\)/\1/p' build/dev.log
 	@$(tools) cmake --build build/dev --parallel $(JOBS) > build/dev.log 2>&1 || { cat build/dev.log; exit 1; }
-	@$(tools) cmake --install build/dev --prefix zsu_fast > build/dev.log
+	@$(tools) cmake --install build/dev --prefix zsu_fast > /dev/null
 
 demo: $(done)/package
 	@$(MAKE) --no-print-directory native || echo "zsu_fast: the build failed: going on without the compiled libraries"

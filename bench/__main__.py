@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of the ops of zsu_fast.")
     commands = parser.add_subparsers(required=True)
 
-    run_parser = commands.add_parser("run", help="check every case against the reference, then time it against its peers")
+    run_parser = commands.add_parser("run", help="check every case, then time it against its peers")
     run_parser.add_argument("--filter", help="only cases whose name contains this or matches it as a shell pattern")
     run_parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     run_parser.add_argument("--seconds", type=float, default=1.0, help="of measuring, per contender (default: 1)")

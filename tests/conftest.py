@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import without_hypothesis
 from tests.peers import repair_torchvision
 
 ROOT = Path(__file__).resolve().parent.parent
 
 repair_torchvision()
+without_hypothesis.install()
 
 
 def find_data() -> Path | None:

@@ -79,9 +79,12 @@ def _load(name: str, path: Path | None) -> bool:
 
 def _find(name: str) -> Path | None:
     """In `lib/` of the package: a wheel, or a source tree with `make native`. An editable install keeps its libraries
-    where it was installed, beside the build facts."""
-    folders = [Path(__file__).resolve().parent.parent / "lib"]
-    if native is not None and native.__file__:
-        folders.append(Path(native.__file__).parent)
+    where it was installed, beside the build facts. ZSU_FAST_LIBRARIES names another folder, for builds under test."""
+    if other := os.environ.get("ZSU_FAST_LIBRARIES"):
+        folders = [Path(other)]
+    else:
+        folders = [Path(__file__).resolve().parent.parent / "lib"]
+        if native is not None and native.__file__:
+            folders.append(Path(native.__file__).parent)
     candidates = (folder / f"lib{name}{suffix}" for folder in folders for suffix in (".so", ".dylib"))
     return next((path for path in candidates if path.is_file()), None)

@@ -1,0 +1,58 @@
+"""What the package promises in its metadata, and that optional dependencies stay optional."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zsu_fast
+from zsu_fast.extras import require
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_missing_extra_is_named() -> None:
+    with pytest.raises(ImportError, match=r'no_such_package is not installed; .*pip install "zsu-fast\[models\]"'):
+        require("no_such_package.submodule", "models")
+
+
+def test_an_extra_that_is_there_but_broken_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_package.py").write_text("import no_such_dependency")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"broken_package does not import \(No module named 'no_such_dependency'\)"):
+        require("broken_package", "models")
+
+
+def test_require_returns_the_submodule() -> None:
+    assert require("os.path", "cli") is os.path
+
+
+def test_importing_the_package_imports_no_optional_dependency() -> None:
+    code = (
+        "import sys, zsu_fast\n"
+        "optional = set('typer rich jinja2 matplotlib sklearn timm torchvision transformers PIL'.split())\n"
+        "print(*sorted(optional & set(sys.modules)))"
+    )
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_metadata() -> None:
+    try:
+        facts = importlib.metadata.metadata("zsu-fast")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package is not installed, only on the path")
+    assert facts["Version"] == zsu_fast.__version__
+    assert set(facts.get_all("Provides-Extra") or []) >= {"cli", "report", "evaluate", "models", "dev"}
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="zsu-fast")
+    assert callable(entry.load())
+
+
+def test_typed() -> None:
+    assert (Path(zsu_fast.__file__).parent / "py.typed").is_file()
