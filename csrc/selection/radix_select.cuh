@@ -1,0 +1,93 @@
+// Radix selection on the device: the key of the k-th largest score, digit by digit from the top.
+//
+// Each pass counts, among the scores whose higher digits are known to be right, how often each value of the next digit
+// occurs; the digit is the one where the counts, summed from the largest down, reach k. Counts are integers, so neither
+// the grid nor the order of the atomics shows in the result.
+#pragma once
+
+#include <cub/block/block_scan.cuh>
+
+#include "common/cuda.cuh"
+#include "selection/order_key.h"
+
+namespace zsu {
+
+constexpr int kDigitBits = 11;
+constexpr int kBins = 1 << kDigitBits;
+constexpr int kSelectThreads = 512;
+constexpr int kBinsPerThread = kBins / kSelectThreads;
+
+template <class Format>
+constexpr int kPasses = (Format::kBits + kDigitBits - 1) / kDigitBits;
+
+// Lowest bit of the digit of a pass; the last digit is narrower where the digits do not fill the key.
+template <class Format>
+__host__ __device__ constexpr int digit_shift(int pass) {
+  const int shift = Format::kBits - (pass + 1) * kDigitBits;
+  return shift > 0 ? shift : 0;
+}
+
+template <class Format>
+__host__ __device__ constexpr int digit_width(int pass) {
+  return Format::kBits - digit_shift<Format>(pass) - pass * kDigitBits;
+}
+
+// Counts `key` if its digits above the pass's are `prefix`.
+template <class Format>
+__device__ __forceinline__ void count_digit(typename Format::Bits key, int pass, uint64_t prefix, unsigned* histogram) {
+  const int shift = digit_shift<Format>(pass), width = digit_width<Format>(pass);
+  if (pass > 0 && (uint64_t(key) >> (shift + width)) != prefix) return;
+  const unsigned digit = unsigned(uint64_t(key) >> shift) & ((1u << width) - 1);
+  // Scores share exponents and ReLU makes zeros: where a whole warp meets in one bin, one lane counts for all.
+  const unsigned active = __activemask();
+  int uniform = 0;
+  __match_all_sync(active, digit, &uniform);
+  if (!uniform) {
+    atomicAdd(histogram + digit, 1u);
+  } else if ((threadIdx.x & 31) == unsigned(__ffs(active) - 1)) {
+    atomicAdd(histogram + digit, unsigned(__popc(active)));
+  }
+}
+
+struct DigitChoice {
+  unsigned digit;
+  int64_t above;  // keys with a larger digit
+  int64_t count;  // keys with this digit
+};
+
+// The digit at which the counts from the largest down reach `rank` (from 1). Called by a block of kSelectThreads, which
+// all receive the choice; synchronises before it reads `histogram` and before it returns.
+template <class Count>
+__device__ DigitChoice choose_digit(const Count* histogram, int64_t rank) {
+  using Scan = cub::BlockScan<int64_t, kSelectThreads>;
+  __shared__ typename Scan::TempStorage storage;
+  __shared__ DigitChoice choice;
+  __syncthreads();
+  int64_t counts[kBinsPerThread], before[kBinsPerThread];
+  const int highest = kBins - 1 - int(threadIdx.x) * kBinsPerThread;
+  for (int i = 0; i < kBinsPerThread; ++i) counts[i] = int64_t(histogram[highest - i]);
+  Scan(storage).ExclusiveSum(counts, before);
+  for (int i = 0; i < kBinsPerThread; ++i) {
+    if (before[i] < rank && rank <= before[i] + counts[i]) choice = {unsigned(highest - i), before[i], counts[i]};
+  }
+  __syncthreads();
+  return choice;
+}
+
+// Called by every thread of a block with its flag, in the order of the threads: the thread's rank among those that are
+// set (from 0), and how many are set. Synchronises.
+struct FlagScan {
+  int rank, total;
+};
+
+template <int kThreads>
+__device__ FlagScan scan_flags(int flags) {
+  using Scan = cub::BlockScan<int, kThreads>;
+  __shared__ typename Scan::TempStorage storage;
+  FlagScan result;
+  __syncthreads();  // the storage may still be in use by the scan before
+  Scan(storage).ExclusiveSum(flags, result.rank, result.total);
+  return result;
+}
+
+}  // namespace zsu
