@@ -51,9 +51,19 @@ def poisoned_memory() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return
-    for item in items:
-        if item.get_closest_marker("cuda"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    on_cuda = [item for item in items if item.get_closest_marker("cuda")]
+    if on_cuda:
+        config.hook.pytest_deselected(items=on_cuda)
+        items[:] = [item for item in items if not item.get_closest_marker("cuda")]
+        config.stash[_LEFT_OUT] = len(on_cuda)
+
+
+_LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if count := config.stash.get(_LEFT_OUT, 0):
+        terminalreporter.write_line(f"left out: {count} tests that need a CUDA device")
