@@ -45,7 +45,7 @@ class Draw:
 
 
 def layouts(draw: Draw) -> Iterator[tuple[str, Tensor, int]]:
-    """(label, tensor, unit_dim): dense in every format, not dense, empty, unaligned, odd and large enough to be split."""
+    """(label, tensor, unit_dim): dense in every format, not dense, empty, unaligned, odd, large enough to be split."""
     yield "channels-first", draw.normal(2, 5, 7, 9), 1
     yield "channels-first, whole vectors", draw.normal(2, 3, 4, 16), 1
     yield "channels_last", draw.normal(2, 5, 7, 9).contiguous(memory_format=torch.channels_last), 1

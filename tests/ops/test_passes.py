@@ -1,4 +1,4 @@
-"""What every LRP op owes, whatever it computes: accuracy, layouts, registration, determinism, honesty towards autograd."""
+"""What every LRP op owes, whatever it computes: accuracy, layouts, registration, determinism, constancy to autograd."""
 
 import os
 import subprocess

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .linear_map import LinearMap
-from .prepared import Kind, derived, modify
+from .prepared import Kind, derived, modify, prepared
 
 _ops = torch.ops.zsu_fast
 _RELU_LIKE = (1, 5)  # activations that are 0 for every y <= 0: no relevance arrives there
@@ -76,7 +76,7 @@ def forward_terms(
     if kind is None:
         absolute = input if nonnegative_input else input.abs()
         return ForwardTerms(magnitude=map.forward(absolute, _folded(map, weight, None, "abs")))
-    shift = None if bias is None else modify(bias, kind).to(weight.dtype)
+    shift = None if bias is None else prepared(bias, kind).to(weight.dtype)
     return ForwardTerms(denominator=map.forward(input, _folded(map, weight, scale, kind), shift))
 
 
