@@ -4,14 +4,15 @@
 
 For every class of the CIFAR-10 and MNIST models, and for the ImageNet models the five classes of which unseen images
 are at hand, plus fifteen of which there is one photograph only. Probes are images that the model was not trained on;
-they are kept apart from the images that judge. Rows with `unseen_images` 0 are judged on other crops of the one photograph:
-they show what the edit costs the other classes, not how well it forgets.
+they are kept apart from the images that judge. Rows with `unseen_images` 0 are judged on other crops of the one
+photograph: they show what the edit costs the other classes, not how well it forgets.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib
 import json
 import platform
 import sys
@@ -69,7 +70,8 @@ def peak_memory(run: Callable[[], Any]) -> tuple[Any, float, float]:
 
 def load_tasks(data: Path, names: list[str]) -> Iterator[tuple[str, Task]]:
     sys.path.insert(0, str(data))
-    from models import images, load  # the definitions beside the weights
+    definitions = importlib.import_module("models")  # stands beside the weights
+    images, load = definitions.images, definitions.load
 
     for name in names:
         net, preprocess = load(name)
@@ -84,16 +86,16 @@ def load_tasks(data: Path, names: list[str]) -> Iterator[tuple[str, Task]]:
             net, preprocess(x), torch.as_tensor(y), preprocess(fit_x), torch.as_tensor(fit_y), sorted(set(y.tolist()))
         )
         if name in IMAGENET:
-            add_single_photographs(task, *images("imagenet_sample"), preprocess)
+            photographs, labels = images("imagenet_sample")
+            add_single_photographs(task, photographs, torch.as_tensor(labels), preprocess)
         yield name, task
 
 
-def add_single_photographs(task: Task, photographs: list, labels: np.ndarray, preprocess: Callable) -> None:
+def add_single_photographs(task: Task, photographs: list, labels: Tensor, preprocess: Callable) -> None:
     """Fifteen further classes, 12 crops of one photograph each; the whole sample also judges the retained classes."""
     whole = preprocess(photographs)
     with torch.no_grad():
         answers = torch.cat([task.model(batch).argmax(1) for batch in whole.split(50)])
-    labels = torch.as_tensor(labels)
     known = [i for i in range(len(labels)) if answers[i] == labels[i] and int(labels[i]) not in task.classes]
     generator = np.random.default_rng(0)
     for i in known[:: max(1, len(known) // 15)][:15]:
@@ -112,8 +114,8 @@ def add_single_photographs(task: Task, photographs: list, labels: np.ndarray, pr
     task.labels = torch.cat([task.labels, labels[others]])
 
 
-def split(task: Task, target: int) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor, Tensor, int]:
-    """(probes, retain probes, judging images, their labels, how many unseen images of the class judge)."""
+def split(task: Task, target: int) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
+    """(probes, retain probes, mask [N] of the images that judge, further judging images of the class)."""
     generator = torch.Generator().manual_seed(target)
     held = torch.zeros(len(task.labels), dtype=torch.bool)
     retain = torch.zeros_like(held)
@@ -131,23 +133,62 @@ def split(task: Task, target: int) -> tuple[Tensor, tuple[Tensor, Tensor], Tenso
             continue
         own = ((task.labels == label) & ~held).nonzero()[:, 0]
         retain[own[torch.randperm(len(own), generator=generator)[:RETAIN_PER_CLASS]]] = True
-    judged = ~(held | retain)
-    images = torch.cat([task.images[judged], extra])
-    labels = torch.cat([task.labels[judged], torch.full((len(extra),), target)])
-    unseen = 0 if target in task.single else int((labels == target).sum())
-    return probes, (task.images[retain], task.labels[retain]), images, labels, unseen
+    return probes, (task.images[retain], task.labels[retain]), ~(held | retain), extra
 
 
-def run_class(task: Task, target: int, keywords: dict[str, Any], cache: dict[str, Tensor]) -> dict[str, Any]:
+@dataclass
+class Unedited:
+    """What the unedited model answers and knows, measured once for all classes: answers [N], features [N, D]."""
+
+    answers: Tensor
+    features: Tensor
+    fit_features: Tensor
+
+    @classmethod
+    def of(cls, task: Task) -> Unedited:
+        return cls(
+            answers(task.model, task.images), features(task.model, task.images), features(task.model, task.fit_images)
+        )
+
+
+def answers(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(batch).argmax(1) for batch in images.split(256)])
+
+
+def run_class(task: Task, target: int, keywords: dict[str, Any], unedited: Unedited) -> dict[str, Any]:
     """One request on one model, judged before and after, and undone."""
-    probes, retain, images, labels, unseen = split(task, target)
+    probes, retain, judged, extra = split(task, target)
     if keywords["method"] == "channels":
         keywords = keywords | {"retain_probes": retain}
     digest = model_digest(task.model)
-    before = judge(task, target, images, labels, unseen, cache)
+    before_extra = answers(task.model, extra) if len(extra) else task.labels[:0]
+    known = torch.isin(task.labels, task.fit_labels.unique()) & judged
+
+    def judge(given: Tensor, given_extra: Tensor, seen: Tensor, fit: Tensor) -> dict[str, float | None]:
+        """Accuracy of answers, and of a linear probe fitted on features `fit` and judged on features `seen`."""
+        labels = torch.cat([task.labels[judged], torch.full((len(extra),), target)])
+        right = torch.cat([given, given_extra]) == labels
+        probe = None
+        if not len(extra):
+            probe = linear_probe(fit, task.fit_labels, seen, task.labels[known], target).forget_accuracy
+        return {
+            "forget_accuracy": right[labels == target].float().mean().item(),
+            "retain_accuracy": right[labels != target].float().mean().item(),
+            "probe_forget_accuracy": probe,
+        }
+
+    before = judge(unedited.answers[judged], before_extra, unedited.features[known], unedited.fit_features)
+    cpu = time.process_time()
     result, seconds, memory = peak_memory(lambda: zsu_fast.forget(task.model, target, probes, **keywords))
-    same_features = all(name.endswith(".input") for name in result.picks)
-    after = judge(task, target, images, labels, unseen, cache if same_features else {})
+    cpu = time.process_time() - cpu
+    after = dict(before)
+    if result.reached:
+        seen, fit = unedited.features[known], unedited.fit_features
+        if not all(name.endswith(".input") for name in result.picks):  # more than the classifier was edited
+            seen, fit = features(task.model, task.images[known]), features(task.model, task.fit_images)
+        after_extra = answers(task.model, extra) if len(extra) else task.labels[:0]
+        after = judge(answers(task.model, task.images[judged]), after_extra, seen, fit)
     result.patch.revert(task.model)
     assert model_digest(task.model) == digest, "the model did not come back bit for bit"
     return {
@@ -155,30 +196,15 @@ def run_class(task: Task, target: int, keywords: dict[str, Any], cache: dict[str
         "reached": result.reached,
         "mode": result.record["mode"],
         "budget": result.budget,
-        "layers": len(result.picks),
-        "unseen_images": unseen,
+        "picks": {name: len(units) for name, units in result.picks.items()},
+        "unseen_images": 0 if len(extra) else int((task.labels[judged] == target).sum()),
         "probes": len(probes),
         "before": before,
         "after": after,
         "seconds": round(seconds, 3),
+        "cpu_seconds": round(cpu, 3),
         "peak_memory_mib": round(memory, 1),
     }
-
-
-def judge(
-    task: Task, target: int, images: Tensor, labels: Tensor, unseen: int, cache: dict[str, Tensor]
-) -> dict[str, float | None]:
-    """Accuracies in the answers and, by a linear probe, in the features. `cache` holds features of an unedited body."""
-    found = zsu_fast.evaluate(task.model, images, labels, target)
-    measured = {"forget_accuracy": found.forget_accuracy, "retain_accuracy": found.retain_accuracy}
-    if not unseen:
-        return measured | {"probe_forget_accuracy": None}
-    if "fit" not in cache:
-        cache["fit"] = features(task.model, task.fit_images)
-    known = torch.isin(labels, task.fit_labels.unique())
-    judged = features(task.model, images[known])
-    probe = linear_probe(cache["fit"], task.fit_labels, judged, labels[known], target)
-    return measured | {"probe_forget_accuracy": probe.forget_accuracy}
 
 
 def mean(rows: list[dict[str, Any]], when: str, key: str) -> float | None:
@@ -200,7 +226,8 @@ def summarise(name: str, method: str, rows: list[dict[str, Any]]) -> dict[str, A
     if single:
         summary["single_retain_accuracy"] = [mean(single, w, "retain_accuracy") for w in ("before", "after")]
     summary["reached"] = sum(row["reached"] for row in full)
-    summary["seconds"] = round(sum(row["seconds"] for row in rows) / len(rows), 3)
+    for key in ("seconds", "cpu_seconds"):
+        summary[key] = round(sum(row[key] for row in rows) / len(rows), 3)
     summary["peak_memory_mib"] = max(row["peak_memory_mib"] for row in rows)
     return summary
 
@@ -217,7 +244,7 @@ def main() -> None:
         "benchmark": "real_models",
         "date": datetime.date.today().isoformat(),
         "machine": {
-            "processor": zsu_fast.build_info().get("cpu", platform.processor()),
+            "processor": zsu_fast.build_info()["cpu"],
             "threads": torch.get_num_threads(),
         },
         "versions": {"zsu_fast": zsu_fast.__version__, "torch": torch.__version__, "python": platform.python_version()},
@@ -225,11 +252,11 @@ def main() -> None:
         "rows": [],
     }
     for name, task in load_tasks(arguments.data, arguments.models.split(",")):
-        cache: dict[str, Tensor] = {}
+        unedited = Unedited.of(task)
         for method in arguments.methods.split(","):
             rows = []
             for target in (task.classes + sorted(task.single))[: arguments.classes]:
-                rows.append(run_class(task, target, METHODS[method], cache))
+                rows.append(run_class(task, target, METHODS[method], unedited))
                 row = rows[-1]
                 print(
                     f"{name} {method} class {target}: {row['before']} -> {row['after']} in {row['seconds']} s",
