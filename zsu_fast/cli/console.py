@@ -37,10 +37,11 @@ class Console:
         self._err = RichConsole(file=sys.stderr, highlight=False)
 
     def show(self, *renderables: Any) -> None:
-        """Tables and text for people; nothing under --json or --quiet."""
+        """Tables and plain text for people; nothing under --json or --quiet."""
         if not (self.as_json or self.quiet):
             for renderable in renderables:
-                self._out.print(renderable)
+                # Text is not markup (a path may hold brackets) and is not broken (a path must stay one word).
+                self._out.print(renderable, markup=False, soft_wrap=isinstance(renderable, str), highlight=False)
 
     def note(self, text: str) -> None:
         """A remark on stderr."""

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
@@ -48,15 +47,15 @@ def _told(result: DemoResult) -> list[Any]:
     judged = sum(result.before.counts.values())
     title = f"{judged} digits that neither trained nor edited the network"
     table = before_after(title, result.before, result.after, result.probe_before, result.probe_after)
-    verdict = "[green]bit for bit what it was[/]" if result.restored else "[red]NOT what it was[/]"
+    verdict = "bit for bit what it was" if result.restored else "NOT what it was"
     return [
         result.result.summary(),
         "",
         table,
         "The linear probe asks whether the class can still be read off the features.",
         "",
-        f"report  {escape(result.files['report'])}",
-        f"patch   {escape(result.files['patch'])}, loaded and reverted: the network is {verdict}",
+        f"report  {result.files['report']}",
+        f"patch   {result.files['patch']}, loaded and reverted: the network is {verdict}",
         *(f"  {name:9s} SHA-256 {digest[:32]}..." for name, digest in result.digests.items()),
         f"forget took {result.forget_seconds:.2f} s of {result.seconds:.1f} s",
     ]

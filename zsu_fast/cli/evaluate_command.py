@@ -9,7 +9,6 @@ import typer
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
-from zsu_fast.cli.probing import linear_probe_on_halves
 from zsu_fast.cli.session import open_session
 from zsu_fast.cli.tables import before_after, per_class
 
@@ -71,8 +70,7 @@ def evaluate(
         raise ValueError(f"--images must be labelled (class folders, or labels in the .npz), got {images}")
     targets = session.targets(target)
     with console.progress() as progress:
-        result = session.evaluate(found, targets, progress, "evaluate")
-        probe = linear_probe_on_halves(session, found, targets, seed, progress) if linear_probe else None
+        result, probe = session.evaluate(found, targets, progress, "evaluate", seed if linear_probe else None)
     console.show(before_after(f"{model}", None, result, None, probe), per_class(result, session.names))
     probed = (
         None if probe is None else {"forget_accuracy": probe.forget_accuracy, "retain_accuracy": probe.retain_accuracy}

@@ -175,7 +175,7 @@ def forget(
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
-    folder = OutputFolder(out, force)
+    folder = OutputFolder(out, force, weights)
     if linear_probe and evaluation is None:
         raise ValueError("--linear-probe needs --eval: labelled images of all classes")
     if report:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from zsu_fast.cli.images import ImageSet
-from zsu_fast.cli.probing import linear_probe_on_halves
 from zsu_fast.cli.session import Session
 from zsu_fast.evaluate import Evaluation, ProbeResult
 from zsu_fast.evaluate.inference import Progress
@@ -116,15 +115,8 @@ def run_forget(
     def measure(when: str) -> tuple[Evaluation | None, ProbeResult | None]:
         if images.evaluation is None:
             return None, None
-        found = session.evaluate(images.evaluation, images.targets, progress, f"evaluate {when}")
-        if not linear_probe:
-            return found, None
-
-        def features_progress(done: int, total: int, text: str) -> None:
-            progress(done, total, f"{text} {when}")
-
-        seed = settings["seed"]
-        return found, linear_probe_on_halves(session, images.evaluation, images.targets, seed, features_progress)
+        seed = settings["seed"] if linear_probe else None
+        return session.evaluate(images.evaluation, images.targets, progress, f"evaluate {when}", seed)
 
     before, probe_before = measure("before")
     analysis_before = analyse(model, probes, images.probe_labels, composite=composite) if report else None

@@ -29,12 +29,15 @@ class OutputFolder:
     Raises:
         FileExistsError: results are there and ``force`` is not given.
         NotADirectoryError: the path is a file.
+        ValueError: the weights to be read are among the files to be overwritten.
     """
 
-    def __init__(self, path: Path, force: bool) -> None:
+    def __init__(self, path: Path, force: bool, weights: Path | None = None) -> None:
         self.path = path
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"--out: {path} is not a folder")
+        if weights is not None and weights.resolve() in [(path / name).resolve() for name in FILES.values()]:
+            raise ValueError(f"--out: would overwrite {weights}, the weights to start from: give another folder")
         there = [name for name in FILES.values() if (path / name).exists()]
         if there and not force:
             raise FileExistsError(f"--out: {path} holds {there[0]} of an earlier run (--force overwrites)")
@@ -51,8 +54,6 @@ class OutputFolder:
             # The undo first: there is no moment at which edited weights lie there without it.
             result.patch.save(self._file(files, "patch"))
             write_weights(loaded.model.state_dict(), self._file(files, "weights"), loaded.metadata)
-        if run.report is not None:
-            write_report(run.report, self._file(files, "report"))
         destination = self._file(files, "result")
         probe = {"before": run.probe_before, "after": run.probe_after}
         content: dict[str, Any] = {
@@ -73,7 +74,11 @@ class OutputFolder:
             "files": files,
             "record": result.record,
         }
+        # The report last: should it fail, everything else is there.
+        page = None if run.report is None else self._file(files, "report")
         write_text(json.dumps(content, indent=2) + "\n", destination)
+        if run.report is not None and page is not None:
+            write_report(run.report, page)
         return content
 
     def _file(self, files: dict[str, str], kind: str) -> Path:

@@ -111,7 +111,7 @@ def relevance(
         arrays: dict[str, Any] = {f"neurons/{name}": values.numpy() for name, values in units.items()}
         with out.open("wb") as file:  # a file object: numpy would append .npz to a bare name
             np.savez_compressed(file, input=torch.cat(inputs).numpy(), logits=torch.cat(logits).numpy(), **arrays)
-        console.show(f"wrote {escape(str(out))}")
+        console.show(f"wrote {out}")
     console.emit(
         {
             "model": model,

@@ -73,5 +73,5 @@ def restore(
             "the weights were changed elsewhere too (or another patch lies on top); nothing was written"
         )
     write_weights(state, destination, {k: v for k, v in metadata.items() if not k.startswith("zsu_fast.")})
-    console.show(f"[green]restored[/] {destination}, bit for bit: SHA-256 {digest}")
+    console.show(f"restored {destination}, bit for bit: SHA-256 {digest}")
     console.emit({"restored": str(destination), "sha256": digest, "verified": True, "record": undo.record})

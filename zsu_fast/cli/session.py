@@ -14,8 +14,10 @@ from torch import Tensor
 from zsu_fast.cli.images import ImageSet, read_images
 from zsu_fast.cli.models import LoadedModel, load_model
 from zsu_fast.cli.preprocess import Preprocess, parse_numbers, parse_size
+from zsu_fast.evaluate import ProbeResult
 from zsu_fast.evaluate.accuracy import Evaluation, predict, summarise
 from zsu_fast.evaluate.inference import Progress, inference_mode, logits_of, model_device
+from zsu_fast.evaluate.probe import features_and_answers, probe_on_halves
 
 
 @dataclass
@@ -56,14 +58,28 @@ class Session:
         values = values if values.shape[1] in (1, 3) else values.mean(1, keepdim=True)
         return (values.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
-    def evaluate(self, images: ImageSet, targets: Sequence[int], progress: Progress, text: str) -> Evaluation:
-        """As `zsu_fast.evaluate`, but batch by batch from the disk: the images need not fit into memory."""
+    def evaluate(
+        self, images: ImageSet, targets: Sequence[int], progress: Progress, text: str, probe_seed: int | None = None
+    ) -> tuple[Evaluation, ProbeResult | None]:
+        """As `zsu_fast.evaluate`, but batch by batch from the disk: the images need not fit into memory.
+
+        With ``probe_seed`` also a linear probe: it learns from the features of half of the images of each class,
+        drawn with that seed, and is judged on the other half.
+        """
         assert images.labels is not None
-        found: list[Tensor] = []
+        model, answers, read = self.loaded.model, [], []
         for batch in images.batches(self.loaded.preprocess, self.batch_size):
-            found.append(predict(self.loaded.model, batch, batch_size=self.batch_size))
-            progress(min(len(found) * self.batch_size, len(images)), len(images), text)
-        return summarise(torch.cat(found), images.labels, targets)
+            if probe_seed is None:
+                answers.append(predict(model, batch, batch_size=self.batch_size))
+            else:
+                values, found = features_and_answers(model, batch, batch_size=self.batch_size)
+                answers.append(found)
+                read.append(values)
+            progress(min(len(answers) * self.batch_size, len(images)), len(images), text)
+        result = summarise(torch.cat(answers), images.labels, targets)
+        if probe_seed is None:
+            return result, None
+        return result, probe_on_halves(torch.cat(read), images.labels, targets, probe_seed)
 
     def targets(self, given: Sequence[str]) -> list[int]:
         """Class indices from what the user typed: indices or class names."""

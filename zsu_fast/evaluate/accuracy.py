@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zsu_fast.evaluate.inference import (
     Progress,
+    answers_of,
     check_images,
     check_labels,
     check_targets,
@@ -138,8 +139,7 @@ def predict(
             logits = logits_of(output)
             if not found:
                 _check_classes(logits.shape[1], labels, targets)
-            best = logits.argmax(dim=1)
-            found.append(best.masked_fill(logits.isnan().any(dim=1), -1).cpu())
+            found.append(answers_of(logits))
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 
 

@@ -45,6 +45,11 @@ def logits_of(output: object) -> Tensor:
     return logits
 
 
+def answers_of(logits: Tensor) -> Tensor:
+    """Logits [N, classes] -> top-1 classes, int64 [N] on the CPU; -1 where there is NaN: that is no answer."""
+    return logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), -1).cpu()
+
+
 def forward_batches(
     model: nn.Module, images: Tensor, batch_size: int, progress: Progress | None = None, text: str = "evaluate"
 ) -> Iterator[object]:

@@ -6,7 +6,7 @@ again; both levels belong in every report.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,13 @@ from torch.overrides import TorchFunctionMode
 
 from zsu_fast.evaluate.inference import (
     Progress,
+    answers_of,
     check_images,
     check_labels,
     check_targets,
     forward_batches,
     inference_mode,
+    logits_of,
 )
 from zsu_fast.extras import require
 
@@ -77,17 +79,29 @@ def features(
         ValueError: no linear layer ran, the named layer does not exist or did not run, or its input does not have
             one row for each image.
     """
+    return features_and_answers(model, images, layer, batch_size, progress)[0]
+
+
+def features_and_answers(
+    model: nn.Module,
+    images: Tensor,
+    layer: str | None = None,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`features` and :func:`zsu_fast.evaluate.accuracy.predict` of the same images, in one pass."""
     images = check_images(images, batch_size)
     modules = dict(model.named_modules())
     if layer is not None and layer not in modules:
         raise ValueError(f"layer must be the name of a module of the model, got {layer!r}; see model.named_modules()")
     found: list[Tensor] = []
+    answers: list[Tensor] = []
     with inference_mode(model):
         outputs = forward_batches(model, images, batch_size, progress, "features")
         done = 0
         while done < images.shape[0]:
             expected = min(batch_size, images.shape[0] - done)
-            captured = _run_last_linear(outputs) if layer is None else _run_named(outputs, modules[layer])
+            captured, output = _run_last_linear(outputs) if layer is None else _run_named(outputs, modules[layer])
             if captured is None:
                 raise ValueError(
                     "no linear layer ran in the model: name with layer= the module whose input is meant"
@@ -100,9 +114,12 @@ def features(
                     f"got shape {list(captured.shape)}"
                 )
             found.append(captured.cpu())
+            answers.append(answers_of(logits_of(output)))
             done += expected
         next(outputs, None)  # lets the progress of the last batch be reported
-    return torch.cat(found) if found else torch.empty(0, 0)
+    if not found:
+        return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
+    return torch.cat(found), torch.cat(answers)
 
 
 def linear_probe(
@@ -162,13 +179,28 @@ def linear_probe(
     return ProbeResult(_mean(correct[forget]), _mean(correct[~forget]))
 
 
-def _run_last_linear(outputs: Any) -> Tensor | None:
+def probe_on_halves(values: Tensor, labels: Tensor, target: int | Sequence[int], seed: int = 0) -> ProbeResult:
+    """:func:`linear_probe` where only one set of labelled features [N, D] is at hand.
+
+    Half of each class (the larger half if odd), drawn with the seed, trains; the other half judges.
+    """
+    truth = check_labels(labels, values.shape[0])
+    generator = torch.Generator().manual_seed(seed)
+    train = torch.zeros(len(truth), dtype=torch.bool)
+    for label in truth.unique():
+        where = torch.nonzero(truth == label)[:, 0]
+        order = torch.randperm(len(where), generator=generator)
+        train[where[order[: (len(where) + 1) // 2]]] = True
+    return linear_probe(values[train], truth[train], values[~train], truth[~train], target, seed=seed)
+
+
+def _run_last_linear(outputs: Iterator[object]) -> tuple[Tensor | None, object]:
     with _LastLinearInput() as mode:
-        next(outputs)
-    return mode.input
+        output = next(outputs)
+    return mode.input, output
 
 
-def _run_named(outputs: Any, module: nn.Module) -> Tensor | None:
+def _run_named(outputs: Iterator[object], module: nn.Module) -> tuple[Tensor | None, object]:
     seen: list[Tensor] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -176,10 +208,10 @@ def _run_named(outputs: Any, module: nn.Module) -> Tensor | None:
 
     handle = module.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        next(outputs)
+        output = next(outputs)
     finally:
         handle.remove()
-    return seen[0] if seen else None
+    return (seen[0] if seen else None), output
 
 
 def _pooled(value: Tensor, module: nn.Module | None) -> Tensor:

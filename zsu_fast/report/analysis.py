@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zsu_fast.evaluate.inference import Progress, inference_mode
 from zsu_fast.evaluate.probe import features
@@ -24,11 +25,13 @@ class Analysis:
             last, under "<classifier>.input".
         heat: relevance of the input, summed over channels: float32 [n, H, W] of the first n probes; None if the
             inputs are no images.
+        heat_rules: name of the composite that gave ``heat``.
         missing: why there is nothing, or less, to show; empty if all went well.
     """
 
     units: dict[str, Tensor] = field(default_factory=dict)
     heat: Tensor | None = None
+    heat_rules: str = ""
     missing: str = ""
 
 
@@ -39,7 +42,7 @@ def analyse(
     *,
     composite: Any = "epsilon",
     heatmaps: int = 6,
-    most: int = 64,
+    most: int = 32,
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> Analysis:
@@ -58,23 +61,22 @@ def analyse(
     """
     probes = probes[:most]
     truth = torch.as_tensor(labels)[:most].to(probes.device)
-    units, missing = {}, ""
+    units: dict[str, Tensor] = {}
     heat: Tensor | None = None
+    rules = missing = ""
     try:
-        sums: dict[str, Tensor] = {}
-        inputs: list[Tensor] = []
         for start in range(0, len(probes), batch_size):
             batch = slice(start, start + batch_size)
             found = relevance(model, probes[batch], truth[batch], composite=composite)
             for name, values in found.neurons.items():
-                total = values.float().sum(0).cpu()
-                sums[name] = sums[name] + total if name in sums else total
-            inputs.append(found.input.detach().float().cpu())
+                mean = values.float().sum(0).cpu() / len(probes)
+                units[name] = units[name] + mean if name in units else mean
             if progress is not None:
                 progress(min(start + batch_size, len(probes)), len(probes), "relevance")
-        units = {name: total / len(probes) for name, total in sums.items()}
-        shown = torch.cat(inputs)[:heatmaps]
-        heat = shown.sum(1) if shown.dim() == 4 else None
+        # The rules that rank units best (epsilon: exact contributions) draw noise on the input of a deep net.
+        rules = "attnlrp" if any(name.endswith(".heads") for name in units) else "epsilon_plus"
+        shown = relevance(model, probes[:heatmaps], truth[:heatmaps], composite=rules).input.detach().float().cpu()
+        heat = _cells(shown.sum(1)) if shown.dim() == 4 else None
     except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
         missing = f"The relevance engine does not cover this model: {' '.join(str(error).split())}"
     with inference_mode(model):
@@ -82,7 +84,13 @@ def analyse(
     if head is not None:
         units.pop(head.name, None)  # its units are the logits: all relevance lies on the target's, by definition
         units |= _classifier_inputs(model, head, probes, truth.cpu())
-    return Analysis(units, heat, missing)
+    return Analysis(units, heat, rules, missing)
+
+
+def _cells(heat: Tensor) -> Tensor:
+    """Relevance [n, H, W] summed over square cells, so that large images have at most about 64 of them a side."""
+    side = max(1, min(heat.shape[1:]) // 56)
+    return F.avg_pool2d(heat[:, None], side, ceil_mode=True)[:, 0] * side**2
 
 
 def _classifier_inputs(model: nn.Module, head: Head, probes: Tensor, labels: Tensor) -> dict[str, Tensor]:

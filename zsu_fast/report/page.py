@@ -19,6 +19,7 @@ from zsu_fast.report.files import write_text
 from zsu_fast.unlearn.forget import DEFAULT_UNTIL
 
 MOST_CLASSES = 40
+MOST_LAYERS = 24
 MOST_INDICES = 400
 
 
@@ -216,15 +217,19 @@ def _layers(report: Report) -> str:
             f'<div class="bars"><div class="track"><div class="bar" style="width:{100 * strongest:.2f}%"></div></div>'
             f'<div class="track"><div class="bar masked" style="width:{100 * held:.2f}%"></div></div></div>'
         )
-        rows.append(
-            f'<div class="name mono">{escape(name)}</div>{bars}<div class="number">{len(masked)} of {len(values)}</div>'
-        )
+        number = f'<div class="number">{len(masked)} of {len(values)}</div>'
+        rows.append((bool(masked), f'<div class="name mono">{escape(name)}</div>{bars}{number}'))
     lead = (
         "Share of each layer's positive relevance for the class that is held "
         '<i class="key" style="background:var(--before)"></i>by its strongest tenth of units and '
         '<i class="key" style="background:var(--masked)"></i>by the units that were masked (how many of how many).'
     )
-    return _section("Relevance per layer", lead, f'<div class="rows">{"".join(rows)}</div>')
+    shown = rows if len(rows) <= MOST_LAYERS else [row for row in rows if row[0]]
+    content = f'<div class="rows">{"".join(row for _, row in shown)}</div>'
+    if len(shown) < len(rows):
+        everything = "".join(row for _, row in rows)
+        content += f'<details><summary>all {len(rows)} layers</summary><div class="rows">{everything}</div></details>'
+    return _section("Relevance per layer", lead, content)
 
 
 def _strips(report: Report) -> str:
@@ -266,7 +271,7 @@ def _maps(report: Report) -> str:
         )
     lead = (
         "Relevance of the pixels for the class's logit: red speaks for the class, blue against it. "
-        "Before and after are drawn on one scale."
+        f"Before and after are drawn on one scale. Rules: {escape(before.heat_rules)}."
     )
     return _section("Where the model looked", lead, f'<div class="maps">{"".join(figures)}</div>')
 
@@ -282,7 +287,7 @@ def _search(report: Report) -> str:
 def _until(report: Report) -> float | None:
     request = report.record["request"]
     if request.get("until") is None:
-        return DEFAULT_UNTIL if request.get("budget") is None else None
+        return DEFAULT_UNTIL[request["method"]] if request.get("budget") is None else None
     return float(request["until"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from zsu_fast.extras import require
 
 BEFORE, AFTER, MASKED = "#9aa5b1", "#0b6e99", "#c2410c"
+COLOURS = (AFTER, MASKED, "#4d7c0f", "#7e22ce", BEFORE)
 
 
 def _png(pixels: np.ndarray[Any, Any]) -> str:
@@ -52,15 +54,22 @@ def search_chart(trace: Sequence[dict[str, Any]], until: float | None) -> str:
     figures = require("matplotlib.figure", "report")
     figure = figures.Figure(figsize=(6.4, 2.9), layout="constrained")
     axes = figure.add_subplot()
-    modes = list(dict.fromkeys(str(step.get("mode", "")) for step in trace))
-    for mode, colour in zip(modes, (AFTER, MASKED, "#4d7c0f", "#7e22ce", BEFORE), strict=False):
-        points = sorted((s["budget"], s["forget_accuracy"]) for s in trace if str(s.get("mode", "")) == mode)
-        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=colour, label=mode, markersize=5)
+    several = len({tuple(step.get("layers", ())) for step in trace}) > 1
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for step in trace:
+        label = str(step.get("mode", ""))
+        if several:
+            label += f", {len(step['layers'])} layers"
+        curves.setdefault(label, []).append((step["budget"], step["forget_accuracy"]))
+    for (label, points), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
+        budgets, accuracies = zip(*sorted(points), strict=True)
+        axes.plot(budgets, accuracies, "o-", color=colour, label=label, markersize=5)
     if until is not None:
         axes.axhline(until, color="#52606d", linestyle="--", linewidth=1, label=f"aim {until:g}")
-    budgets = [step["budget"] for step in trace]
-    if max(budgets) > 20 * max(1, min(budgets)):
-        axes.set_xscale("symlog", linthresh=1)
+    tried = [step["budget"] for step in trace]
+    if max(tried) > 20 * max(1, min(tried)):
+        axes.set_xscale("log" if min(tried) > 0 else "symlog")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     else:
         axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylim(-0.03, 1.03)
