@@ -105,8 +105,10 @@ Bracket<typename Format::Bits> sample_bracket(const Scores<Format>& scores, int6
   using Bits = typename Format::Bits;
   Bracket<Bits> bracket{0, Format::kLargestKey};
   const int64_t n = scores.size();
-  if (n < 8192) return bracket;
-  const int64_t size = std::min<int64_t>(n / 32, int64_t(1) << 17), stratum = n / size;
+  if (n < 1024) return bracket;
+  // About n^(2/3): then sorting out the sample costs as much as sorting out what its bracket encloses.
+  const double root = std::cbrt(double(n));
+  const int64_t size = std::min(int64_t(root * root), int64_t(1) << 17), stratum = n / size;
   std::vector<Bits> sample(size);
   for (int64_t i = 0; i < size; ++i) {
     // One score from each stratum, at a place that no regularity of the data follows (splitmix64).
@@ -116,7 +118,7 @@ Bracket<typename Format::Bits> sample_bracket(const Scores<Format>& scores, int6
     sample[i] = scores.key(i * stratum + int64_t((hash ^ (hash >> 31)) % uint64_t(stratum)));
   }
   const double share = double(k) / double(n), rank = share * double(size);
-  const double margin = 5 * std::sqrt(double(size) * share * (1 - share)) + 16;  // five standard deviations
+  const double margin = 5 * std::sqrt(double(size) * share * (1 - share)) + 8;  // five standard deviations
   const int64_t first = int64_t(rank - margin), last = int64_t(rank + margin);
   const auto descending = std::greater<Bits>();
   auto from = sample.begin();
