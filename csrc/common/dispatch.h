@@ -14,12 +14,12 @@ using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float
 
 }  // namespace zsu
 
-#define ZSU_DISPATCH_FLOATS(TYPE, NAME, ...)                                                \
-  THO_DISPATCH_SWITCH(TYPE, NAME,                                                           \
-                      THO_DISPATCH_CASE(torch::headeronly::ScalarType::Double, __VA_ARGS__) \
-                      THO_DISPATCH_CASE(torch::headeronly::ScalarType::Float, __VA_ARGS__)  \
-                      THO_DISPATCH_CASE(torch::headeronly::ScalarType::Half, __VA_ARGS__)   \
-                      THO_DISPATCH_CASE(torch::headeronly::ScalarType::BFloat16, __VA_ARGS__))
+#define ZSU_DISPATCH_FLOATS(TYPE, NAME, ...)                                                      \
+  THO_DISPATCH_SWITCH(TYPE, NAME,                                                                 \
+                      THO_DISPATCH_CASE(torch::headeronly::ScalarType::Double, __VA_ARGS__)       \
+                          THO_DISPATCH_CASE(torch::headeronly::ScalarType::Float, __VA_ARGS__)    \
+                              THO_DISPATCH_CASE(torch::headeronly::ScalarType::Half, __VA_ARGS__) \
+                                  THO_DISPATCH_CASE(torch::headeronly::ScalarType::BFloat16, __VA_ARGS__))
 
 // A run-time flag as a compile-time constant: ZSU_DISPATCH_BOOL(collect, kCollect, [&] { f<kCollect>(); });
 #define ZSU_DISPATCH_BOOL(FLAG, CONSTANT, ...) \

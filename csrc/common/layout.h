@@ -56,7 +56,8 @@ inline Layout layout_of(const Tensor& t, int64_t unit_dim, MemoryFormat format) 
     if (d == unit_dim) continue;
     // In channels_last memory dimension 1 comes last: a unit dimension of 1 has everything before it, any other has
     // the dimensions below it in index order before it, except that dimension 1 comes after it.
-    const bool comes_before = format == MemoryFormat::contiguous ? d < unit_dim : d != 1 && (unit_dim == 1 || d < unit_dim);
+    const bool comes_before =
+        format == MemoryFormat::contiguous ? d < unit_dim : d != 1 && (unit_dim == 1 || d < unit_dim);
     (comes_before ? layout.before : layout.after) *= t.size(d);
   }
   return layout;

@@ -1,5 +1,5 @@
-// Build facts for zsu_fast.build_info(). Includes no torch header: it is tied to one version of Python, the op libraries
-// are tied to none.
+// Build facts for zsu_fast.build_info(). Includes no torch header: it is tied to one version of Python, the op
+// libraries are tied to none.
 #include <pybind11/pybind11.h>
 
 namespace py = pybind11;
