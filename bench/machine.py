@@ -20,13 +20,21 @@ def describe(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "zsu_fast": zsu_fast.build_info(),
+        "zsu_fast": _build_facts(),
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts["gpu"] = properties.name
         facts["gpu_memory_bytes"] = properties.total_memory
         facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def _build_facts() -> dict[str, Any]:
+    """`build_info` without the paths of this machine, which are nobody's business in a published result."""
+    facts = zsu_fast.build_info()
+    for library in facts["libraries"].values():
+        library.pop("path", None)
     return facts
 
 

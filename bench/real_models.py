@@ -11,10 +11,8 @@ photograph: they show what the edit costs the other classes, not how well it for
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,9 +25,13 @@ import torch
 from torch import Tensor, nn
 
 import zsu_fast
+from bench import machine
+from bench.report import insert_table
 from zsu_fast.evaluate.probe import features, linear_probe
 from zsu_fast.unlearn import model_digest
 
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- real models: begin -->", "<!-- real models: end -->"
 PROBES = 36
 RETAIN_PER_CLASS = 20
 METHODS = {
@@ -232,6 +234,33 @@ def summarise(name: str, method: str, rows: list[dict[str, Any]]) -> dict[str, A
     return summary
 
 
+def table(results: dict[str, Any]) -> str:
+    """Markdown table of the summaries."""
+
+    def arrow(pair: list[float | None]) -> str:
+        return " → ".join("" if value is None else f"{100 * value:.1f}" for value in pair)
+
+    lines = [
+        "| model | method | accuracy on the class, % | on the others, % | linear probe finds the class, % | reached | "
+        "CPU s | peak MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in results["summary"]:
+        accuracies = [arrow(row[key]) for key in ("forget_accuracy", "retain_accuracy", "probe_forget_accuracy")]
+        reached = f"{row['reached']} of {row['classes']}"
+        cells = [
+            row["model"],
+            row["method"],
+            *accuracies,
+            reached,
+            f"{row['cpu_seconds']:.2f}",
+            f"{row['peak_memory_mib']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    where = "{cpu}, {threads} thread(s), torch {torch}, {date:.10}".format(**results["machine"])
+    return "\n".join([f"Time and memory of one `forget` call: {where}.", "", *lines])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with models.py and its files")
@@ -239,15 +268,16 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS), help="lra-npp, channels")
     parser.add_argument("--classes", type=int, help="only so many classes of each model")
     parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument(
+        "--table", type=Path, help="write the table of the README from such a file, and do nothing else"
+    )
     arguments = parser.parse_args()
+    if arguments.table:
+        README.write_text(insert_table(README.read_text(), table(json.loads(arguments.table.read_text())), BEGIN, END))
+        return
     results: dict[str, Any] = {
-        "benchmark": "real_models",
-        "date": datetime.date.today().isoformat(),
-        "machine": {
-            "processor": zsu_fast.build_info()["cpu"],
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {"zsu_fast": zsu_fast.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "kind": "zsu_fast real models",
+        "machine": machine.describe(torch.device("cpu")),
         "summary": [],
         "rows": [],
     }

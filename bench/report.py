@@ -88,14 +88,14 @@ def _table(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def insert_table(readme: str, text: str) -> str:
+def insert_table(readme: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """`readme` with `text` between its markers.
 
     Raises:
         ValueError: it has not exactly one pair of markers.
     """
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        raise ValueError(f"the file must contain {BEGIN} and, after it, {END}, once each")
-    head, rest = readme.split(BEGIN)
-    tail = rest.split(END)[1]
-    return f"{head}{BEGIN}\n{text}\n{END}{tail}"
+    if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
+        raise ValueError(f"the file must contain {begin} and, after it, {end}, once each")
+    head, rest = readme.split(begin)
+    tail = rest.split(end)[1]
+    return f"{head}{begin}\n{text}\n{end}{tail}"
