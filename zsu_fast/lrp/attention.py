@@ -125,8 +125,8 @@ def _multi_head_attention(
         q, k, v = call(torch.chunk, call(F.linear, query, in_proj_weight, in_proj_bias), 3, -1)
     else:
         assert in_proj_weight is not None
-        weights = in_proj_weight.detach().chunk(3)
-        q, k, v = (call(F.linear, x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+        rows = in_proj_weight.detach().chunk(3)
+        q, k, v = (call(F.linear, x, w, b) for x, w, b in zip((query, key, value), rows, biases, strict=True))
     layer = engine.marks[v].layer
 
     if bias_k is not None and bias_v is not None:

@@ -7,7 +7,6 @@ are used detached, functions that work in place are run out of place.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import tables
 from .collector import Collector
 from .composites import Composite
 from .functions import Layer, LayerCall
+from .inplace import ASSIGNS, TWINS, Renewals, StaleViewError, asks_in_place
 from .marks import GATE, Mark, Marks
 from .names import Names
 from .rules import InputRule, Pass
@@ -46,33 +45,6 @@ class UncoveredFunctionError(RuntimeError):
     """A function that no rule covers has touched a value that depends on the input."""
 
 
-def _out_of_place() -> dict[Callable, Callable]:
-    """Twins of the functions that write into their first argument: `Tensor.add_` -> `Tensor.add`."""
-    twins = {}
-    for space in (torch.Tensor, torch, F):
-        for name in dir(space):
-            if name.endswith("_") and not name.startswith("_"):
-                twin = getattr(space, name[:-1], None) or getattr(torch.Tensor, name[:-1], None)
-                if callable(twin):
-                    twins[getattr(space, name)] = twin
-    return twins
-
-
-def _inplace_position(function: Callable) -> int | None:
-    try:
-        names = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return None
-    return names.index("inplace") if "inplace" in names else None
-
-
-_TWINS = _out_of_place()
-_INPLACE_ARGUMENT = {
-    function: position
-    for function in (getattr(F, name) for name in dir(F) if not name.startswith("_"))
-    if callable(function) and not inspect.isclass(function) and (position := _inplace_position(function)) is not None
-}
-_WRITES = frozenset(tables.functions_named("copy_", "__setitem__"))
 _NATIVE = frozenset(tables.functions_named("requires_grad_", "detach_", "retain_grad", "register_hook", "detach"))
 _PENDING_MAY_PASS = tables.MOVES | tables.AVERAGES
 
@@ -98,27 +70,23 @@ class Engine(TorchFunctionMode):
         self.marks[input] = Mark(carrier=carrier)
         self.refused: dict[Any, UncoveredFunctionError] = {}
         self.layers_run = 0
-        self._renewed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._stale: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.renewals = Renewals()
 
     def __torch_function__(
         self, func: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if self._renewed:
-            if func is torch.Tensor.__setitem__:
-                self._settle(*args[:2])
-            args = tuple(self._current(a, func) for a in args)
-            kwargs = {k: self._current(v, func) for k, v in kwargs.items()}
+        if self.renewals:
+            args, kwargs = self._resolved(func, args, kwargs)
         if (getattr(func, "__name__", "") == "__get__" and func not in tables.MOVES) or func in _NATIVE:
             return func(*args, **kwargs)
-        position = _INPLACE_ARGUMENT.get(func)
-        if position is not None and (kwargs.pop("inplace", False) or (len(args) > position and args[position])):
-            return self._renew(func, (*args[:position], False, *args[position + 1 :])[: len(args)], kwargs)
-        if func in _TWINS or func in _WRITES:
+        asked, args = asks_in_place(func, args, kwargs)
+        if asked:
+            return self._renew(func, args, kwargs)
+        if func in TWINS or func in ASSIGNS:
             target = args[0]
             elsewhere = any(self.depends(t) for t in tensors_in(args[1:], kwargs))
-            if self.depends(target) or (elsewhere and func not in _WRITES and target._base is None):
+            if self.depends(target) or (elsewhere and func not in ASSIGNS and target._base is None):
                 return self._renew(func, args, kwargs)
             return func(*self.frozen(args), **self.frozen(kwargs))
         return self.call(func, *args, **kwargs)
@@ -243,60 +211,30 @@ class Engine(TorchFunctionMode):
             return {k: self._carriers(v) for k, v in value.items()}
         return value
 
-    def latest(self, tensor: Tensor) -> Tensor:
-        """What `tensor` would be by now, had the functions that write in place done so."""
-        while (renewed := self._renewed.get(tensor)) is not None:
-            tensor = renewed
-        return tensor
-
     def _renew(self, func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run a function that writes into its first argument out of place; the old object stands for the result."""
         target = args[0]
-        if func in _WRITES:
-            if func is torch.Tensor.copy_:
-                result = self.call(torch.Tensor.expand_as, args[1].to(target), target)
-            else:
-                result = target.clone()
-                func(result, *self.frozen(args[1:]))
+        if func is torch.Tensor.copy_:
+            result = self.call(torch.Tensor.expand_as, self.call(torch.Tensor.to, args[1], target), target)
+        elif func in ASSIGNS:
+            result = target.clone()
+            func(result, *self.frozen(args[1:]))
         else:
-            result = self.call(_TWINS.get(func, func), *args, **kwargs)
-        if result is target:
-            return result
-        self._renewed[target] = result
-        if _TWINS.get(func) in tables.MOVES:  # another shape, the same memory
-            return result
-        base = target._base
-        self._stale[target if base is None else base] = None if base is None else _region(target)
+            result = self.call(TWINS.get(func, func), *args, **kwargs)
+        self.renewals.note(func, target, result)
         return result
 
-    def _current(self, value: Any, func: Callable) -> Any:
-        """`value` with every tensor that was written to replaced by what it would now be."""
-        if isinstance(value, Tensor):
-            value = self.latest(value)
-            base = value._base
-            if value in self._stale or (base is not None and base in self._stale):
-                self._refuse_stale(value, func)
-            return value
-        if type(value) in (tuple, list):
-            return type(value)(self._current(v, func) for v in value)
-        return value
-
-    def _settle(self, target: Any, index: Any) -> None:
-        """`y[i] += x` runs as v = y[i]; v += x; y[i] = v: once it is assigned, the view is stale no longer."""
-        target = self.latest(target)
-        shared = target if target._base is None else target._base
-        region = self._stale.get(shared)
-        if region is not None and _region(target.detach()[index]) == region:
-            del self._stale[shared]
-
-    def _refuse_stale(self, value: Tensor, func: Callable) -> None:
-        """Memory that was shared with a tensor that has been renewed would hold other values by now."""
-        if getattr(func, "__name__", "") == "__get__":
-            return
-        raise UncoveredFunctionError(
-            f"{_describe(func)}: its argument shares memory with a view that was written to in place, which the engine "
-            "runs out of place; write the model without the in-place operation"
-        )
+    def _resolved(self, func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """The arguments as they would be by now, had the functions that write in place done so."""
+        if func is torch.Tensor.__setitem__:
+            self.renewals.settle(args[0], args[1])
+        try:
+            return self.renewals.resolve(tuple(args)), {k: self.renewals.resolve(v) for k, v in kwargs.items()}
+        except StaleViewError:
+            raise UncoveredFunctionError(
+                f"{_describe(func)}: its argument shares memory with a tensor that was written to in place, which runs "
+                "out of place here; write the model without the in-place operation"
+            ) from None
 
 
 def tensors_in(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
@@ -316,10 +254,6 @@ def _may_undershoot(func: Callable, args: Sequence[Any], kwargs: Mapping[str, An
     return func in tables.RESAMPLING and "cubic" in str(kwargs.get("mode", args[3:4]))
 
 
-def _region(view: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
-    return view.storage_offset(), view.shape, view.stride()
-
-
 def _describe(func: Callable) -> str:
-    name = getattr(func, "__qualname__", None) or getattr(func, "__name__", repr(func))
+    name: str = getattr(func, "__qualname__", None) or getattr(func, "__name__", None) or repr(func)
     return name.replace("TensorBase", "Tensor").replace("_VariableFunctionsClass", "torch")

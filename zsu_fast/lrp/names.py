@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import FrameType
 
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ class Names:
 
     def running_module(self) -> str | None:
         """Name of the innermost module of the model whose code is running; None outside of it."""
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             name = self._modules.get(id(frame.f_locals.get("self")))
             if name is not None:
@@ -65,5 +66,5 @@ class Names:
         """The row of `whole` at which `rows`, some consecutive rows of it, begin."""
         if rows.dim() != whole.dim() or rows.shape[1:] != whole.shape[1:] or rows.stride() != whole.stride():
             return None
-        start, rest = divmod(rows.storage_offset() - whole.storage_offset(), whole.stride(0))
+        start, rest = divmod(int(rows.storage_offset()) - int(whole.storage_offset()), whole.stride(0))
         return start if rest == 0 and 0 <= start <= whole.shape[0] - rows.shape[0] else None

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import activation_handlers, attention, functions, linear_handlers  # noqa: F401  (they register their rules)
+from . import activation_handlers, arithmetic_handlers, attention, functions, linear_handlers, norm_handlers  # noqa: F401
 from .collector import Collector
 from .composites import Composite, composite_of
 from .engine import Engine, UncoveredFunctionError
@@ -87,7 +87,7 @@ def relevance(
         engine = Engine(rules, names, collector, leaf, carrier)
         with _eager(), engine:
             output = model(leaf)
-        logits = engine.latest(_logits(output, len(inputs)))
+        logits = engine.renewals.latest(_logits(output, len(inputs)))
         if not logits.requires_grad:
             raise ValueError("model: its logits do not depend on the inputs (through differentiable functions)")
         _check_graph(logits, engine, strict)
@@ -124,7 +124,9 @@ def _checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         if not callable(model):
             raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
         return model
-    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped: names without a prefix
+    model = cast(
+        nn.Module, getattr(model, "_orig_mod", model)
+    )  # what torch.compile has wrapped: names without a prefix
     for name, module in model.named_modules():
         where = f"model: module {name!r}" if name else "model"
         if isinstance(module, torch.jit.ScriptModule):
