@@ -5,11 +5,13 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <type_traits>
 
 #include "check.h"
 #include "selection/dispatch.h"
+#include "selection/order_key.h"
 #include "selection/strided.h"
 
 namespace zsu {
@@ -17,7 +19,8 @@ namespace {
 
 constexpr int64_t kGrain = int64_t(1) << 15;  // elements that make a thread worth waking
 
-// One tensor, seen as [before, indexed, after]; `saved` and `noise` are contiguous in this order.
+// One tensor, seen as [before, indexed, after]; `saved` and `noise` are contiguous in this order. Scalar is the dtype,
+// or an unsigned integer of its size where elements are only moved.
 template <class Scalar>
 struct Slices {
   Scalar* data;
@@ -28,12 +31,12 @@ struct Slices {
   Strided before, after;
 
   template <int64_t kOperation>
-  void update(Scalar& element, int64_t at, Scalar value, double factor) const {
+  void update(Scalar& element, int64_t at, Scalar fill, double factor) const {
     using Accumulate = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
     const Scalar old = element;
     if (saved) saved[at] = old;
     if constexpr (kOperation == kSet) {
-      element = value;
+      element = fill;
     } else if constexpr (kOperation == kScale) {
       element = static_cast<Scalar>(static_cast<Accumulate>(old) * static_cast<Accumulate>(factor));
     } else {
@@ -42,8 +45,7 @@ struct Slices {
   }
 
   template <int64_t kOperation>
-  void apply(double value) const {
-    const Scalar fill = kOperation == kSet ? static_cast<Scalar>(value) : Scalar{};
+  void apply(Scalar fill, double factor) const {
     // Entries of the innermost dimension, as columns of a matrix: the indexed dimension is the run.
     if (after.numel == 1) {
       torch::stable::parallel_for(
@@ -53,7 +55,7 @@ struct Slices {
               for (int64_t b = 0; b < length; ++b) {
                 Scalar* const row = data + offset + b * stride;
                 for (int64_t j = 0; j < count; ++j, ++at)
-                  update<kOperation>(row[index[j] * index_stride], at, fill, value);
+                  update<kOperation>(row[index[j] * index_stride], at, fill, factor);
               }
             });
           });
@@ -70,7 +72,7 @@ struct Slices {
             if (saved) std::memcpy(saved + at, first, length * sizeof(Scalar));
             std::fill_n(first, length, fill);
           } else {
-            for (int64_t i = 0; i < length; ++i) update<kOperation>(first[i * stride], at + i, fill, value);
+            for (int64_t i = 0; i < length; ++i) update<kOperation>(first[i * stride], at + i, fill, factor);
           }
           at += length;
         });
@@ -123,15 +125,19 @@ void mask_neurons_(std::vector<Tensor> tensors, std::vector<Tensor> indices, std
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (indices[i].numel() == 0 || tensors[i].numel() == 0) continue;
+    const Tensor* saved_slice = saved.empty() ? nullptr : &saved[i];
+    const Tensor* noise_slice = noise.empty() ? nullptr : &noise[i];
     dispatch_float(tensors[i].scalar_type(), [&]<class Scalar>(Scalar) {
-      const auto slices = slices_of<Scalar>(tensors[i], indices[i], dims[i], saved.empty() ? nullptr : &saved[i],
-                                            noise.empty() ? nullptr : &noise[i]);
+      using Bits = typename FormatOf<Scalar>::Bits;
       if (operation == kSet) {
-        slices.template apply<kSet>(value);
+        const Bits fill = std::bit_cast<Bits>(static_cast<Scalar>(value));
+        slices_of<Bits>(tensors[i], indices[i], dims[i], saved_slice, nullptr).template apply<kSet>(fill, 0);
       } else if (operation == kScale) {
-        slices.template apply<kScale>(value);
+        const auto slices = slices_of<Scalar>(tensors[i], indices[i], dims[i], saved_slice, nullptr);
+        slices.template apply<kScale>(Scalar{}, value);
       } else {
-        slices.template apply<kAdd>(value);
+        const auto slices = slices_of<Scalar>(tensors[i], indices[i], dims[i], saved_slice, noise_slice);
+        slices.template apply<kAdd>(Scalar{}, 0);
       }
     });
   }
