@@ -25,7 +25,8 @@ ZSU_HOST_DEVICE T sigmoid(T x) {
   return T(1) / (T(1) + std::exp(-x));
 }
 
-// act(x) / x, written without the division, so that it is finite everywhere and takes its limit at x = 0. NaN stays NaN.
+// act(x) / x, written without the division, so that it is finite everywhere and takes its limit at x = 0. NaN stays
+// NaN.
 template <int kCode, class T>
 ZSU_HOST_DEVICE T gate(T x) {
   if constexpr (kCode == kRelu) {

@@ -25,8 +25,8 @@ Tensor neuron_relevance(const Tensor& gradient, const Tensor& activation, int64_
   const Operands operands(op, gradient);
   const Tensor a = operands.match("activation", activation);
   Layout layout = operands.layout(unit_dim);
-  const Tensor neurons =
-      operands.empty_wide(per_sample ? std::vector<int64_t>{layout.samples, layout.units} : std::vector<int64_t>{layout.units});
+  const Tensor neurons = operands.empty_wide(per_sample ? std::vector<int64_t>{layout.samples, layout.units}
+                                                        : std::vector<int64_t>{layout.units});
   if (!per_sample) layout = {1, layout.samples * layout.before, layout.units, layout.after};
   ZSU_DISPATCH_FLOATS(operands.dtype(), op, [&] {
     run_pass<Backend, scalar_t>(NeuronSum<accumulate_t<scalar_t>>{}, layout, kIdentity, {operands.first(), a}, {}, {},

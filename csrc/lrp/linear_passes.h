@@ -23,8 +23,8 @@ struct LinearPasses {
     const Tensor s = operands.empty_like_first(), neurons = operands.empty_neurons(layout, collect);
     ZSU_DISPATCH_FLOATS(operands.dtype(), op, [&] {
       using T = accumulate_t<scalar_t>;
-      run_pass<Backend, scalar_t>(EpsilonRule<T>{T(epsilon)}, layout, activation, {operands.first(), y, z}, {factor}, {s},
-                                  collect ? &neurons : nullptr);
+      run_pass<Backend, scalar_t>(EpsilonRule<T>{T(epsilon)}, layout, activation, {operands.first(), y, z}, {factor},
+                                  {s}, collect ? &neurons : nullptr);
     });
     return {s, neurons};
   }
@@ -77,7 +77,8 @@ struct LinearPasses {
     const Operands operands(op, gradient);
     const Layout layout = operands.layout(unit_dim);
     const Tensor y = operands.match("output", output), absolute = operands.match("magnitude", magnitude);
-    const auto shift = operands.vector("bias", bias, layout.units), factor = operands.vector("scale", scale, layout.units);
+    const auto shift = operands.vector("bias", bias, layout.units),
+               factor = operands.vector("scale", scale, layout.units);
     const Tensor first = operands.empty_like_first(), second = operands.empty_like_first();
     const Tensor neurons = operands.empty_neurons(layout, collect);
     ZSU_DISPATCH_FLOATS(operands.dtype(), "signed_pass", [&] {

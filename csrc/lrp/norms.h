@@ -47,7 +47,8 @@ Tensor layer_norm_gate(const Tensor& gradient, std::optional<Tensor> weight, con
 }
 
 template <class Backend>
-Tensor rms_norm_gate(const Tensor& gradient, std::optional<Tensor> weight, const Tensor& rstd, int64_t normalized_dims) {
+Tensor rms_norm_gate(const Tensor& gradient, std::optional<Tensor> weight, const Tensor& rstd,
+                     int64_t normalized_dims) {
   return row_norm_gate<Backend>("rms_norm_gate", gradient, weight, rstd, normalized_dims, false);
 }
 
@@ -59,8 +60,8 @@ Tensor batch_norm_gate(const Tensor& gradient, const Tensor& scale, int64_t unit
   const auto factor = operands.vector("scale", scale, layout.units);
   const Tensor scaled = operands.empty_like_first();
   ZSU_DISPATCH_FLOATS(operands.dtype(), op, [&] {
-    run_pass<Backend, scalar_t>(BatchNormGate<accumulate_t<scalar_t>>{}, layout, kIdentity, {operands.first()}, {factor},
-                                {scaled}, nullptr);
+    run_pass<Backend, scalar_t>(BatchNormGate<accumulate_t<scalar_t>>{}, layout, kIdentity, {operands.first()},
+                                {factor}, {scaled}, nullptr);
   });
   return scaled;
 }

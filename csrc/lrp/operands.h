@@ -44,9 +44,7 @@ class Operands {
     return torch::stable::contiguous(tensor.scalar_type() == wide ? tensor : torch::stable::to(tensor, wide));
   }
 
-  Layout layout(int64_t unit_dim) const {
-    return layout_of(first_, check_unit_dim(op_, first_, unit_dim), format_);
-  }
+  Layout layout(int64_t unit_dim) const { return layout_of(first_, check_unit_dim(op_, first_, unit_dim), format_); }
 
   // The whole tensor as the elements of one unit, for operations that know no units.
   Layout flat() const { return {1, 1, 1, first_.numel()}; }

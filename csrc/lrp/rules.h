@@ -1,10 +1,11 @@
 // The arithmetic of every element-wise pass, once for host and device. Specification: zsu_fast/reference/lrp.py.
 //
-// An operation sees one element at a time: `tensors` are the operands at that element, `vectors` the per-unit parameters
-// of its unit, `staged` what its stage computed from the first two operands:
+// An operation sees one element at a time: `tensors` are the operands at that element, `vectors` the per-unit
+// parameters of its unit, `staged` what its stage computed from the first two operands:
 //   numerator: tensors[0] * act(tensors[1]), the relevance of a unit from its modified gradient;
 //   gate:      tensors[0] * act(tensors[1]) / tensors[1].
-// Numerators are also what is summed per unit where the sum is asked for. Arithmetic is in T: float, or double for double.
+// Numerators are also what is summed per unit where the sum is asked for. Arithmetic is in T: float, or double for
+// double.
 #pragma once
 
 #include "lrp/activations.h"
@@ -119,9 +120,7 @@ struct ActivationGate {
   static constexpr Stage kStage = Stage::kGate;
   static constexpr int kTensors = 2, kVectors = 0, kOutputs = 1;
 
-  ZSU_HOST_DEVICE void operator()(T staged, const T*, const T*, T* outputs) const {
-    outputs[0] = staged;
-  }
+  ZSU_HOST_DEVICE void operator()(T staged, const T*, const T*, T* outputs) const { outputs[0] = staged; }
 };
 
 // gradient; scale -> gradient * scale

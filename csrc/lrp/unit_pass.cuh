@@ -13,9 +13,9 @@ namespace zsu::lrp {
 
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
-constexpr int64_t kRun = 4096;            // elements of one unit that a block takes in one go
-constexpr int64_t kMaxPartials = 1024;    // per sum: bounds the second kernel
-constexpr int64_t kIterations = 8;        // rows that a thread takes in one go where units lie innermost
+constexpr int64_t kRun = 4096;          // elements of one unit that a block takes in one go
+constexpr int64_t kMaxPartials = 1024;  // per sum: bounds the second kernel
+constexpr int64_t kIterations = 8;      // rows that a thread takes in one go where units lie innermost
 
 // Registers for all that an element needs, no spills: the rules with two results need more than 64K / (3 * 256).
 template <class Op>
@@ -23,8 +23,8 @@ constexpr int kBlocksPerSm = Op::kOutputs > 1 ? 2 : 3;
 
 // `N` consecutive elements at `offset`: load, stage, apply, store. Adds what is staged to `sums`.
 template <int N, class Scalar, class Op, class T>
-__device__ __forceinline__ void pass_elements(const UnitPass<Op>& pass, int64_t offset, const T (&vectors)[kMaxVectors][N],
-                                              T (&sums)[N]) {
+__device__ __forceinline__ void pass_elements(const UnitPass<Op>& pass, int64_t offset,
+                                              const T (&vectors)[kMaxVectors][N], T (&sums)[N]) {
   using Packed = Vector<Scalar, N>;
   T tensors[kMaxTensors][N] = {}, staged[N], results[kMaxOutputs][N];
 #pragma unroll
@@ -38,10 +38,10 @@ __device__ __forceinline__ void pass_elements(const UnitPass<Op>& pass, int64_t 
   if constexpr (Op::kStage != Stage::kNone) {
     // Uniform over the grid; outside the loop over elements, so that each activation's code stands there once.
     switch (pass.activation) {
-#define ZSU_STAGE(CODE)                                                                                          \
-  case CODE:                                                                                                     \
-    _Pragma("unroll") for (int j = 0; j < N; ++j) staged[j] *=                                                   \
-        Op::kStage == Stage::kGate ? gate<CODE>(tensors[1][j]) : activate<CODE>(tensors[1][j]);                  \
+#define ZSU_STAGE(CODE)                                                                         \
+  case CODE:                                                                                    \
+    _Pragma("unroll") for (int j = 0; j < N; ++j) staged[j] *=                                  \
+        Op::kStage == Stage::kGate ? gate<CODE>(tensors[1][j]) : activate<CODE>(tensors[1][j]); \
     break;
       ZSU_STAGE(kIdentity)
       ZSU_STAGE(kRelu)

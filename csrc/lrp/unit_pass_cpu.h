@@ -101,7 +101,8 @@ class UnitPassCpu {
       if (pass_.neurons) std::fill_n(static_cast<T*>(pass_.neurons), v.samples * v.units, T(0));
       return;
     }
-    const bool per_unit = pass_.neurons || std::any_of(pass_.vectors, pass_.vectors + kMaxVectors, [](auto p) { return p; });
+    const bool per_unit =
+        pass_.neurons || std::any_of(pass_.vectors, pass_.vectors + kMaxVectors, [](auto p) { return p; });
     if (!per_unit) {
       units_outer({1, 1, 1, v.numel()});
     } else if (v.after == 1) {
