@@ -115,3 +115,15 @@ def test_refuses(relevance, k, error, text):
 def test_the_op_itself_refuses_what_would_read_outside():
     with pytest.raises((RuntimeError, IndexError)):
         torch.ops.zsu_fast.topk_count(torch.randn(4), 1, False)
+
+
+@pytest.mark.cuda
+def test_in_a_captured_graph():
+    relevance = torch.randn(36, 512, device="cuda")
+    ops.topk_count(relevance, 50)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        counts = ops.topk_count(relevance, 50)
+    relevance.copy_(SCORES["few_values"]((36, 512), torch.float32))
+    graph.replay()
+    assert torch.equal(counts.cpu(), ops.topk_count(relevance.cpu(), 50))

@@ -253,3 +253,32 @@ def test_windows_without_collision_are_written():
     weight = storage.as_strided((2, 3), (3, 2))  # offsets 0 2 4 3 5 7
     ops.topk_mask_(weight, torch.ones(2, 3), 6, 1.0)
     assert storage.tolist() == [1, 0, 1, 1, 1, 1, 0, 1]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("record", [False, True])
+def test_in_a_captured_graph(record):
+    """No synchronisation with the host, no memory but the allocator's; replayed on other scores."""
+    weight, scores = torch.ones(40_000, device="cuda"), torch.randn(40_000, device="cuda")
+    ops.topk_mask_(weight, scores, 5000, record=record)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ops.topk_mask_(weight, scores, 5000, record=record)
+    for kind in ("random", "rectified", "few_values"):
+        scores.copy_(SCORES[kind]((40_000,), torch.float32))
+        weight.fill_(1)
+        graph.replay()
+        expected = ops.topk_mask_(torch.ones(40_000), scores.cpu(), 5000)
+        assert torch.equal(weight.cpu(), expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+def test_more_elements_than_32_bits_count():
+    """All scores equal but the last: ties are taken from the front, and the last element is reached."""
+    n = 2**32 + 17
+    scores = torch.zeros(n, dtype=torch.bfloat16, device="cuda")
+    scores[-1] = 1
+    weight = torch.ones(n, dtype=torch.bfloat16, device="cuda")
+    ops.topk_mask_(weight, scores, 2**31 + 6)
+    assert weight[-1] == 0 and bool((weight[: 2**31 + 5] == 0).all()) and bool((weight[2**31 + 5 : -1] == 1).all())
