@@ -8,6 +8,8 @@ digit analyse it, and the rest judge the outcome.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +121,7 @@ def load_parts(digit: int, seed: int) -> Digits:
 
 def train_network(images: Tensor, labels: Tensor, seed: int, progress: Progress | None = None) -> DigitNet:
     """A trained network in evaluation mode; the caller's random numbers are left alone."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(seed)
         model = DigitNet()
         optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
@@ -138,6 +140,17 @@ def train_network(images: Tensor, labels: Tensor, seed: int, progress: Progress 
             if progress is not None:
                 progress(epoch + 1, EPOCHS, "training")
     return model.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For layers as small as these a second thread only waits, and on a busy machine it waits for long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run_demo(

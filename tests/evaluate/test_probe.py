@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from zsu_fast.evaluate import features, linear_probe
+from zsu_fast.evaluate.accuracy import predict
+from zsu_fast.evaluate.probe import features_and_answers, probe_on_halves
 
 
 class FunctionalHead(nn.Module):
@@ -92,3 +94,20 @@ def test_probe_refusals() -> None:
         linear_probe(x, y, x, y[:3], 0)
     with pytest.raises(ValueError, match="finite"):
         linear_probe(x / 0, y, x, y, 0)
+
+
+def test_answers_and_features_of_one_pass() -> None:
+    model = FunctionalHead()
+    images = torch.randn(7, 1, 5, 5)
+    found, answers = features_and_answers(model, images, batch_size=3)
+    torch.testing.assert_close(found, features(model, images))
+    assert torch.equal(answers, predict(model, images))
+
+
+def test_probe_on_halves_uses_each_image_once() -> None:
+    pytest.importorskip("sklearn")
+    x, y = blobs(91, 0)
+    assert probe_on_halves(x, y, 2).forget_accuracy == 1.0
+    # One image of the class: it goes to training, none is left to judge.
+    keep = (y != 2) | (torch.arange(91) == 2)
+    assert probe_on_halves(x[keep], y[keep], 2).forget_accuracy is None

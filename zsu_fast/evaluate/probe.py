@@ -79,7 +79,9 @@ def features(
         ValueError: no linear layer ran, the named layer does not exist or did not run, or its input does not have
             one row for each image.
     """
-    return features_and_answers(model, images, layer, batch_size, progress)[0]
+    found: list[Tensor] = []
+    _capture(model, images, layer, batch_size, progress, lambda captured, output: found.append(captured))
+    return torch.cat(found) if found else torch.empty(0, 0)
 
 
 def features_and_answers(
@@ -90,12 +92,32 @@ def features_and_answers(
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`features` and :func:`zsu_fast.evaluate.accuracy.predict` of the same images, in one pass."""
+    found: list[Tensor] = []
+    answers: list[Tensor] = []
+
+    def keep(captured: Tensor, output: object) -> None:
+        found.append(captured)
+        answers.append(answers_of(logits_of(output)))
+
+    _capture(model, images, layer, batch_size, progress, keep)
+    if not found:
+        return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
+    return torch.cat(found), torch.cat(answers)
+
+
+def _capture(
+    model: nn.Module,
+    images: Tensor,
+    layer: str | None,
+    batch_size: int,
+    progress: Progress | None,
+    keep: Callable[[Tensor, object], None],
+) -> None:
+    """Run the model and call ``keep(pooled input of the layer, output)`` for every batch, see :func:`features`."""
     images = check_images(images, batch_size)
     modules = dict(model.named_modules())
     if layer is not None and layer not in modules:
         raise ValueError(f"layer must be the name of a module of the model, got {layer!r}; see model.named_modules()")
-    found: list[Tensor] = []
-    answers: list[Tensor] = []
     with inference_mode(model):
         outputs = forward_batches(model, images, batch_size, progress, "features")
         done = 0
@@ -113,13 +135,9 @@ def features_and_answers(
                     f"the input of the layer must have one row for each of the {expected} images, "
                     f"got shape {list(captured.shape)}"
                 )
-            found.append(captured.cpu())
-            answers.append(answers_of(logits_of(output)))
+            keep(captured.cpu(), output)
             done += expected
         next(outputs, None)  # lets the progress of the last batch be reported
-    if not found:
-        return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
-    return torch.cat(found), torch.cat(answers)
 
 
 def linear_probe(

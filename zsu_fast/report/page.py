@@ -127,11 +127,18 @@ def _cards(report: Report) -> str:
     before, after = report.before, report.after
     if before is not None and after is not None:
         rows = (
-            ("The class, on unseen images", before.forget_accuracy, after.forget_accuracy, after.forget_interval),
+            (
+                "The class, on the evaluation images",
+                before.forget_accuracy,
+                after.forget_accuracy,
+                after.forget_interval,
+            ),
             ("All other classes", before.retain_accuracy, after.retain_accuracy, after.retain_interval),
         )
         for what, old, new, interval in rows:
-            note = "" if interval is None else f"95 % interval {_percent(interval[0])} to {_percent(interval[1])}"
+            if interval is None:
+                continue
+            note = f"95 % interval {_percent(interval[0])} to {_percent(interval[1])}"
             cards.append(_card(what, old, new, note))
     else:
         metrics = report.record["metrics"]
@@ -163,7 +170,7 @@ def _classes(report: Report) -> str:
     classes = sorted(before.per_class)
     lead = (
         '<i class="key" style="background:var(--before)"></i>before'
-        '<i class="key" style="background:var(--after)"></i>after. Top-1 accuracy on images that the edit did not see.'
+        '<i class="key" style="background:var(--after)"></i>after. Top-1 accuracy on the evaluation images.'
     )
     if len(classes) > MOST_CLASSES:
         targets = [c for c in classes if c in after.targets]

@@ -1,0 +1,235 @@
+"""The commands as a user runs them: what they write, print and return."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from zsu_fast.cli.models import load_model
+from zsu_fast.cli.weights import read_weights
+from zsu_fast.unlearn import Patch, model_digest
+
+MODEL = ("python:tinynet:build", "--weights", "weights.safetensors")
+
+
+def forget(*extra: object) -> tuple[object, ...]:
+    return ("forget", *MODEL, "--target", 2, "--probes", "probes.npz", *extra)
+
+
+@pytest.fixture(scope="module")
+def done(workplace):
+    """One `forget` with everything, run as a program."""
+    if not (workplace.folder / "edited").exists():
+        arguments = forget("--eval", "test.npz", "--linear-probe", "--out", "edited", "--json")
+        root = str(Path(__file__).parents[2])
+        result = subprocess.run(
+            [sys.executable, "-m", "zsu_fast", *map(str, arguments)],
+            cwd=workplace.folder, env={"PYTHONPATH": root, "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        (workplace.folder / "stdout.json").write_text(result.stdout)
+    return workplace.folder / "edited"
+
+
+def test_forget_writes_what_it_says(done: Path, workplace, run) -> None:
+    assert sorted(path.name for path in done.iterdir() if path.suffix != ".npz") == [
+        "model.safetensors",
+        "patch.safetensors",
+        "report.html",
+        "result.json",
+    ]
+    printed = json.loads((workplace.folder / "stdout.json").read_text())
+    assert printed == json.loads((done / "result.json").read_text())
+    before, after = (printed["evaluation"][when] for when in ("before", "after"))
+    assert before["forget_accuracy"] > 0.9 and after["forget_accuracy"] <= 0.1
+    assert after["retain_accuracy"] >= before["retain_accuracy"] - 0.02
+    assert printed["linear_probe"]["before"]["forget_accuracy"] > 0.9
+    # The metrics are those of the file that was written, not of something in memory.
+    written = load_model("python:tinynet:build", done / "model.safetensors")
+    assert model_digest(written.model) == printed["record"]["model"]["after"]
+    assert model_digest(workplace.model) == printed["record"]["model"]["before"]
+    batch = torch.from_numpy(workplace.images).permute(0, 3, 1, 2) / 255.0
+    with torch.no_grad():
+        answers = written.model(batch).argmax(1).numpy()
+    of_class = workplace.labels == 2
+    assert (answers[of_class] == 2).mean() == pytest.approx(after["forget_accuracy"])
+    with safe_open(done / "model.safetensors", "pt") as file:
+        assert file.metadata()["arch"] == "tiny"
+    assert Patch.load(done / "patch.safetensors").record == printed["record"]
+
+
+def test_restore_is_bit_for_bit(done: Path, workplace, run, tmp_path: Path) -> None:
+    result = run("restore", done, "--out", tmp_path / "r.safetensors", "--json")
+    assert result.code == 0 and result.json["verified"]
+    original, _ = read_weights(workplace.folder / "weights.safetensors")
+    restored, _ = read_weights(tmp_path / "r.safetensors")
+    assert restored.keys() == original.keys()
+    assert all(torch.equal(restored[k], v) and restored[k].dtype == v.dtype for k, v in original.items())
+    again = run("restore", done, "--out", tmp_path / "r.safetensors")
+    assert again.code == 2 and "--force" in again.err
+    assert run("restore", done, "--out", tmp_path / "r.safetensors", "--force", "-q").out == ""
+
+
+def test_restore_refuses_other_weights(done: Path, workplace, run, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state, _ = read_weights(done / "model.safetensors")
+    state["conv.bias"] = state["conv.bias"] + 1  # outside of the patch: only the hash can tell
+    save_file(state, tmp_path / "model.safetensors")
+    shutil.copy(done / "patch.safetensors", tmp_path)
+    result = run("restore", tmp_path)
+    assert result.code == 2 and "hash" in result.err
+    assert not (tmp_path / "restored.safetensors").exists()
+    unedited = run("restore", "weights.safetensors", "--patch", done / "patch.safetensors", "--out", tmp_path / "x")
+    assert unedited.code == 2 and not (tmp_path / "x").exists()
+    assert run("restore", "weights.safetensors", "--patch", "weights.safetensors").code == 2
+
+
+def test_an_earlier_run_is_not_overwritten(done: Path, run) -> None:
+    before = (done / "patch.safetensors").read_bytes()
+    result = run(*forget("--out", "edited"))
+    assert result.code == 2 and "--force" in result.err
+    own = run(
+        "forget", MODEL[0], "-w", "edited/model.safetensors", "-t", 2, "-p", "probes.npz", "-o", "edited", "--force"
+    )
+    assert own.code == 2 and "the weights to start from" in own.err
+    assert (done / "patch.safetensors").read_bytes() == before
+
+
+def test_not_reached_is_exit_code_3(run, tmp_path: Path) -> None:
+    guard = ("--retain", "mislabelled.npz", "--utility-floor", 1)
+    result = run(*forget(*guard, "--out", tmp_path / "o", "--no-report"))
+    assert result.code == 3, result.err
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["result.json"]
+    content = json.loads((tmp_path / "o" / "result.json").read_text())
+    assert content["reached"] is False and content["record"]["reason"] and "weights" not in content["files"]
+
+
+def test_several_targets_by_name_from_folders(run, tmp_path: Path) -> None:
+    arguments = ("forget", *MODEL, "-t", "nw", "-t", "sw", "-p", "by_index", "--eval", "test.npz", "-o", tmp_path / "o")
+    result = run(*arguments, "--method", "channels", "--no-report", "--json")
+    assert result.code in (0, 3), result.err
+    assert result.json["record"]["request"]["targets"] == [0, 2]
+    assert result.json["record"]["metrics"]["probes"] == 16
+    # One line of notes at most on stderr, and nothing but JSON on stdout.
+    assert all(line.startswith("note:") for line in result.err.splitlines())
+
+
+def test_probes_among_the_evaluation_images_are_told(run, tmp_path: Path) -> None:
+    result = run(*forget("--eval", "probes.npz", "--out", tmp_path / "o", "--no-report", "--json"))
+    assert "24 of the 24 probes are among the --eval images" in result.err
+    assert result.json["warnings"]
+
+
+def test_quiet_says_nothing(run, tmp_path: Path) -> None:
+    result = run(*forget("--out", tmp_path / "o", "--no-report", "--quiet"))
+    assert (result.code, result.out, result.err) == (0, "", "")
+    assert (tmp_path / "o" / "model.safetensors").exists()
+
+
+def test_evaluate(run, workplace) -> None:
+    result = run("evaluate", *MODEL, "--images", "test.npz", "--target", "sw", "--json", "--linear-probe")
+    assert result.code == 0, result.err
+    batch = torch.from_numpy(workplace.images).permute(0, 3, 1, 2) / 255.0
+    with torch.no_grad():
+        correct = workplace.model(batch).argmax(1).numpy() == workplace.labels
+    assert result.json["evaluation"]["accuracy"] == pytest.approx(correct.mean())
+    assert result.json["linear_probe"]["forget_accuracy"] > 0.9
+    told = run("evaluate", *MODEL, "-i", "test.npz", "-t", 2, "--batch-size", 7)
+    assert told.code == 0 and "sw" in told.out and "%" in told.out
+
+
+def test_relevance(run, tmp_path: Path) -> None:
+    result = run(
+        "relevance", *MODEL, "-i", "class2.npz", "-t", 2, "-o", tmp_path / "r.npz", "--json", "--batch-size", 5
+    )
+    assert result.code == 0, result.err
+    names = [layer["layer"] for layer in result.json["layers"]]
+    assert names == ["conv", "head"]
+    with np.load(tmp_path / "r.npz") as found:
+        assert found["input"].shape == (24, 3, 8, 8) and found["neurons/conv"].shape == (24, 24)
+        # The classifier's relevance is the explained logit, on the explained class.
+        np.testing.assert_allclose(found["neurons/head"][:, 2], found["logits"][:, 2], rtol=1e-4)
+    assert run("relevance", *MODEL, "-i", "class2.npz", "-o", tmp_path / "r.npz").code == 2
+    assert "conv" in run("relevance", *MODEL, "-i", "class2.npz").out
+
+
+def test_info(done: Path, run) -> None:
+    installed = run("info", "--json")
+    assert installed.code == 0 and installed.json["version"]
+    of_patch = run("info", done, "--json")
+    assert of_patch.json["record"]["request"]["targets"] == [2] and of_patch.json["tensors"]
+    of_model = run("info", *MODEL, "--json")
+    assert of_model.json["parameters"] == sum(p.numel() for p in load_model(MODEL[0]).model.parameters())
+    for arguments in (("info",), ("info", done / "patch.safetensors"), ("info", *MODEL)):
+        assert run(*arguments).out.strip()
+    assert run("info", "absent").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("evaluate", "resnet", "-i", "test.npz", "-t", "1"), "must be timm:NAME"),
+        (("evaluate", *MODEL, "-i", "test.npz", "-t", "9"), "classes 0..3"),
+        (("evaluate", *MODEL, "-i", "test.npz", "-t", "cat"), "class index or a class name"),
+        (("evaluate", *MODEL, "-i", "class2.npz", "-t", "1"), "must be labelled"),
+        (("evaluate", *MODEL, "-i", "absent.npz", "-t", "1"), "no such file"),
+        (("evaluate", *MODEL, "-i", "test.npz", "-t", "1", "--mean", "0.5,0.5"), "mean and std"),
+        (("evaluate", *MODEL, "-i", "test.npz", "-t", "1", "--device", "cuda:99"), "--device"),
+        (("evaluate", "python:tinynet:build", "-w", "tinynet.py", "-i", "test.npz", "-t", "1"), "plain state dict"),
+        (
+            ("evaluate", "python:tinynet:build_with_callable", "-i", "test.npz", "-t", "1", "--size", "8"),
+            "preprocessing",
+        ),
+        (forget("--budget", "many", "-o", "x"), "--budget must be a count or a fraction"),
+        (forget("--linear-probe", "-o", "x"), "needs --eval"),
+        (forget("--method", "magic", "-o", "x"), "magic"),
+        (forget("--target", "2", "-o", "x"), "twice"),
+        (forget("-o", "tinynet.py"), "not a folder"),
+        (("forget", *MODEL, "-t", "1", "-t", "2", "-p", "class2.npz", "-o", "x"), "labelled for several targets"),
+        (("forget", *MODEL, "-t", "1", "-p", "test.npz", "--eval", "class2.npz", "-o", "x"), "--eval must be labelled"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, workplace, arguments: tuple[object, ...], text: str) -> None:
+    result = run(*arguments)
+    assert result.code == 2, (result.out, result.err)
+    assert text in result.err and result.err.startswith("error: ") and result.err.count("\n") == 1
+    assert result.out == "" and not (workplace.folder / "x").exists()
+
+
+def test_usage_errors_and_help(run) -> None:
+    assert run("evaluate").code == 2
+    assert run("forgett").code == 2
+    for command in ("forget", "evaluate", "restore", "relevance", "info", "demo"):
+        told = run(command, "--help")
+        assert told.code == 0 and "Example" in told.out and "--json" in told.out
+    assert "Exit codes" in run("--help").out
+    assert run("--version").out.startswith("zsu-fast ")
+
+
+def test_debug_shows_the_traceback(workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from zsu_fast.cli.app import app
+
+    monkeypatch.chdir(workplace.folder)
+    result = CliRunner().invoke(app, ["evaluate", "nothing", "-i", "test.npz", "-t", "1", "--debug"])
+    assert isinstance(result.exception, ValueError)
+
+
+def test_missing_typer_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from zsu_fast.cli import main
+
+    monkeypatch.setitem(sys.modules, "typer", None)
+    for name in [name for name in sys.modules if name.startswith("zsu_fast.cli.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2 and "zsu-fast[cli]" in capsys.readouterr().err

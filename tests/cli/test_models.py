@@ -1,0 +1,161 @@
+"""Models by name and weights from files, none of which may execute code."""
+
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from zsu_fast.cli.models import load_model
+from zsu_fast.cli.preprocess import Preprocess
+from zsu_fast.cli.weights import load_into, read_weights, write_weights
+from zsu_fast.unlearn import model_digest
+
+
+@pytest.fixture
+def here(workplace, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(workplace.folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return workplace.folder
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "weights.pt"])
+def test_python_model_with_weights(here: Path, workplace, file: str) -> None:
+    loaded = load_model("python:tinynet:build", here / file)
+    assert model_digest(loaded.model) == model_digest(workplace.model)
+    assert not loaded.model.training
+    assert isinstance(loaded.preprocess, Preprocess) and loaded.preprocess.channels == 3
+    assert loaded.metadata.get("arch") == ("tiny" if file.endswith("tensors") else None)
+
+
+def test_preprocess_of_python_models(here: Path) -> None:
+    mapping = load_model("python:tinynet:build_with_mapping").preprocess
+    assert mapping == Preprocess(mean=(0.5,), std=(0.25,), size=(8, 8), channels=3)
+    assert callable(load_model("python:tinynet:build_with_callable").preprocess)
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("resnet18", "must be timm:NAME"),
+        ("onnx:x", "must be timm:NAME"),
+        ("timm:", "must be timm:NAME"),
+        ("python:tinynet", "package.module:callable"),
+        ("python:absent_module_:build", "cannot import 'absent_module_'"),
+        ("python:tinynet:absent", "has no 'absent'"),
+        ("python:tinynet:not_a_model", "must return a torch.nn.Module"),
+        ("hf:absent", "config.json"),
+    ],
+)
+def test_bad_specs(here: Path, spec: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        load_model(spec)
+
+
+def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"zsu-fast\[models\]"):
+        load_model("timm:resnet18")
+
+
+class Evil:
+    def __reduce__(self) -> object:
+        return (Path.touch, (Path("was_executed"),))
+
+
+def test_a_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": Evil()}, "evil.pt")
+    Path("plain.pkl").write_bytes(pickle.dumps(Evil()))
+    for name in ("evil.pt", "plain.pkl"):
+        with pytest.raises(ValueError, match="plain state dict"):
+            read_weights(name)
+    assert not Path("was_executed").exists()
+
+
+def test_weights_that_do_not_fit(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"1 missing \(0.bias\)"):
+        load_into(model, {k: v for k, v in state.items() if k != "0.bias"}, "f")
+    with pytest.raises(ValueError, match=r"1 left over \(extra\)"):
+        load_into(model, state | {"extra": torch.zeros(1)}, "f")
+    with pytest.raises(ValueError, match=r"0.weight is \[2, 4\] in the file and \[2, 3\] in the model"):
+        load_into(model, state | {"0.weight": torch.zeros(2, 4)}, "f")
+    load_into(model, {k: v for k, v in state.items() if "num_batches" not in k}, "f")
+    for name, content in {"a.safetensors": b"x", "b.pt": b"", "c.pt": b"junk"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="weights"):
+            read_weights(tmp_path / name)
+    with pytest.raises(ValueError, match="no such file"):
+        read_weights(tmp_path / "absent")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="but list"):
+        read_weights(tmp_path / "list.pt")
+
+
+def test_written_weights_hold_every_name(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(3, 3)
+            self.b = nn.Linear(3, 3)
+            self.b.weight = self.a.weight
+            self.c = nn.Conv2d(2, 2, 3).to(memory_format=torch.channels_last)
+
+    model = Tied()
+    write_weights(model.state_dict(), tmp_path / "w.safetensors", {"arch": "tied"})
+    state, metadata = read_weights(tmp_path / "w.safetensors")
+    assert metadata == {"arch": "tied", "format": "pt"}
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+@pytest.mark.models
+def test_timm_reads_classes_off_the_weights(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("resnet10t", num_classes=7)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "w.safetensors")
+    loaded = load_model("timm:resnet10t", tmp_path / "w.safetensors")
+    assert model_digest(loaded.model) == model_digest(model)
+    config = timm.data.resolve_model_data_config(model)
+    assert isinstance(loaded.preprocess, Preprocess)
+    assert loaded.preprocess.mean == config["mean"] and loaded.preprocess.size == config["input_size"][1:]
+    with pytest.raises(ValueError, match="timm has no model 'resnet10x'"):
+        load_model("timm:resnet10x")
+
+
+@pytest.mark.models
+def test_torchvision_reads_classes_off_the_weights(tmp_path: Path) -> None:
+    models = pytest.importorskip("torchvision").models
+    for name in ("squeezenet1_1", "mobilenet_v3_small"):  # a classifier that is a convolution, and a linear one
+        model = models.get_model(name, num_classes=7)
+        torch.save(model.state_dict(), tmp_path / "w.pth")
+        loaded = load_model(f"torchvision:{name}", tmp_path / "w.pth")
+        assert model_digest(loaded.model) == model_digest(model)
+        assert loaded.names == {} and isinstance(loaded.preprocess, Preprocess)
+        assert loaded.preprocess.size == (224, 224) and loaded.preprocess.resize == 256
+    with pytest.raises(ValueError, match="torchvision has no model"):
+        load_model("torchvision:vgg99")
+
+
+@pytest.mark.models
+def test_transformers_folder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
+    )
+    config.id2label = {0: "cat", 1: "dog"}
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    given = {"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
+    given |= {"size": {"height": 16, "width": 16}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
+    loaded = load_model(f"hf:{tmp_path}")
+    assert loaded.names == {0: "cat", 1: "dog"}
+    assert loaded.preprocess == Preprocess((0.5,) * 3, (0.5,) * 3, (16, 16), None, "bicubic", 3)
+    assert loaded.model(torch.zeros(1, 3, 16, 16)).logits.shape == (1, 2)

@@ -1,0 +1,114 @@
+"""The report: whole, self-contained, and safe to open whatever the names in it are."""
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+
+from zsu_fast.evaluate.accuracy import summarise
+from zsu_fast.report import Analysis, Report, render, write_report
+
+pytest.importorskip("matplotlib")
+
+EVIL = "<script>alert('&')</script>\"onload="
+VOID = {"meta", "img", "br"}
+
+
+class Checker(HTMLParser):
+    """Tags must nest; nothing may be loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.sources: list[str] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attributes:
+            assert not name.startswith("on"), name
+            if name in ("src", "href"):
+                self.sources.append(str(value))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def check(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert not checker.open and "script" not in checker.seen
+    assert all(source.startswith("data:image/") for source in checker.sources)
+    assert "url(" not in page and "@import" not in page
+    return checker
+
+
+def report(classes: int = 4, evil: str = EVIL) -> Report:
+    labels = torch.arange(40 * classes) % classes
+    before = summarise(labels.clone(), labels, [2])
+    after = summarise(torch.where(labels == 2, 1, labels), labels, [2])
+    units = {f"layer{i}{evil}": torch.randn(12 + i).abs() for i in range(30)}
+    heat = torch.randn(2, 8, 8)
+    record = {
+        "request": {"targets": [2], "method": evil, "until": None, "budget": 3, "seed": 0},
+        "reached": True,
+        "reason": "",
+        "mode": "zero",
+        "metrics": {"before": {}, "after": {}, "probes": 36},
+        "search": [{"mode": evil, "layers": ["a"], "budget": b, "forget_accuracy": 1 / b} for b in (1, 2, 4)],
+        "note": evil,
+        "versions": {evil: evil},
+    }
+    return Report(
+        model=evil,
+        record=record,
+        picks={f"layer0{evil}": [0, 3], f"elsewhere{evil}": [7]},
+        names={i: f"{evil}{i}" for i in range(classes)},
+        before=before,
+        after=after,
+        relevance_before=Analysis(units, heat, evil),
+        relevance_after=Analysis(units, heat * 0, evil),
+        photos=np.zeros((2, 8, 8, 1), np.uint8),
+        warnings=(evil,),
+    )
+
+
+def test_everything_is_there_and_escaped() -> None:
+    checker = check(render(report()))
+    assert checker.seen.count("section") == 7
+    assert sum(EVIL in words for words in checker.words) > 30
+    assert sum(source.startswith("data:image/png") for source in checker.sources) == 1 + 2 * 3
+    assert sum(source.startswith("data:image/svg") for source in checker.sources) == 1
+    assert "100.0 → 0.0" in "".join(checker.words)
+
+
+def test_many_classes_show_the_target() -> None:
+    page = render(report(classes=300, evil="name"))
+    check(page)
+    section = re.search(r"Accuracy per class.*?</section>", page, re.DOTALL)
+    assert section is not None and section[0].count('class="number"') == 40 and "name2</div>" in section[0]
+
+
+def test_little_is_enough() -> None:
+    full = report()
+    record = full.record | {"reached": False, "reason": EVIL, "search": []}
+    bare = Report(model="m", record=record, picks={}, relevance_before=Analysis(missing=EVIL))
+    checker = check(render(bare))
+    assert "not reached" in checker.words and any("The model is as it was" in words for words in checker.words)
+    check(render(dataclasses.replace(full, photos=None, relevance_after=Analysis(missing="none"))))
+
+
+def test_written_whole(tmp_path) -> None:
+    write_report(report(), tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text(encoding="utf-8").endswith("</html>\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
