@@ -166,7 +166,8 @@ def test_same_as_lxt(images: Tensor, attention: str) -> None:
 @pytest.mark.parametrize("need_weights", [True, False])
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("self_attention", [True, False])
-def test_multihead_attention(need_weights: bool, batch_first: bool, self_attention: bool) -> None:
+@pytest.mark.parametrize("composite", ["attnlrp", "cp_lrp"])
+def test_multihead_attention(composite: str, need_weights: bool, batch_first: bool, self_attention: bool) -> None:
     """The module gives the same as the same attention written with functions; its parameters are named neurons."""
 
     class Module(nn.Module):
@@ -199,7 +200,7 @@ def test_multihead_attention(need_weights: bool, batch_first: bool, self_attenti
     written = randomize(Written())
     written.load_state_dict(model.state_dict())
     x = torch.randn(2, 5, 12, dtype=torch.float64)
-    first, second = relevance(model, x, 1), relevance(written, x, 1)
+    first, second = (relevance(m, x, 1, composite=composite) for m in (model, written))
     torch.testing.assert_close(first.logits, model(x))
     torch.testing.assert_close(first.input, second.input)
     assert list(first.neurons) == ["attn.in_proj_weight", "attn.heads", "attn.out_proj", "head"]

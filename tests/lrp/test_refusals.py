@@ -103,11 +103,26 @@ def test_data_parallel_is_refused() -> None:
         relevance(nn.DataParallel(nn.Linear(4, 4)), torch.randn(2, 4))
 
 
-@pytest.mark.parametrize("layer", [nn.Dropout(), nn.BatchNorm1d(4), nn.MultiheadAttention(4, 1, dropout=0.1)])
+class DropPath(nn.Module):
+    drop_prob = 0.1
+
+
+TRAINING = [
+    nn.Dropout(),
+    nn.BatchNorm1d(4),
+    nn.InstanceNorm1d(4, track_running_stats=True),
+    nn.MultiheadAttention(4, 1, dropout=0.1),
+    nn.RReLU(),
+    nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)),
+    DropPath(),
+]
+
+
+@pytest.mark.parametrize("layer", TRAINING, ids=lambda m: type(m).__name__)
 def test_training_mode_is_refused_before_anything_runs(layer: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(4, 4), layer)
     state = torch.get_rng_state()
-    with pytest.raises(ValueError, match=r"module '1'.*eval\(\)"):
+    with pytest.raises(ValueError, match=r"module '1.*eval\(\)"):
         relevance(model, torch.randn(2, 4, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -135,6 +135,11 @@ def _is_weight(engine: Engine, value: Tensor) -> bool:
     return value.dim() == 2 and engine.names.owner(value) is not None
 
 
+def _itself(engine: Engine, value: Tensor) -> Tensor | None:
+    """`value` if it is a parameter, not some of one: its name then needs no look at the memory."""
+    return value if engine.names.owner(value) is value else None
+
+
 @handles("matmul", "__matmul__", "mm", "bmm", "mv")
 def matmul(engine: Engine, func: Callable, a: Tensor, b: Tensor) -> Tensor:
     """A layer if one operand is a parameter; of two activations each gets half (AttnLRP, Prop. 3.3)."""
@@ -143,7 +148,7 @@ def matmul(engine: Engine, func: Callable, a: Tensor, b: Tensor) -> Tensor:
             return func(a.detach(), b)
         return func(Share.apply(a, 0.5), Share.apply(b, 0.5))
     if engine.depends(a) and _is_weight(engine, b) and a.dim() > 1:
-        return layer(engine, lambda x, w, _: func(x, w.t()), LinearMap(), a, b.detach().t(), None)
+        return layer(engine, lambda x, w, _: func(x, w.t()), LinearMap(), a, b.detach().t(), None, _itself(engine, b))
     if engine.depends(b) and _is_weight(engine, a) and b.dim() > 1:
         rows = engine.call(torch.transpose, b, -1, -2)
         product = layer(engine, lambda x, w, _: func(w, x.mT).mT, LinearMap(), rows, a, None)
@@ -166,7 +171,8 @@ def _addmm(
 ) -> Tensor:
     plain = (alpha, beta) == (1, 1) and input.dim() == 1 and not engine.depends(input)
     if plain and engine.depends(a) and not engine.depends(b) and _is_weight(engine, b):
-        return layer(engine, lambda x, w, c: func(c, x, w.t()), LinearMap(), a, b.detach().t(), input)
+        run = lambda x, w, c: func(c, x, w.t())  # noqa: E731
+        return layer(engine, run, LinearMap(), a, b.detach().t(), input, _itself(engine, b))
     result = engine.call(torch.matmul, a, b)
     result = result if alpha == 1 else engine.call(torch.mul, result, alpha)
     input = input if beta == 1 else engine.call(torch.mul, input, beta)

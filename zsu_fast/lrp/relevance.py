@@ -144,13 +144,17 @@ def _eager() -> AbstractContextManager:
 
 
 def _acts_in_training(module: nn.Module) -> bool:
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return module.p > 0
+    """Whether `module` draws random numbers or changes its own state when it runs in training mode."""
+    if isinstance(module, nn.modules.dropout._DropoutNd | nn.RReLU):
+        return getattr(module, "p", 1.0) > 0
     if isinstance(module, nn.MultiheadAttention):
         return module.dropout > 0
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) or (
-        isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
-    )
+    if isinstance(module, nn.modules.batchnorm._NormBase):  # BatchNorm and InstanceNorm
+        return module.track_running_stats or isinstance(module, nn.modules.batchnorm._BatchNorm)
+    if isinstance(module, nn.utils.parametrizations._SpectralNorm):
+        return True
+    drop = getattr(module, "drop_prob", None)  # DropPath, as timm and transformers have it
+    return isinstance(drop, float) and drop > 0
 
 
 def _logits(output: Any, samples: int) -> Tensor:
@@ -208,14 +212,14 @@ def _start(logits: Tensor, target: int | Tensor | None, init: Init) -> Tensor:
         if target.shape != (samples,) or target.is_floating_point() or target.dtype == torch.bool:
             raise ValueError(f"target must be an int or integers [{samples}], got {target.dtype} {tuple(target.shape)}")
         index = target.to(logits.device, torch.int64)
+        if samples and bool(((index < 0) | (index >= classes)).any()):
+            raise ValueError(f"target must be in 0..{classes - 1}, got {index.tolist()}")
     elif isinstance(target, int) and not isinstance(target, bool):
+        if not 0 <= target < classes:
+            raise ValueError(f"target must be in 0..{classes - 1}, got {target}")
         index = torch.full((samples,), target, device=logits.device)
     else:
         raise TypeError(f"target must be an int, a tensor [N] or None, got {type(target).__name__}")
-    if samples and target is not None and not bool(((index >= 0) & (index < classes)).all()):
-        raise ValueError(
-            f"target must be in 0..{classes - 1}, got {target if isinstance(target, int) else index.tolist()}"
-        )
     start = torch.zeros_like(logits)
     if init == "logit":
         return start.scatter_(1, index[:, None], 1.0)

@@ -1,0 +1,120 @@
+"""Trained models of the data folder, and architectures of timm and torchvision with random weights."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests import peers
+from zsu_fast.lrp import COMPOSITES, Composite, Zero, epsilon_gamma_box, relevance
+
+SHAPES = {
+    "lenet5_mnist": (2, 1, 28, 28),
+    "lenet_cifar10": (2, 3, 32, 32),
+    "resnet20_cifar10": (2, 3, 32, 32),
+    "resnet56_45k_cifar10": (1, 3, 32, 32),
+    "vit_mnist": (2, 1, 28, 28),
+    "vit_p8_45k_cifar10": (2, 3, 32, 32),
+    "deit_tiny_imagenet": (1, 3, 224, 224),
+    "efficientnet_lite0_imagenet": (1, 3, 64, 64),
+}
+
+
+def load(data_dir: Path, name: str) -> nn.Module:
+    sys.path.insert(0, str(data_dir))
+    try:
+        from models import load
+    finally:
+        sys.path.remove(str(data_dir))
+    return load(name)[0]
+
+
+def check(model: nn.Module, x: Tensor, composite: Composite | str) -> None:
+    with torch.no_grad():
+        logits = model(x)
+    found = relevance(model, x, composite=composite)
+    torch.testing.assert_close(found.logits, logits)
+    assert torch.isfinite(found.input).all()
+    assert all(torch.isfinite(n).all() for n in found.neurons.values())
+    last = list(found.neurons.values())[-1]
+    torch.testing.assert_close(last.sum(1), logits.amax(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", SHAPES)
+def test_trained_models(data_dir: Path, name: str) -> None:
+    model, x = load(data_dir, name), torch.randn(SHAPES[name])
+    for composite in ("epsilon", "epsilon_plus_flat", epsilon_gamma_box(-3, 3)):
+        check(model, x, composite)
+    layers = {n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    found = relevance(model, x)
+    assert {n for n in found.neurons if not n.endswith(".heads")} == layers
+    if "vit" not in name and "deit" not in name:
+        exact = model.double()
+        y = x.double().requires_grad_()
+        (gradient,) = torch.autograd.grad(exact(y).amax(1).sum(), y)
+        zero = relevance(exact, x.double(), composite=Composite(Zero(), Zero()))
+        if name == "efficientnet_lite0_imagenet":  # above 6 the gradient of ReLU6 is 0, its relevance passes
+            assert F.cosine_similarity(zero.input.flatten(), (gradient * y).detach().flatten(), 0) > 0.5
+        else:
+            torch.testing.assert_close(zero.input, (gradient * y).detach())
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["resnet20_cifar10", "vit_mnist"])
+@pytest.mark.parametrize("composite", sorted(set(COMPOSITES) - {"epsilon_gamma_box"}))
+def test_float32_is_close_to_float64(data_dir: Path, name: str, composite: str) -> None:
+    model, x = load(data_dir, name), torch.randn(SHAPES[name])
+    single = relevance(model, x, 3, composite=composite)
+    double = relevance(model.double(), x.double(), 3, composite=composite)
+    assert F.cosine_similarity(single.input.double().flatten(), double.input.flatten(), 0) > 0.9999
+    for layer, units in double.neurons.items():
+        torch.testing.assert_close(
+            single.neurons[layer].double(), units, rtol=1e-2, atol=2e-3 * units.abs().max().item()
+        )
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "convnextv2_atto", "vit_tiny_patch16_224"])
+def test_timm_architectures(name: str) -> None:
+    """Squeeze-and-excitation, GRN, class tokens, hard activations: nothing is refused."""
+    timm = peers.import_timm()
+    extra = {"img_size": 64, "depth": 2} if "vit" in name else {}
+    model = timm.create_model(name, num_classes=7, **extra).eval()
+    for composite in ("epsilon", "epsilon_plus_flat"):
+        check(model, torch.randn(2, 3, 64, 64), composite)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["alexnet", "shufflenet_v2_x0_5"])
+def test_torchvision_architectures(name: str) -> None:
+    torchvision = peers.import_torchvision()
+    model = getattr(torchvision.models, name)(num_classes=7).eval()
+    check(model, torch.randn(2, 3, 64, 64), "epsilon")
+
+
+@pytest.mark.models
+def test_torchvision_transformer() -> None:
+    """nn.MultiheadAttention, batch first, without weights."""
+    torchvision = peers.import_torchvision()
+    model = torchvision.models.VisionTransformer(32, 8, 2, 3, 48, 96, num_classes=7).eval()
+    nn.init.normal_(model.heads.head.weight)
+    x = torch.randn(2, 3, 32, 32)
+    check(model, x, "epsilon")
+    assert sum(n.endswith(".heads") for n in relevance(model, x).neurons) == 2
+
+
+@pytest.mark.models
+def test_transformers_image_classifier() -> None:
+    transformers = peers.import_transformers()
+    sizes = {"hidden_size": 48, "num_attention_heads": 3, "intermediate_size": 96, "image_size": 64}
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(num_hidden_layers=2, **sizes)).eval()
+    x = torch.randn(2, 3, 64, 64)
+    found = relevance(model, x)
+    torch.testing.assert_close(found.logits, model(x).logits.detach())
+    heads = [n for n in found.neurons if n.endswith(".heads")]
+    assert len(heads) == 2
+    assert all(found.neurons[n].shape == (2, 3) for n in heads)
