@@ -128,6 +128,12 @@ def test_probes_among_the_evaluation_images_are_told(run, tmp_path: Path) -> Non
     assert result.json["warnings"]
 
 
+def test_a_class_that_the_model_does_not_know_is_told(run, tmp_path: Path) -> None:
+    result = run("forget", *MODEL, "-t", 1, "-p", "class2.npz", "-o", tmp_path / "o", "--no-report", "--json")
+    assert "recognised only 0 % of the probes" in result.err
+    assert any("recognised only" in text for text in result.json["warnings"])
+
+
 def test_quiet_says_nothing(run, tmp_path: Path) -> None:
     result = run(*forget("--out", tmp_path / "o", "--no-report", "--quiet"))
     assert (result.code, result.out, result.err) == (0, "", "")

@@ -70,7 +70,7 @@ class Evil:
 def test_a_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Evil()}, "evil.pt")
-    Path("plain.pkl").write_bytes(pickle.dumps(Evil()))
+    Path("plain.pkl").write_bytes(pickle.dumps(Evil(), protocol=2))
     for name in ("evil.pt", "plain.pkl"):
         with pytest.raises(ValueError, match="plain state dict"):
             read_weights(name)

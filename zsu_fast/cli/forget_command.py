@@ -207,6 +207,8 @@ def forget(
     with console.progress() as progress:
         run = run_forget(session, images, settings, linear_probe=linear_probe, report=report, progress=progress)
     written = folder.write(session.loaded, run, seconds=time.perf_counter() - started)
+    for warning in run.warnings[len(images.warnings) :]:
+        console.note(warning)
     console.show(run.result.summary())
     if run.before is not None:
         console.show(before_after(f"{model}", run.before, run.after, run.probe_before, run.probe_after))

@@ -129,6 +129,13 @@ def run_forget(
         progress=progress,
         **settings,
     )
+    warnings = images.warnings
+    known = result.before["forget_accuracy"]
+    if known is not None and known < 0.5:
+        warnings += (
+            f"before the edit the model recognised only {100 * known:.0f} % of the probes: "
+            "are the class index and the preprocessing (--mean, --std, --size) right?",
+        )
     after, probe_after = measure("after") if result.reached else (before, probe_before)
     page = None
     if analysis_before is not None:
@@ -148,9 +155,9 @@ def run_forget(
             photos=session.photos(probes[:shown]) if shown else None,
             probe_before=probe_before,
             probe_after=probe_after,
-            warnings=images.warnings,
+            warnings=warnings,
         )
-    return Run(result, before, after, probe_before, probe_after, page, images.warnings)
+    return Run(result, before, after, probe_before, probe_after, page, warnings)
 
 
 def _retain(session: Session, retain: ImageSet | None) -> Tensor | tuple[Tensor, Tensor] | None:
