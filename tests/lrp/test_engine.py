@@ -1,8 +1,10 @@
 """What makes LRP go wrong in practice: residual sums, shared modules, in-place code, functional code, names."""
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 
 import pytest
 import torch
@@ -336,6 +338,84 @@ class TestFunctional:
             return linear(rms.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + rms.eps)))
 
         torch.testing.assert_close(relevance(rms_by_hand, x, 1).input, relevance(lambda t: linear(rms(t)), x, 1).input)
+
+
+class TestNormsAndActivations:
+    """Functions that stand on no layer, against a gradient with the right part held constant."""
+
+    @pytest.mark.parametrize(
+        "norm, dims, groups",
+        [
+            (nn.GroupNorm(2, 6), (2, 3, 4), 2),
+            (nn.GroupNorm(3, 6, affine=False), (2, 3, 4), 3),
+            (nn.InstanceNorm2d(6), (2, 3, 4), 6),
+            (nn.InstanceNorm2d(6, affine=True), (2, 3, 4), 6),
+        ],
+    )
+    def test_groups(self, norm: nn.Module, dims: tuple, groups: int) -> None:
+        norm = randomize(norm)
+        x = torch.randn(2, 6, 4, 4, dtype=torch.float64)
+
+        def by_hand(t: Tensor) -> Tensor:
+            rows = t.unflatten(1, (groups, -1))
+            sigma = (rows.detach().var(dims, correction=0, keepdim=True) + norm.eps).sqrt()
+            y = ((rows - rows.mean(dims, keepdim=True)) / sigma).flatten(1, 2)
+            weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+            return y if weight is None else y * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
+
+        def model(t: Tensor) -> Tensor:
+            return F.relu(norm(t + 1)).mean((2, 3))
+
+        y = x.clone().requires_grad_()
+        logits = F.relu(by_hand(y + 1)).mean((2, 3))
+        (c,) = torch.autograd.grad(logits[:, 2].sum(), y)
+        found = relevance(model, x, 2)
+        torch.testing.assert_close(found.logits, logits.detach())
+        torch.testing.assert_close(found.input, (c * y).detach())
+
+    def test_batch_norm_before_a_layer(self, images: Tensor) -> None:
+        """As in pre-activation nets: nothing to fold it into."""
+        norm, conv = randomize(nn.BatchNorm2d(3)), nn.Conv2d(3, 5, 3).double()
+
+        def model(x: Tensor) -> Tensor:
+            return conv(F.relu(norm(x))).mean((2, 3))
+
+        found = relevance(model, images, 1, composite=ZERO)
+        torch.testing.assert_close(found.input, gradient_times_input(model, images, 1))
+
+    @pytest.mark.parametrize(
+        "function",
+        [F.gelu, F.silu, F.relu6, F.hardswish, torch.tanh, F.elu, F.selu, F.celu, F.mish, F.softsign, F.hardtanh,
+         torch.square, torch.abs, F.leaky_relu, lambda t: t.clamp(-0.5, 0.7), lambda t: t.pow(3), lambda t: t * t,
+         lambda t: F.gelu(t, approximate="tanh"), lambda t: t.clamp(min=0), lambda t: F.relu(t) ** 1.5],
+    )  # fmt: skip
+    def test_activations_pass_relevance_on(self, function) -> None:
+        x = torch.randn(4, 7, dtype=torch.float64)
+        y = torch.randn(4, 7, dtype=torch.float64)
+        found = relevance(lambda t: function(t * 2), x, 3)
+        expected = torch.zeros_like(x)
+        expected[:, 3] = function(x * 2)[:, 3]
+        torch.testing.assert_close(found.input, expected)
+        at_zero = relevance(lambda t: function(t) + t * y, torch.zeros_like(x), 3)
+        assert torch.isfinite(at_zero.input).all()
+
+
+def test_nothing_is_kept(images: Tensor) -> None:
+    """No graph, activation or handle survives the call, and no garbage collection is needed for that."""
+    model = randomize(ResNet())
+    kept: list[weakref.ref] = []
+    handle = model.conv.register_forward_hook(lambda module, inputs, output: kept.append(weakref.ref(output)))
+    block = model.blocks[1].register_forward_hook(lambda module, inputs, output: kept.append(weakref.ref(output)))
+    gc.collect()
+    gc.disable()
+    try:
+        relevance(model, images, composite="epsilon_plus_flat")
+        assert len(kept) == 2
+        assert all(reference() is None for reference in kept)
+    finally:
+        gc.enable()
+        handle.remove()
+        block.remove()
 
 
 def state_of(model: nn.Module) -> list:

@@ -44,6 +44,7 @@ def _rescaled(engine: Engine, func: Callable, a: Any, b: Any, **keywords: Any) -
     carrier = mark.carrier
     engine.marks[result] = Mark(
         nonnegative=mark.nonnegative
+        and not keywords
         and isinstance(constant, int | float)
         and constant >= 0
         and func not in _SUBTRACTIONS,

@@ -46,6 +46,7 @@ class UncoveredFunctionError(RuntimeError):
 
 
 _NATIVE = frozenset(tables.functions_named("requires_grad_", "detach_", "retain_grad", "register_hook", "detach"))
+_POSITIVE_MODES = ("nearest", "nearest-exact", "area", "linear", "bilinear", "trilinear")
 _PENDING_MAY_PASS = tables.MOVES | tables.AVERAGES
 
 
@@ -247,11 +248,12 @@ def tensors_in(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
 
 
 def _may_undershoot(func: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether values below zero can come out though none go in: padding with a number, bicubic interpolation."""
+    """Whether values below zero can come out though none go in: padding with a number, cubic interpolation."""
     if func is F.pad:
         value = kwargs.get("value", args[3] if len(args) > 3 else None)
         return value is not None and value < 0
-    return func in tables.RESAMPLING and "cubic" in str(kwargs.get("mode", args[3:4]))
+    mode = kwargs.get("mode", args[3] if len(args) > 3 else "nearest")
+    return func in tables.RESAMPLING and mode not in _POSITIVE_MODES
 
 
 def _describe(func: Callable) -> str:

@@ -31,7 +31,9 @@ class Relevance:
         input: Relevance of every input value; shape, dtype and device of the inputs.
         neurons: Relevance per sample and unit, [N, units], by layer in execution order; float32 (float64 for float64).
             Linear layers and convolutions go by the name of the module that owns the weight (or of the parameter, if it
-            is not called "weight"), attention heads by the name of their module followed by ".heads".
+            is not called "weight"), attention heads by the name of their module followed by ".heads". A layer's output
+            is read as [N, ...], as runs of rows of one sample each (windows), or as [tokens, N, units] where that alone
+            fits; a layer that runs several times adds up.
         logits: The model's output, [N, classes].
     """
 

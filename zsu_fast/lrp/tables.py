@@ -37,12 +37,12 @@ MOVES = frozenset(functions_named(
 
 AVERAGES = frozenset(functions_named(
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-    "cumsum", "fold", "index_add", "mean", "sum",
+    "cumsum", "fold", "mean", "sum",
 ))
 """Linear with weights >= 0: non-negative stays non-negative."""
 
 RESAMPLING = frozenset(functions_named("interpolate", "upsample", "upsample_bilinear", "upsample_nearest"))
-"""Linear, weights of each output add up to 1 (bicubic weights may be negative): carries R as it carries c."""
+"""Linear, the weights of each output add up to 1 (some modes have negative ones): carries R as it carries c."""
 
 HOMOGENEOUS = frozenset(functions_named(
     "adaptive_max_pool1d", "adaptive_max_pool1d_with_indices", "adaptive_max_pool2d",
@@ -53,7 +53,7 @@ HOMOGENEOUS = frozenset(functions_named(
 """The winner takes all, f(x) = f'(x) x: the ordinary backward gives c to the winner. Non-negative stays so."""
 
 PIECEWISE_LINEAR = frozenset(functions_named(
-    "leaky_relu", "masked_fill", "masked_select", "neg", "negative", "prelu", "where",
+    "index_add", "leaky_relu", "masked_fill", "masked_select", "neg", "negative", "prelu", "where",
 ))
 """f(x) = f'(x) x for the part that depends on x; values may be negative."""
 # fmt: on
