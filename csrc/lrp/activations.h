@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "lrp/elementary.h"
 #include "lrp/host_device.h"
 
 namespace zsu::lrp {
@@ -22,7 +23,7 @@ constexpr int kActivations = 8;
 
 template <class T>
 ZSU_HOST_DEVICE T sigmoid(T x) {
-  return T(1) / (T(1) + std::exp(-x));
+  return T(1) / (T(1) + exponential(-x));
 }
 
 // act(x) / x, written without the division, so that it is finite everywhere and takes its limit at x = 0. NaN stays
@@ -32,7 +33,7 @@ ZSU_HOST_DEVICE T gate(T x) {
   if constexpr (kCode == kRelu) {
     return x > T(0) ? T(1) : (x <= T(0) ? T(0) : x);
   } else if constexpr (kCode == kGelu) {
-    return T(0.5) * std::erfc(x * T(-0.70710678118654752440));  // Phi(x); 1 + erf would cancel for x << 0
+    return normal_cdf(x);
   } else if constexpr (kCode == kGeluTanh) {
     // (1 + tanh(u)) / 2 = sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3): does not cancel for u << 0.
     return sigmoid(T(1.59576912160573071176) * x * (T(1) + T(0.044715) * x * x));
