@@ -264,6 +264,26 @@ class TestFunctional:
             torch.testing.assert_close(found.input, expected.input, msg=way)
             torch.testing.assert_close(found.neurons["w"], expected.neurons["w"], msg=way)
 
+    def test_operands_by_name(self) -> None:
+        layer = nn.Linear(4, 4).double()
+
+        def by_name(x: Tensor) -> Tensor:
+            y = F.relu(input=F.linear(input=x, weight=layer.weight, bias=layer.bias), inplace=True)
+            y = torch.add(torch.mul(input=y, other=x), other=torch.pow(y, exponent=2), alpha=0.5)
+            y = torch.bmm(y[:, None], mat2=x[:, :, None])[:, :, 0] * torch.softmax(input=y, dim=1)
+            return torch.div(y, other=torch.linalg.vector_norm(y, dim=1, keepdim=True))
+
+        def by_position(x: Tensor) -> Tensor:
+            y = F.relu(layer(x))
+            y = y * x + 0.5 * y**2
+            y = (y[:, None] @ x[:, :, None])[:, :, 0] * y.softmax(1)
+            return y / torch.linalg.vector_norm(y, dim=1, keepdim=True)
+
+        x = torch.randn(3, 4, dtype=torch.float64)
+        first, second = relevance(by_name, x, 1), relevance(by_position, x, 1)
+        torch.testing.assert_close(first.logits, second.logits)
+        torch.testing.assert_close(first.input, second.input)
+
     def test_a_function_is_a_model(self) -> None:
         w = torch.randn(4, 6)
         found = relevance(lambda x: F.linear(F.relu(F.linear(x, w)), w[:, :4]), torch.randn(3, 6))
@@ -494,6 +514,23 @@ def test_channels_last_is_the_same(images: Tensor) -> None:
         for layer, units in plain.neurons.items():
             torch.testing.assert_close(last.neurons[layer], units)
         model.to(memory_format=torch.contiguous_format)
+
+
+@pytest.mark.parametrize("composite", ["epsilon", "epsilon_plus_flat", "epsilon_alpha2_beta1", "cp_lrp"])
+@pytest.mark.parametrize("kind", [ResNet, ViT])
+def test_single_precision_on_every_device(kind: type, composite: str, device: torch.device) -> None:
+    model = randomize(kind())
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    expected = relevance(model, x, 1, composite=composite)
+    found = relevance(
+        copy.deepcopy(model).to(device, torch.float32), x.to(device, torch.float32), 1, composite=composite
+    )
+    assert found.input.device.type == device.type
+    scale = expected.input.abs().max()
+    torch.testing.assert_close(found.input.cpu().double() / scale, expected.input / scale, rtol=0, atol=2e-3)
+    for layer, units in expected.neurons.items():
+        scale = units.abs().max()
+        torch.testing.assert_close(found.neurons[layer].cpu().double() / scale, units / scale, rtol=0, atol=2e-3)
 
 
 def test_two_threads_do_not_meet(images: Tensor) -> None:

@@ -20,7 +20,7 @@ from . import tables
 from .collector import Collector
 from .composites import Composite
 from .functions import Layer, LayerCall
-from .inplace import ASSIGNS, TWINS, Renewals, StaleViewError, asks_in_place
+from .inplace import ASSIGNS, INPLACE_ARGUMENT, TWINS, Renewals, StaleViewError, asks_in_place
 from .marks import GATE, Mark, Marks
 from .names import Names
 from .rules import InputRule, Pass
@@ -81,6 +81,7 @@ class Engine(TorchFunctionMode):
             args, kwargs = self._resolved(func, args, kwargs)
         if (getattr(func, "__name__", "") == "__get__" and func not in tables.MOVES) or func in _NATIVE:
             return func(*args, **kwargs)
+        args = _operands_first(func, args, kwargs)
         asked, args = asks_in_place(func, args, kwargs)
         if asked:
             return self._renew(func, args, kwargs)
@@ -236,6 +237,16 @@ class Engine(TorchFunctionMode):
                 f"{_describe(func)}: its argument shares memory with a tensor that was written to in place, which runs "
                 "out of place here; write the model without the in-place operation"
             ) from None
+
+
+_OPERANDS = ("input", "self", "mat1", "batch1", "tensor1", "other", "mat2", "batch2", "vec", "tensor2")
+
+
+def _operands_first(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Sequence[Any]:
+    """Operands given by name, as in torch.mul(x, other=y), by position: their names differ between functions."""
+    if not kwargs or not (func in HANDLERS or func in INPLACE_ARGUMENT):
+        return args
+    return (*args, *(kwargs.pop(name) for name in _OPERANDS if name in kwargs))
 
 
 def tensors_in(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:

@@ -43,16 +43,17 @@ TWINS = _out_of_place_twins()
 ASSIGNS = frozenset(tables.functions_named("copy_", "__setitem__"))
 """Functions that write what they are given; they have no twin."""
 
-_INPLACE_ARGUMENT = {
+INPLACE_ARGUMENT = {
     function: position
     for function in (getattr(F, name) for name in dir(F) if not name.startswith("_"))
     if callable(function) and not inspect.isclass(function) and (position := _inplace_position(function)) is not None
 }
+"""Position of the argument `inplace`, by function."""
 
 
 def asks_in_place(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[bool, Sequence[Any]]:
     """Whether a function such as F.relu was told `inplace`, and its arguments without that (`kwargs` is changed)."""
-    position = _INPLACE_ARGUMENT.get(func)
+    position = INPLACE_ARGUMENT.get(func)
     if position is None:
         return False, args
     asked = bool(kwargs.pop("inplace", False))
