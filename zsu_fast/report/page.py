@@ -16,7 +16,6 @@ from zsu_fast.evaluate import Evaluation, ProbeResult
 from zsu_fast.report import pictures
 from zsu_fast.report.analysis import Analysis
 from zsu_fast.report.files import write_text
-from zsu_fast.unlearn.forget import DEFAULT_UNTIL
 
 MOST_CLASSES = 40
 MOST_LAYERS = 24
@@ -292,10 +291,9 @@ def _search(report: Report) -> str:
 
 
 def _until(report: Report) -> float | None:
-    request = report.record["request"]
-    if request.get("until") is None:
-        return DEFAULT_UNTIL[request["method"]] if request.get("budget") is None else None
-    return float(request["until"])
+    """The accuracy that was aimed at, as far as the record tells."""
+    value = report.record.get("until", report.record["request"].get("until"))
+    return None if value is None else float(value)
 
 
 def _record(report: Report) -> str:
