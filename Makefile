@@ -74,7 +74,7 @@ demo: $(done)/package
 
 test: $(done)/tests native
 	$(call say,running the tests)
-	@$(bin)/python -m pytest -q --durations=10 $(PYTEST_FLAGS)
+	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q --numprocesses=2 --durations=10 $(PYTEST_FLAGS)
 
 bench: $(done)/tests native
 	@$(bin)/python -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")' > $(done)/device
