@@ -32,6 +32,7 @@ from zsu_fast.unlearn import model_digest
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- real models: begin -->", "<!-- real models: end -->"
+IMAGES, FIT_IMAGES = 4000, 3000  # that judge a model, and that a linear probe is fitted on
 PROBES = 36
 RETAIN_PER_CLASS = 20
 METHODS = {
@@ -81,14 +82,17 @@ def load_tasks(data: Path, names: list[str]) -> Iterator[tuple[str, Task]]:
             (x, y), (fit_x, fit_y) = images("cifar10_test"), images("cifar10_train_subset")
         elif name in MNIST:
             x, y = images("mnist", "test")
-            fit_x, fit_y = (part[:6000] for part in images("mnist", "train"))
+            fit_x, fit_y = images("mnist", "train")
         else:
             (x, y), (fit_x, fit_y) = images("imagenette160_a", "ilsvrc_val"), images("imagenette160_a", "ilsvrc_train")
+        if name not in IMAGENET:
+            x, y, fit_x, fit_y = x[:IMAGES], y[:IMAGES], fit_x[:FIT_IMAGES], fit_y[:FIT_IMAGES]
         task = Task(
             net, preprocess(x), torch.as_tensor(y), preprocess(fit_x), torch.as_tensor(fit_y), sorted(set(y.tolist()))
         )
         if name in IMAGENET:
             photographs, labels = images("imagenet_sample")
+            photographs, labels = photographs[::2], labels[::2]
             add_single_photographs(task, photographs, torch.as_tensor(labels), preprocess)
         yield name, task
 
@@ -129,9 +133,9 @@ def split(task: Task, target: int) -> tuple[Tensor, tuple[Tensor, Tensor], Tenso
         chosen = own[torch.randperm(len(own), generator=generator)[: min(PROBES, len(own) * 3 // 5)]]
         held[chosen] = True
         probes, extra = task.images[chosen], task.images[:0]
-    few = len(task.labels.unique()) > 100  # one photograph of most classes: every third class gives a retain probe
+    few = len(task.labels.unique()) > 100  # one photograph of most classes: every fourth class gives a retain probe
     for label in task.labels.unique().tolist():
-        if label == target or (few and label % 3 and label not in task.classes):
+        if label == target or (few and label % 16 and label not in task.classes):
             continue
         own = ((task.labels == label) & ~held).nonzero()[:, 0]
         retain[own[torch.randperm(len(own), generator=generator)[:RETAIN_PER_CLASS]]] = True
@@ -281,6 +285,10 @@ def main() -> None:
         "summary": [],
         "rows": [],
     }
+    if arguments.json and arguments.json.exists():  # models measured before keep their rows
+        kept = json.loads(arguments.json.read_text())
+        for part in ("summary", "rows"):
+            results[part] = [row for row in kept[part] if row["model"] not in arguments.models.split(",")]
     for name, task in load_tasks(arguments.data, arguments.models.split(",")):
         unedited = Unedited.of(task)
         for method in arguments.methods.split(","):

@@ -275,6 +275,7 @@ class Task:
             "reason": reason,
             "mode": mode,
             "budget": budget,
+            "until": self._until if self.settings.budget is None else self.settings.until,
             "picks": perturb.describe(picks),
             "edits": [
                 {"tensor": e.tensor, "row": e.row, "dim": e.dim, "indices": e.indices.tolist()} for e in patch.entries
