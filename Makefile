@@ -52,7 +52,7 @@ $(done)/tests: $(done)/package tests/requirements.txt tests/requirements-peers.t
 	@touch $@
 
 $(done)/lint: $(done)/torch tests/requirements-lint.txt
-	$(call say,installing ruff, mypy and clang-format)
+	$(call say,installing the linters)
 	@$(pip) --constraint $(done)/constraints.txt --requirement tests/requirements-lint.txt
 	@touch $@
 

@@ -1,9 +1,9 @@
 // From a dtype known at run time to a type.
 #pragma once
 
-#include <torch/csrc/stable/macros.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
 namespace zsu {
