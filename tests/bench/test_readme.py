@@ -1,0 +1,40 @@
+"""The README's tables are what the committed results say."""
+
+import json
+
+import pytest
+
+from bench import real_models
+from bench.__main__ import README, RESULTS
+from bench.report import BEGIN, END, insert_table, load, table
+
+
+def test_table_of_the_ops():
+    files = sorted(RESULTS.glob("ops_*.json"))
+    assert files, "no results of the ops are committed"
+    text = README.read_text()
+    assert insert_table(text, table(map(load, files)), BEGIN, END) == text
+
+
+def test_table_of_the_real_models():
+    results = json.loads((RESULTS / "real_models.json").read_text())
+    text = README.read_text()
+    assert insert_table(text, real_models.table(results), real_models.BEGIN, real_models.END) == text
+
+
+def test_the_defaults_work_on_the_small_models():
+    """36 unseen probes: at most 10 % left of the class and at most one point lost by the others, mean over classes."""
+    results = json.loads((RESULTS / "real_models.json").read_text())
+    rows = [
+        r for r in results["summary"] if r["method"] == "lra-npp" and ("cifar10" in r["model"] or "mnist" in r["model"])
+    ]
+    assert len(rows) == 6
+    for row in rows:
+        assert row["classes"] == row["reached"] == 10
+        assert row["forget_accuracy"][1] <= 0.10
+        assert row["retain_accuracy"][1] >= row["retain_accuracy"][0] - 0.01
+
+
+def test_markers_are_needed():
+    with pytest.raises(ValueError, match="exactly|once"):
+        insert_table("no markers here", "text")
