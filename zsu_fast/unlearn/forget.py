@@ -79,9 +79,13 @@ def forget(
     Raises:
         ValueError, TypeError: naming the argument; the model is as it was.
     """
-    targets = target_classes(target)
-    settings = Settings(
-        targets=targets,
+    with _task(
+        model,
+        target,
+        probes,
+        probe_labels,
+        retain_probes,
+        progress,
         method=method,
         k=k,
         budget=budget,
@@ -89,22 +93,16 @@ def forget(
         utility_floor=utility_floor,
         mode=mode,
         strength=strength,
-        path=path or "target",
-        score=score or ("contrastive" if retain_probes is not None else "frequency"),
+        path=path,
+        score=score,
         scope=scope,
-        layers=None if layers is None else tuple(layers),
+        layers=layers,
         composite=composite,
         preset=preset,
         authors_compat=authors_compat,
         seed=seed,
         batch_size=batch_size,
-    )
-    check_settings(settings, retain_probes is not None)
-    labels = probe_classes(probes, probe_labels, targets)
-    with _evaluating(model):
-        task = Task(
-            model, probes, labels, retain_images(model, retain_probes, targets, batch_size), settings, path, progress
-        )
+    ) as task:
         return task.run()
 
 
@@ -127,36 +125,48 @@ def select(
     batch_size: int = 64,
 ) -> Picks:
     """The neurons that `forget` would perturb at a given budget; the model is not changed. Arguments as in `forget`."""
-    targets = target_classes(target)
-    settings = Settings(
-        targets=targets,
+    with _task(
+        model,
+        target,
+        probes,
+        probe_labels,
+        retain_probes,
         method=method,
         k=k,
         budget=budget,
-        score=score or ("contrastive" if retain_probes is not None else "frequency"),
+        score=score,
         scope=scope,
-        layers=None if layers is None else tuple(layers),
+        layers=layers,
         composite=composite,
         preset=preset,
         authors_compat=authors_compat,
         batch_size=batch_size,
-    )
-    check_settings(settings, retain_probes is not None)
-    labels = probe_classes(probes, probe_labels, targets)
-    with _evaluating(model):
-        task = Task(
-            model, probes, labels, retain_images(model, retain_probes, targets, batch_size), settings, None, None
-        )
+    ) as task:
         return task.select(budget)
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the duration; every module's own flag is put back."""
+def _task(
+    model: nn.Module,
+    target: int | Sequence[int],
+    probes: Tensor,
+    probe_labels: Tensor | Sequence[int] | None,
+    retain_probes: Tensor | tuple[Tensor, Tensor] | None,
+    progress: Progress | None = None,
+    *,
+    layers: Sequence[str] | None,
+    **request: Any,
+) -> Iterator[Task]:
+    """A checked request, with the model in evaluation mode for the duration; every module's own flag is put back."""
+    targets = target_classes(target)
+    settings = Settings(targets, layers=None if layers is None else tuple(layers), **request)
+    check_settings(settings, retain_probes is not None)
+    labels = probe_classes(probes, probe_labels, targets)
     flags = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        yield
+        retain = retain_images(model, retain_probes, targets, settings.batch_size)
+        yield Task(model, probes, labels, retain, settings, progress)
     finally:
         for module, training in flags:
             module.training = training

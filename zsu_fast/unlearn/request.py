@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,8 +30,8 @@ class Settings:
     utility_floor: float | None = None
     mode: str | None = None
     strength: float | None = None
-    path: str = "target"
-    score: str = "frequency"
+    path: str | None = None
+    score: str | None = None
     scope: str = "layer"
     layers: tuple[str, ...] | None = None
     composite: Any = "epsilon"
@@ -40,30 +41,39 @@ class Settings:
     batch_size: int = 64
 
 
-def complete(settings: Settings, structure: Structure, path: str | None) -> Settings:
-    """Settings with the preset's values and the defaults that depend on the model filled in."""
+def complete(settings: Settings, structure: Structure, has_retain: bool) -> Settings:
+    """Settings with the preset's values and the defaults that depend on the model and the images filled in."""
     head = structure.head
+    settings = replace(settings, score=settings.score or ("contrastive" if has_retain else "frequency"))
     if settings.method != "lra-npp" or head is None:
         return settings
     if settings.authors_compat and settings.preset is None:
         hidden = head.producer is not None and structure.layers[head.producer].kind == "linear"
         settings = replace(settings, preset=preset_for(bool(structure.heads), hidden, head.features))
     if settings.preset is None:
-        return replace(settings, k=0.25 if settings.k is None else settings.k)
+        return replace(settings, k=0.25 if settings.k is None else settings.k, path=settings.path or "target")
     preset = AUTHORS_PRESETS[settings.preset]
     k, budget = preset.scaled(head.features)
     return replace(
         settings,
         k=k if settings.k is None else settings.k,
         budget=budget if settings.budget is None and settings.until is None else settings.budget,
-        path=path or preset.path,
+        path=settings.path or preset.path,
         mode=settings.mode or "zero",
     )
 
 
 def target_classes(target: int | Sequence[int]) -> tuple[int, ...]:
-    values = [target] if isinstance(target, int) else list(target)
-    if not values or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
+    """The classes as distinct ints; anything that counts as an integer (also of numpy or torch) will do."""
+    single = hasattr(target, "__index__") and getattr(target, "ndim", 0) == 0
+    given: Any = [target] if single else target
+    try:
+        if isinstance(given, str) or any(isinstance(value, bool) for value in given):
+            raise TypeError
+        values = [operator.index(value) for value in given]
+    except TypeError:
+        values = []
+    if not values:
         raise TypeError(f"target: expected a class index or several, got {target!r}")
     if len(set(values)) != len(values):
         raise ValueError(f"target: a class is named twice in {values}")
@@ -72,13 +82,11 @@ def target_classes(target: int | Sequence[int]) -> tuple[int, ...]:
 
 def check_settings(settings: Settings, has_retain: bool) -> None:
     check_choice("method", settings.method, METHODS)
-    if settings.preset is not None:
-        check_choice("preset", settings.preset, tuple(AUTHORS_PRESETS))
-    check_choice("path", settings.path, PATHS)
-    check_choice("score", settings.score, SCORES)
     check_choice("scope", settings.scope, SCOPES)
-    if settings.mode is not None:
-        check_choice("mode", settings.mode, MODES)
+    optional = (("preset", tuple(AUTHORS_PRESETS)), ("path", PATHS), ("score", SCORES), ("mode", MODES))
+    for name, choices in optional:
+        if getattr(settings, name) is not None:
+            check_choice(name, getattr(settings, name), choices)
     for name, value, low in (("k", settings.k, 1), ("budget", settings.budget, 0)):
         if value is None:
             continue

@@ -34,12 +34,11 @@ class Task:
         labels: Tensor,
         retain: tuple[Tensor, Tensor] | None,
         settings: Settings,
-        path: str | None,
         progress: Progress | None,
     ) -> None:
         self.model, self.probes, self.labels, self.retain = model, probes, labels, retain
         self.structure = trace_structure(model, probes[:1])
-        self.settings = complete(settings, self.structure, path)
+        self.settings = complete(settings, self.structure, retain is not None)
         self.progress = progress or (lambda done, total, text: None)
         self.trace: list[dict[str, Any]] = []
 
@@ -150,7 +149,7 @@ class Task:
                 relevance,
                 labels,
                 settings.targets,
-                score=settings.score,
+                score=settings.score or "frequency",
                 scope=settings.scope,
                 k=0.25 if settings.k is None else settings.k,
                 retain=self.retain_relevance,
@@ -232,7 +231,7 @@ class Task:
 
     def _carry_out(self, picks: Picks, mode: str) -> Patch:
         settings = self.settings
-        slices = perturb.plan(self.structure, picks, settings.path, mode)
+        slices = perturb.plan(self.structure, picks, settings.path or "neuron", mode)
         return perturb.carry_out(self.model, slices, mode, settings.strength, settings.seed)
 
     # --- measuring
