@@ -23,13 +23,15 @@ class Unit:
 class Collector:
     """Relevance per sample and unit, [N, units] by name, in the order in which the layers first ran.
 
-    A layer that runs several times (shared modules, tied weights) adds up.
+    A layer that runs several times (shared modules, tied weights) adds up. One backward pass is collected at a time;
+    `last` says that no other will go through the same graph, so that nothing need be kept for it.
     """
 
     def __init__(self, samples: int, layers: Sequence[str] | None) -> None:
         self.samples = samples
         self.patterns = layers
         self.seen: dict[str, Unit] = {}
+        self.last = True
         self._sums: dict[str, Tensor] = {}
 
     def register(self, unit: Unit) -> None:
@@ -80,13 +82,12 @@ class Collector:
         others = [d for d in range(1, relevance.dim()) if d != unit_dim]
         self.add(unit, relevance.sum(others, dtype=dtype) if others else relevance.to(dtype))
 
-    def neurons(self, like: Tensor) -> dict[str, Tensor]:
-        """The result; layers that no relevance reached have zeros."""
+    def take(self, like: Tensor) -> dict[str, Tensor]:
+        """The result of one backward pass, handed over; layers that no relevance reached have zeros."""
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        sums, self._sums = self._sums, {}
         return {
-            name: self._sums[name]
-            if name in self._sums
-            else torch.zeros(self.samples, unit.total, dtype=dtype, device=like.device)
+            name: sums[name] if name in sums else torch.zeros(self.samples, unit.total, dtype=dtype, device=like.device)
             for name, unit in self.seen.items()
             if self.wants(unit)
         }

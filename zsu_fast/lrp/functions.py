@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zsu_fast.ops.lrp import LinearMap, rule_backward
+from zsu_fast.ops.lrp import ForwardTerms, LinearMap, forward_terms, rule_backward
 from zsu_fast.reference.gates import ACTIVATIONS
 
 from .collector import Collector, Unit
@@ -50,6 +50,24 @@ class LayerCall:
     def unit_dim(self, output: Tensor) -> int:
         return 1 if self.map.kind == "conv" else output.dim() - 1
 
+    def terms(self, input: Tensor | None) -> ForwardTerms:
+        """The extra forward pass of the rule, for the `input` that `saves` kept."""
+        if input is None:
+            return ForwardTerms()
+        assert isinstance(self.rule, LayerRule)
+        parameters = self.rule.parameters()
+        return forward_terms(
+            self.map,
+            parameters["rule"],
+            input,
+            self.weight,
+            self.bias,
+            scale=self.scale,
+            activation=self.activation,
+            nonnegative_input=self.nonnegative_input,
+            **{name: parameters[name] for name in ("gamma", "beta") if name in parameters},
+        )
+
 
 class Layer(torch.autograd.Function):
     """A linear or convolution layer with the BatchNorm and the activation that directly follow it, as one node."""
@@ -61,7 +79,7 @@ class Layer(torch.autograd.Function):
         output, activated = results
         kept_input, kept_output = call.saves(input, output, activated)
         ctx.save_for_backward(kept_input, kept_output)
-        ctx.call, ctx.shape = call, input.shape
+        ctx.call, ctx.shape, ctx.terms = call, input.shape, None
         return activated
 
     @staticmethod
@@ -85,6 +103,8 @@ class Layer(torch.autograd.Function):
                 None,
             )
         assert isinstance(call.rule, LayerRule)
+        terms = call.terms(input) if ctx.terms is None else ctx.terms
+        ctx.terms = None if call.collector.last else terms  # they depend on the input alone: other targets share them
         c, neurons = rule_backward(
             call.map,
             gradient=gradient,
@@ -98,6 +118,7 @@ class Layer(torch.autograd.Function):
             nonnegative_input=call.nonnegative_input,
             collect=wanted,
             **call.rule.parameters(),
+            **terms._asdict(),
         )
         if wanted:
             call.collector.add(call.unit, neurons)

@@ -1,4 +1,4 @@
-"""`relevance`: one forward pass and one backward pass give the relevance of the input and of every neuron."""
+"""`relevance`: a forward pass, and a backward pass per target, give the relevance of the input and of every neuron."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, cast
+from numbers import Integral
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from .names import Names
 from .rules import InputRule
 
 Init = Literal["logit", "one", "probability"]
+Target = int | Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,25 +44,56 @@ class Relevance:
     logits: Tensor
 
 
+@overload
 def relevance(
     model: Callable[[Tensor], Any],
     inputs: Tensor,
-    target: int | Tensor | None = None,
+    target: Target = None,
     *,
     composite: str | Composite = "epsilon",
     init: Init = "logit",
     layers: str | Sequence[str] | None = None,
     strict: bool = True,
-) -> Relevance:
+) -> Relevance: ...
+
+
+@overload
+def relevance(
+    model: Callable[[Tensor], Any],
+    inputs: Tensor,
+    target: Sequence[Target],
+    *,
+    composite: str | Composite = "epsilon",
+    init: Init = "logit",
+    layers: str | Sequence[str] | None = None,
+    strict: bool = True,
+) -> tuple[Relevance, ...]: ...
+
+
+def relevance(
+    model: Callable[[Tensor], Any],
+    inputs: Tensor,
+    target: Target | Sequence[Target] = None,
+    *,
+    composite: str | Composite = "epsilon",
+    init: Init = "logit",
+    layers: str | Sequence[str] | None = None,
+    strict: bool = True,
+) -> Relevance | tuple[Relevance, ...]:
     """Layer-wise relevance propagation (Bach et al. 2015; transformers: Achtibat et al. 2024) of one logit per sample.
 
     Works on any model made of torch functions: no hooks, no changed modules, nothing to prepare. The model is left
     exactly as it was. It must be in eval mode if it has dropout or BatchNorm.
 
+    The host never waits for the device, but for one look at the values of a target given as a tensor, and at the logits
+    unless `init` is "logit", when all passes are under way. A CUDA graph leaves that out: what it would have refused
+    becomes NaN.
+
     Args:
         model: A module or function from inputs to logits [N, classes], or to an object with `.logits`.
         inputs: [N, ...], floating point, on the model's device.
-        target: The class whose logit is explained: one for all, or int64 [N]; None: each sample's largest logit.
+        target: The class whose logit is explained: one for all, or integers [N]; None: each sample's largest logit. A
+            list or tuple of such targets shares the forward pass: each costs one backward pass.
         composite: The rules: a `Composite`, or the name of one ("epsilon", "epsilon_plus", "epsilon_plus_flat",
             "epsilon_alpha2_beta1", "attnlrp", "cp_lrp").
         init: Relevance to start from: the "logit" itself, "one", or its softmax "probability".
@@ -69,7 +102,7 @@ def relevance(
             warning.
 
     Returns:
-        A `Relevance`.
+        A `Relevance`; for a list or tuple of targets, one for each of them.
 
     Raises:
         UncoveredFunctionError: Some function on the way has no rule; the message names it and the module.
@@ -78,6 +111,9 @@ def relevance(
     rules = composite_of(composite)
     patterns = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
     _check_arguments(inputs, init, patterns)
+    targets = _labelled(target)
+    for label, value in targets:
+        _check_target(label, value, len(inputs))
     model = _checked_model(model)
     names = Names(model)
     collector = Collector(len(inputs), patterns)
@@ -93,18 +129,32 @@ def relevance(
         if not logits.requires_grad:
             raise ValueError("model: its logits do not depend on the inputs (through differentiable functions)")
         _check_graph(logits, engine, strict)
+        del engine, output  # what only they hold on to is free before the backward passes
         collector.check_patterns()
         _check_names(rules, collector)
-        start = _start(logits.detach(), target, init)
+        starts = [_Start.at(logits.detach(), label, value, init) for label, value in targets]
+        leaves = [leaf] if carrier is None else [leaf, carrier]
         device = inputs.device.type
+        found = []
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            leaves = [leaf] if carrier is None else [leaf, carrier]
-            c, *carried = torch.autograd.grad(logits, leaves, start, allow_unused=True)
-    with torch.no_grad():
-        result = torch.zeros_like(inputs) if c is None else c * inputs
-        for extra in carried:
-            result = result if extra is None else result + extra
-    return Relevance(result, collector.neurons(inputs), logits.detach())
+            for number, start in enumerate(starts, 1):
+                collector.last = number == len(starts)
+                c, *carried = torch.autograd.grad(
+                    logits, leaves, start.c, retain_graph=not collector.last, allow_unused=True
+                )
+                found.append(Relevance(_at_input(inputs, c, carried), collector.take(inputs), logits.detach()))
+    for start in starts:
+        start.check()
+    return tuple(found) if isinstance(target, list | tuple) else found[0]
+
+
+@torch.no_grad()
+def _at_input(inputs: Tensor, c: Tensor | None, carried: Sequence[Tensor | None]) -> Tensor:
+    """R of the inputs: c times them, and what rules left in R itself."""
+    result = torch.zeros_like(inputs) if c is None else c * inputs
+    for extra in carried:
+        result = result if extra is None else result + extra
+    return result
 
 
 def _check_arguments(inputs: Tensor, init: str, layers: Sequence[str] | None) -> None:
@@ -205,29 +255,73 @@ def _check_names(composite: Composite, collector: Collector) -> None:
             raise ValueError(f"composite: {pattern!r} matches no layer that ran; there are {', '.join(collector.seen)}")
 
 
-def _start(logits: Tensor, target: int | Tensor | None, init: Init) -> Tensor:
-    """c = R / logit at the target of each sample, 0 elsewhere."""
-    samples, classes = logits.shape
-    if target is None:
-        index = logits.argmax(1)
-    elif isinstance(target, Tensor):
+def _labelled(target: Target | Sequence[Target]) -> list[tuple[str, Target]]:
+    """Each target with its name in messages."""
+    if not isinstance(target, list | tuple):
+        return [("target", cast(Target, target))]
+    if not target:
+        raise ValueError("target is empty: give one target, or a list of at least one")
+    return [(f"target[{i}]", value) for i, value in enumerate(target)]
+
+
+def _check_target(label: str, target: object, samples: int) -> None:
+    if isinstance(target, Tensor):
         if target.shape != (samples,) or target.is_floating_point() or target.dtype == torch.bool:
-            raise ValueError(f"target must be an int or integers [{samples}], got {target.dtype} {tuple(target.shape)}")
-        index = target.to(logits.device, torch.int64)
-        if samples and bool(((index < 0) | (index >= classes)).any()):
-            raise ValueError(f"target must be in 0..{classes - 1}, got {index.tolist()}")
-    elif isinstance(target, int) and not isinstance(target, bool):
-        if not 0 <= target < classes:
-            raise ValueError(f"target must be in 0..{classes - 1}, got {target}")
-        index = torch.full((samples,), target, device=logits.device)
-    else:
-        raise TypeError(f"target must be an int, a tensor [N] or None, got {type(target).__name__}")
-    start = torch.zeros_like(logits)
-    if init == "logit":
-        return start.scatter_(1, index[:, None], 1.0)
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    chosen = wide.gather(1, index[:, None])
-    if bool((chosen == 0).any()):
-        raise ValueError(f'init {init!r} divides by the logit, which is exactly 0 for some sample; take init="logit"')
-    wanted = 1.0 if init == "one" else wide.softmax(1).gather(1, index[:, None])
-    return start.scatter_(1, index[:, None], (wanted / chosen).to(start.dtype))
+            raise ValueError(
+                f"{label} must be an int or integers [{samples}], got {target.dtype} {tuple(target.shape)}"
+            )
+    elif target is not None and (isinstance(target, bool) or not isinstance(target, Integral)):
+        raise TypeError(f"{label} must be an int, a tensor [N] or None, got {type(target).__name__}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """Where the relevance of one target starts: c = R / logit at the target of each sample, 0 elsewhere.
+
+    It is NaN where the target or its logit is not as it must be, which the host learns from `check`.
+
+    Attributes:
+        target: The target, if it is a tensor of values yet unseen.
+        divisor: The logits that `init` divides by, [N, 1].
+    """
+
+    c: Tensor
+    label: str
+    target: Tensor | None
+    divisor: Tensor | None
+    init: Init
+
+    @staticmethod
+    def at(logits: Tensor, label: str, target: Target, init: Init) -> _Start:
+        samples, classes = logits.shape
+        value, divisor = torch.ones_like(logits[:, :1]), None
+        if target is None:
+            index = logits.argmax(1)
+        elif isinstance(target, Tensor):
+            target = target.to(logits.device, torch.int64)
+            index = target.clamp(0, classes - 1)
+            value = torch.where((index == target)[:, None], value, torch.nan)
+        elif 0 <= target < classes:
+            index = torch.full((samples,), int(target), device=logits.device)
+        else:
+            raise ValueError(f"{label} must be in 0..{classes - 1}, got {target}")
+        if init != "logit":
+            wide = logits if logits.dtype == torch.float64 else logits.float()
+            divisor = wide.gather(1, index[:, None])
+            wanted = value if init == "one" else value * wide.softmax(1).gather(1, index[:, None])
+            value = torch.where(divisor == 0, torch.nan, wanted / divisor).to(logits.dtype)
+        c = torch.zeros_like(logits).scatter_(1, index[:, None], value)
+        return _Start(c, label, target if isinstance(target, Tensor) else None, divisor, init)
+
+    def check(self) -> None:
+        """The one look that the host takes at the device. ValueError."""
+        if self.c.is_cuda and torch.cuda.is_current_stream_capturing():
+            return
+        classes = self.c.shape[1]
+        if self.target is not None and bool(((self.target < 0) | (self.target >= classes)).any()):
+            raise ValueError(f"{self.label} must be in 0..{classes - 1}, got {self.target.tolist()}")
+        if self.divisor is not None and bool((self.divisor == 0).any()):
+            raise ValueError(
+                f"init {self.init!r} divides by the logit of {self.label}, which is exactly 0 for some sample; take "
+                'init="logit"'
+            )
