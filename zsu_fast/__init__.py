@@ -10,7 +10,7 @@ Floors, each built on the one before: `zsu_fast.ops` (torch ops; `zsu_fast.refer
 `zsu_fast.lrp` (rules, composites, `relevance`), `zsu_fast.unlearn` and `zsu_fast.evaluate`.
 """
 
-from zsu_fast import ops, reference
+from zsu_fast import ops, plot, reference
 from zsu_fast.evaluate import Evaluation, evaluate
 from zsu_fast.lrp import Relevance, relevance
 from zsu_fast.ops.build_info import build_info
@@ -29,6 +29,7 @@ __all__ = [
     "forget",
     "ops",
     "perturb_",
+    "plot",
     "reference",
     "relevance",
     "select",

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zsu_fast.evaluate.inference import Progress, inference_mode
 from zsu_fast.evaluate.probe import features
 from zsu_fast.lrp import relevance
+from zsu_fast.plot.colours import as_maps, sum_cells
 from zsu_fast.unlearn.structure import Head, trace_structure
 
 
@@ -23,7 +23,7 @@ class Analysis:
     Attributes:
         units: layer -> mean relevance of each unit, float32 [U], in execution order; the classifier's inputs come
             last, under "<classifier>.input".
-        heat: relevance of the input, summed over channels: float32 [n, H, W] of the first n probes; None if the
+        heat: relevance of the input, summed over channels: float64 [n, H, W] of the first n probes; None if the
             inputs are no images.
         heat_rules: name of the composite that gave ``heat``.
         missing: why there is nothing, or less, to show; empty if all went well.
@@ -76,7 +76,8 @@ def analyse(
         # The rules that rank units best (epsilon: exact contributions) draw noise on the input of a deep net.
         rules = "attnlrp" if any(name.endswith(".heads") for name in units) else "epsilon_plus"
         shown = relevance(model, probes[:heatmaps], truth[:heatmaps], composite=rules).input.detach().float().cpu()
-        heat = _cells(shown.sum(1)) if shown.dim() == 4 else None
+        if shown.dim() == 4:  # large images get about 56 cells a side
+            heat = torch.from_numpy(sum_cells(as_maps(shown), max(1, min(shown.shape[2:]) // 56)))
     except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
         missing = f"The relevance engine does not cover this model: {' '.join(str(error).split())}"
     with inference_mode(model):
@@ -85,12 +86,6 @@ def analyse(
         units.pop(head.name, None)  # its units are the logits: all relevance lies on the target's, by definition
         units |= _classifier_inputs(model, head, probes, truth.cpu())
     return Analysis(units, heat, rules, missing)
-
-
-def _cells(heat: Tensor) -> Tensor:
-    """Relevance [n, H, W] summed over square cells, so that large images have at most about 64 of them a side."""
-    side = max(1, min(heat.shape[1:]) // 56)
-    return F.avg_pool2d(heat[:, None], side, ceil_mode=True)[:, 0] * side**2
 
 
 def _classifier_inputs(model: nn.Module, head: Head, probes: Tensor, labels: Tensor) -> dict[str, Tensor]:

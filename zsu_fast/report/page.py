@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from zsu_fast.evaluate import Evaluation, ProbeResult
+from zsu_fast.plot.colours import as_array, limit_of
 from zsu_fast.report import pictures
 from zsu_fast.report.analysis import Analysis
 from zsu_fast.report.files import write_text
@@ -266,9 +267,8 @@ def _maps(report: Report) -> str:
         return _section("Where the model looked", escape(reason), "") if reason else ""
     figures = []
     for photo, old, new in zip(report.photos, before.heat, after.heat, strict=False):
-        # One scale for both: a class that lost its evidence must look pale, not rescaled. The 99.5 % quantile keeps
-        # a single bright pixel from whitening the rest.
-        limit = float(old.abs().flatten().quantile(0.995)) or float(old.abs().max())
+        # One scale for both: a class that lost its evidence must look pale, not rescaled.
+        limit = limit_of(as_array(old))
         figures.append(
             f'<figure><div class="three"><img alt="probe" src="{pictures.photo(photo)}">'
             f'<img alt="relevance before" src="{pictures.heatmap(old, limit)}">'

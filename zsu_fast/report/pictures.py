@@ -12,6 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from zsu_fast.extras import require
+from zsu_fast.plot.canvas import legend, new_figure, save, style
+from zsu_fast.plot.colours import GRID, as_array, colour
 
 BEFORE, AFTER, MASKED = "#9aa5b1", "#0b6e99", "#c2410c"
 COLOURS = (AFTER, MASKED, "#4d7c0f", "#7e22ce", BEFORE)
@@ -30,10 +32,8 @@ def photo(pixels: np.ndarray[Any, Any]) -> str:
 
 
 def heatmap(values: Tensor, limit: float) -> str:
-    """Relevance [H, W] -> PNG: red speaks for the class, blue against it, white is none; ``limit`` is full colour."""
-    colours = require("matplotlib", "report").colormaps["seismic"]
-    scaled = values.double().numpy() / (2.0 * limit or 1.0) + 0.5
-    return _png(colours(np.clip(scaled, 0.0, 1.0), bytes=True))
+    """Relevance [H, W] -> PNG, in the colours of `zsu_fast.plot`; ``limit`` is full colour."""
+    return _png(colour(as_array(values), limit))
 
 
 def strip(relevance: Tensor, masked: Sequence[int]) -> str:
@@ -50,10 +50,8 @@ def strip(relevance: Tensor, masked: Sequence[int]) -> str:
 
 def search_chart(trace: Sequence[dict[str, Any]], until: float | None) -> str:
     """Budgets that were tried against the accuracy on the class that was left. SVG."""
-    require("matplotlib", "report")
-    figures = require("matplotlib.figure", "report")
-    figure = figures.Figure(figsize=(6.4, 2.9), layout="constrained")
-    axes = figure.add_subplot()
+    figure = new_figure(6.4, 2.9)
+    axes = figure.subplots()
     several = len({tuple(step.get("layers", ())) for step in trace}) > 1
     curves: dict[str, list[tuple[int, float]]] = {}
     for step in trace:
@@ -61,9 +59,9 @@ def search_chart(trace: Sequence[dict[str, Any]], until: float | None) -> str:
         if several:
             label += f", {len(step['layers'])} layers"
         curves.setdefault(label, []).append((step["budget"], step["forget_accuracy"]))
-    for (label, points), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
+    for (label, points), tint in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
         budgets, accuracies = zip(*sorted(points), strict=True)
-        axes.plot(budgets, accuracies, "o-", color=colour, label=label, markersize=5)
+        axes.plot(budgets, accuracies, "o-", color=tint, label=label, markersize=5)
     if until is not None:
         axes.axhline(until, color="#52606d", linestyle="--", linewidth=1, label=f"aim {until:g}")
     tried = [step["budget"] for step in trace]
@@ -71,13 +69,13 @@ def search_chart(trace: Sequence[dict[str, Any]], until: float | None) -> str:
         axes.set_xscale("log" if min(tried) > 0 else "symlog")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     else:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", integer=True)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("neurons perturbed")
     axes.set_ylabel("accuracy on the class\n(held-out probes)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e4e7eb")
-    axes.legend(frameon=False)
+    style(axes)
+    axes.grid(axis="y", color=GRID)
+    legend(axes, axes)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    save(figure, buffer, "svg")
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,80 @@
+"""Figures and axes in one style. No pyplot: a figure belongs to its caller, and no global state is touched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from zsu_fast.extras import require
+from zsu_fast.plot.colours import GRID, INK, SOFT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg")
+SMALL = 7.5
+DPI = 150
+
+
+def new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
+    """An empty figure of so many inches, on white."""
+    figure: Figure = require("matplotlib.figure", "report").Figure((width, height), layout=layout, facecolor="white")
+    return figure
+
+
+def figure_of(axes: Axes) -> Figure:
+    """The figure that axes are in, or the part of one."""
+    figure: Any = axes.figure
+    return figure
+
+
+def save(figure: Figure, file: str | os.PathLike[str] | BinaryIO, format: str | None = None) -> None:
+    """Write a figure as PNG or SVG (by the suffix, or ``format``), without the date: the same figure, the same PNG.
+
+    Raises:
+        ValueError: another format.
+    """
+    if format is None:
+        if not isinstance(file, (str, os.PathLike)):
+            raise ValueError("format must be given for a file object")
+        format = Path(file).suffix[1:].lower()
+    if format not in FORMATS:
+        raise ValueError(f"the picture must be written as .png or .svg, got {format!r}")
+    figure.savefig(file, format=format, dpi=DPI, metadata={"Date": None} if format == "svg" else {"Software": None})
+
+
+def style(axes: Axes, title: str = "") -> None:
+    """Thin lines, small quiet labels, no box."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
+    axes.tick_params(labelsize=SMALL, labelcolor=INK, color=GRID, length=2)
+    axes.xaxis.label.set(size=SMALL, color=SOFT)
+    axes.yaxis.label.set(size=SMALL, color=SOFT)
+    axes.set_axisbelow(True)
+    if title:
+        axes.set_title(title, fontsize=SMALL + 1, color=INK, loc="left")
+
+
+def legend(owner: Figure | Axes, axes: Axes) -> None:
+    """What the colours of ``axes`` mean: above all panels of a figure, or inside of axes that someone else owns."""
+    place: dict[str, Any] = {"loc": "outside upper center", "ncols": 3} if owner is not axes else {"loc": "best"}
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda i: hasattr(handles[i], "get_marker"))  # bars first
+    owner.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        frameon=False,
+        fontsize=SMALL,
+        labelcolor=INK,
+        handlelength=1.2,
+        **place,
+    )
+
+
+def shortened(text: str, most: int, keep: Literal["start", "end"] = "end") -> str:
+    """A text that fits. The end of a layer's name tells more than its beginning."""
+    if len(text) <= most:
+        return text
+    return "…" + text[1 - most :] if keep == "end" else text[: most - 1] + "…"
