@@ -158,12 +158,8 @@ def test_names_come_first() -> None:
         first=Flat(),
         names={"features.3": AlphaBeta(), "features.*": Epsilon(0.2), "classifier.4": Zero()},
     )
-    kinds = {
-        "features.0": ("convolution", True),
-        "features.3": ("convolution", False),
-        "classifier.1": ("linear", False),
-    }
-    found = {name: rules.rule(name, kind, first) for name, (kind, first) in kinds.items()}
+    kinds = {"features.0": ("convolution", 0), "features.3": ("convolution", 1), "classifier.1": ("linear", 3)}
+    found = {name: rules.rule(name, kind, position) for name, (kind, position) in kinds.items()}
     assert found == {"features.0": Epsilon(0.2), "features.3": AlphaBeta(), "classifier.1": Gamma(0.1)}
     relevance(model, x, 0, composite=rules)
     with pytest.raises(ValueError, match="'nothing' matches no layer"):

@@ -22,16 +22,21 @@ from .composites import (
     COMPOSITES,
     Composite,
     attnlrp,
+    attnlrp_gamma,
     cp_lrp,
     epsilon,
     epsilon_alpha2_beta1,
+    epsilon_alpha2_beta1_flat,
     epsilon_gamma_box,
     epsilon_plus,
     epsilon_plus_flat,
+    excitation_backprop,
+    gamma_epsilon,
+    zero_epsilon_gamma_box,
 )
 from .engine import UncoveredFunctionError
 from .relevance import Relevance, relevance
-from .rules import AlphaBeta, Epsilon, Flat, Gamma, InputRule, LayerRule, Pass, Rule, ZBox, Zero, ZPlus
+from .rules import AlphaBeta, Epsilon, Flat, Gamma, InputRule, LayerRule, Pass, Rule, WSquare, ZBox, Zero, ZPlus
 
 __all__ = [
     "COMPOSITES",
@@ -46,15 +51,21 @@ __all__ = [
     "Relevance",
     "Rule",
     "UncoveredFunctionError",
+    "WSquare",
     "ZBox",
     "ZPlus",
     "Zero",
     "attnlrp",
+    "attnlrp_gamma",
     "cp_lrp",
     "epsilon",
     "epsilon_alpha2_beta1",
+    "epsilon_alpha2_beta1_flat",
     "epsilon_gamma_box",
     "epsilon_plus",
     "epsilon_plus_flat",
+    "excitation_backprop",
+    "gamma_epsilon",
     "relevance",
+    "zero_epsilon_gamma_box",
 ]

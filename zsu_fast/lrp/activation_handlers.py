@@ -31,6 +31,7 @@ def _activate(engine: Engine, name: str, input: Tensor, compute: Callable[[Tenso
         nonnegative=name in ("relu", "relu6") or mark.nonnegative,
         gate=WEAK_GATE if name == "tanh" else 0,
         layer=mark.layer,
+        carrier=engine.carrier_through(input),
     )
     return result
 
@@ -41,7 +42,7 @@ def _relu(engine: Engine, func: Callable, input: Tensor) -> Tensor:
     if mark.call is not None:
         return _activate(engine, "relu", input, torch.relu)
     result = torch.relu(input)  # autograd's own backward is the rule
-    engine.marks[result] = Mark(nonnegative=True, layer=mark.layer)
+    engine.marks[result] = Mark(nonnegative=True, layer=mark.layer, carrier=engine.carrier_through(input))
     return result
 
 

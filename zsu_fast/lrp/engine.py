@@ -18,12 +18,12 @@ from torch.overrides import TorchFunctionMode
 
 from . import tables
 from .collector import Collector
-from .composites import Composite
-from .functions import Layer, LayerCall
+from .composites import Choice, Composite, Kind
+from .functions import Carrier, Layer, LayerCall, WinnerCarrier
 from .inplace import ASSIGNS, INPLACE_ARGUMENT, TWINS, Renewals, StaleViewError, asks_in_place
 from .marks import GATE, Mark, Marks
 from .names import Names
-from .rules import InputRule, Pass
+from .rules import InputRule
 
 Handler = Callable[..., Any]
 HANDLERS: dict[Callable, Handler] = {}
@@ -70,8 +70,21 @@ class Engine(TorchFunctionMode):
         self.marks = Marks()
         self.marks[input] = Mark(carrier=carrier)
         self.refused: dict[Any, UncoveredFunctionError] = {}
-        self.layers_run = 0
+        self.carries = composite.carries_relevance()
+        self.choices: list[Choice] = []
         self.renewals = Renewals()
+
+    def __exit__(self, *exception: Any) -> None:
+        for choice in self.choices:
+            choice.settle(self.composite, len(self.choices))
+        super().__exit__(*exception)
+
+    def choose(self, name: str, kind: Kind) -> Choice:
+        """The rule of the layer that runs next."""
+        position = len(self.choices)
+        choice = Choice(name, kind, position, self.composite.rule(name, kind, position))
+        self.choices.append(choice)
+        return choice
 
     def __torch_function__(
         self, func: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -125,22 +138,23 @@ class Engine(TorchFunctionMode):
 
     def node(self, input: Tensor, call: LayerCall, output: Tensor, activated: Tensor) -> Tensor:
         """The autograd node of a layer, whose results are at hand; `activated` is `output` if nothing follows yet."""
-        carrier = None
-        if isinstance(call.rule, InputRule):
-            carrier = self.marks[input].carrier
-            if carrier is None:
-                raise ValueError(
-                    f"composite: {call.rule!r} is a rule for layers that are fed by the model's input, but "
-                    f"{call.unit.name!r} is fed by other layers; give it another rule (Composite.names or .first)"
-                )
-            if isinstance(call.rule, Pass) and output.shape != input.shape:
-                raise ValueError(
-                    f"composite: Pass() needs a layer that keeps the shape, {call.unit.name!r} makes "
-                    f"{tuple(output.shape)} of {tuple(input.shape)}"
-                )
-        result = Layer.apply(input, carrier, call, (output, activated))
-        self.marks[result] = Mark(nonnegative=call.activation in (1, 5), layer=call.unit.name, call=call, source=input)
+        # A rule that is not settled yet may turn out to be one that sends R.
+        sends = isinstance(call.rule, InputRule) or (call.rule is None and self.carries)
+        carrier = self.carrier_of(input) if sends else None
+        result, carried = Layer.apply(input, carrier, call, (output, activated))
+        self.marks[result] = Mark(
+            nonnegative=call.activation in (1, 5), layer=call.unit.name, carrier=carried, call=call, source=input
+        )
         return result
+
+    def carrier_of(self, values: Tensor) -> Tensor:
+        """What takes R for `values`."""
+        carrier = self.marks[values].carrier
+        return Carrier.apply(values) if carrier is None else carrier
+
+    def carrier_through(self, values: Tensor) -> Tensor | None:
+        """What takes R for an elementwise function of `values` that passes it unchanged; None if none will come."""
+        return self.carrier_of(values) if self.carries else self.marks[values].carrier
 
     def refuse(self, result: Any, func: Callable, reason: str = "no LRP rule covers it") -> None:
         """Note that `result` came about in a way that no rule covers; it matters if the logits depend on it."""
@@ -194,6 +208,8 @@ class Engine(TorchFunctionMode):
         if func in tables.MOVES or func in tables.AVERAGES:
             common = replace(common, gate=min(m.gate for m in marks), pending=marks[0].pending)
         carriers: list[Tensor] | None = None
+        if func in tables.HOMOGENEOUS and len(marks) == 1 and marks[0].carrier is not None and len(outputs) == 1:
+            carriers = [self._winner_carrier(func, args, kwargs, tracked[0], outputs[0])]
         if func in tables.MOVES or func in tables.RESAMPLING:
             common = replace(common, layer=marks[0].layer if len(marks) == 1 else None)
             if all(m.carrier is not None for m in marks):
@@ -202,6 +218,13 @@ class Engine(TorchFunctionMode):
         for i, output in enumerate(outputs):
             if not any(output is t for t in involved):
                 self.marks[output] = replace(common, carrier=carriers[i]) if carriers else common
+
+    def _winner_carrier(self, func: Callable, args: tuple, kwargs: dict, values: Tensor, output: Tensor) -> Tensor:
+        def again(x: Tensor) -> Tensor:
+            there = [x if a is values else a for a in args], {k: x if v is values else v for k, v in kwargs.items()}
+            return next(t for t in tensors_in((func(*there[0], **there[1]),), {}) if t.is_floating_point())
+
+        return WinnerCarrier.apply(self.marks[values].carrier, values.detach(), output.detach(), again)
 
     def _carriers(self, value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -5,6 +5,7 @@ Each takes its result ready-made: the forward pass is the model's own kernel, so
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zsu_fast.ops.lrp import ForwardTerms, LinearMap, forward_terms, rule_backward
-from zsu_fast.reference.gates import ACTIVATIONS
+from zsu_fast.reference.gates import ACTIVATIONS, RELEVANCE
+from zsu_fast.reference.lrp import ratio
 
 from .collector import Collector, Unit
+from .composites import Choice
 from .input_rules import input_relevance
 from .rules import InputRule, LayerRule, Rule
 
@@ -26,10 +29,13 @@ _PLAIN_INPUT = ("zero", "epsilon")
 
 @dataclass(frozen=True, eq=False)
 class LayerCall:
-    """One execution of a linear or convolution layer: y = scale * map(x, weight) + bias, a = activation(y)."""
+    """One execution of a linear or convolution layer: y = scale * map(x, weight) + bias, a = activation(y).
+
+    `carries`: R itself may arrive beside c, from an input rule above.
+    """
 
     map: LinearMap
-    rule: Rule
+    choice: Choice
     weight: Tensor
     bias: Tensor | None
     unit: Unit
@@ -37,15 +43,27 @@ class LayerCall:
     nonnegative_input: bool = False
     scale: Tensor | None = None
     activation: int = 0
+    carries: bool = False
+
+    @property
+    def rule(self) -> Rule | None:
+        """None as long as it depends on the number of layers that are still to run."""
+        return self.choice.rule
+
+    @property
+    def arriving(self) -> int:
+        """What the relevance pass is given, as a code for `rule_backward`: c at a = activation(y), or R."""
+        return RELEVANCE if self.carries else self.activation
 
     def saves(self, input: Tensor, output: Tensor, activated: Tensor) -> tuple[Tensor | None, Tensor]:
         """What the backward needs: the input (None if its shape will do) and the output.
 
         Behind a ReLU the activation is kept, which the next layer keeps anyway: where it differs from the output, no
-        relevance arrives.
+        relevance arrives, unless it is carried.
         """
         plain = isinstance(self.rule, LayerRule) and self.rule.name in _PLAIN_INPUT
-        return None if plain else input, activated if self.activation in _SAVES_ACTIVATED else output
+        behind = self.activation in _SAVES_ACTIVATED and not self.carries
+        return None if plain else input, activated if behind else output
 
     def unit_dim(self, output: Tensor) -> int:
         return 1 if self.map.kind == "conv" else output.dim() - 1
@@ -63,46 +81,51 @@ class LayerCall:
             self.weight,
             self.bias,
             scale=self.scale,
-            activation=self.activation,
+            activation=self.arriving,
             nonnegative_input=self.nonnegative_input,
             **{name: parameters[name] for name in ("gamma", "beta") if name in parameters},
         )
 
 
 class Layer(torch.autograd.Function):
-    """A linear or convolution layer with the BatchNorm and the activation that directly follow it, as one node."""
+    """A linear or convolution layer with the BatchNorm and the activation that directly follow it, as one node.
+
+    Beside its output it has a carrier of R for it, if its `LayerCall` says so. An input rule sends R to `carrier`, the
+    carrier of `input`.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, input: Tensor, carrier: Tensor | None, call: LayerCall, results: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         output, activated = results
         kept_input, kept_output = call.saves(input, output, activated)
         ctx.save_for_backward(kept_input, kept_output)
+        ctx.set_materialize_grads(False)
         ctx.call, ctx.shape, ctx.terms = call, input.shape, None
-        return activated
+        return activated, _empty_carrier(activated) if call.carries else None
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, carried: Tensor | None) -> tuple[Tensor | None, ...]:
         call: LayerCall = ctx.call
         input, output = ctx.saved_tensors
         unit_dim = call.unit_dim(output)
         wanted = call.collector.wants(call.unit)
-        if isinstance(call.rule, InputRule) or (wanted and not call.collector.samples_in_rows(output)):
-            relevance = gradient * _activated(output, call.activation)
+        if gradient is None and carried is None:
+            return None, None, None, None
+        if call.carries or isinstance(call.rule, InputRule) or (wanted and not call.collector.samples_in_rows(output)):
+            relevance = _relevance(call, gradient, carried, output)
             if wanted:
                 call.collector.add_relevance(call.unit, relevance, unit_dim)
             wanted = False
-        if isinstance(call.rule, InputRule):
-            linear_output = output if call.bias is None else output - _along(call.bias, unit_dim, output)
-            return (
-                None,
-                input_relevance(call.rule, call.map, relevance, input, call.weight, linear_output, call.scale),
-                None,
-                None,
-            )
+            if isinstance(call.rule, InputRule):
+                r = input_relevance(call.rule, call.map, relevance, input, call.weight, call.bias, output, call.scale)
+                return None, r, None, None
+            if call.carries:
+                gradient = relevance
         assert isinstance(call.rule, LayerRule)
+        assert gradient is not None
         terms = call.terms(input) if ctx.terms is None else ctx.terms
         ctx.terms = None if call.collector.last else terms  # they depend on the input alone: other targets share them
         c, neurons = rule_backward(
@@ -113,7 +136,7 @@ class Layer(torch.autograd.Function):
             bias=call.bias,
             output=output,
             scale=call.scale,
-            activation=call.activation,
+            activation=call.arriving,
             unit_dim=unit_dim,
             nonnegative_input=call.nonnegative_input,
             collect=wanted,
@@ -125,16 +148,54 @@ class Layer(torch.autograd.Function):
         return c, None, None, None
 
 
-def _along(vector: Tensor, dim: int, like: Tensor) -> Tensor:
-    shape = [1] * like.dim()
-    shape[dim] = -1
-    return vector.view(shape)
+def _empty_carrier(values: Tensor) -> Tensor:
+    """A zero of the shape of `values`, which takes no memory."""
+    return values.new_zeros(()).expand(values.shape)
 
 
-def _activated(output: Tensor, activation: int) -> Tensor:
-    if activation in _SAVES_ACTIVATED:
-        return output
-    return output * _ops.activation_gate(torch.ones_like(output), output, activation)
+class Carrier(torch.autograd.Function):
+    """A carrier for values that have none: what arrives as R goes on as c = R / st(x), and is dropped where x = 0."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.save_for_backward(values)
+        return _empty_carrier(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, ...]:
+        (values,) = ctx.saved_tensors
+        return (torch.where(values == 0, 0.0, ratio(relevance, values, 1e-6)),)
+
+
+class WinnerCarrier(torch.autograd.Function):
+    """The carrier behind a maximum: R goes to the winner, as c does."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, carrier: Tensor, values: Tensor, output: Tensor, function: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        ctx.save_for_backward(values)
+        ctx.function = function
+        return _empty_carrier(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            values = ctx.saved_tensors[0].detach().requires_grad_()
+            return *torch.autograd.grad(ctx.function(values), values, relevance), None, None, None
+
+
+def _relevance(call: LayerCall, gradient: Tensor | None, carried: Tensor | None, output: Tensor) -> Tensor:
+    """R of the activated output: c a, and what was carried."""
+    if gradient is None:
+        assert carried is not None
+        return carried
+    activated = output
+    if call.activation not in _SAVES_ACTIVATED or call.carries:
+        activated = output * _ops.activation_gate(torch.ones_like(output), output, call.activation)
+    return gradient * activated if carried is None else gradient * activated + carried
 
 
 class Activation(torch.autograd.Function):

@@ -1,14 +1,12 @@
-"""Rules of the layer that is fed by the input: relevance in, relevance out.
-
-They give relevance to inputs that are zero, where c = R / x says nothing; so R leaves the layer as it is.
-"""
+"""Rules that take relevance in and give relevance out: inputs that are zero get some, where c = R / x says nothing."""
 
 import torch
 from torch import Tensor
 
 from zsu_fast.ops.lrp import LinearMap
+from zsu_fast.reference.layout import accumulate_dtype, per_unit
 
-from .rules import Flat, InputRule, Pass, ZBox
+from .rules import Flat, InputRule, Pass, WSquare, ZBox
 
 
 def input_relevance(
@@ -17,23 +15,30 @@ def input_relevance(
     relevance: Tensor,
     input: Tensor,
     weight: Tensor,
-    linear_output: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
     scale: Tensor | None,
 ) -> Tensor:
-    """Relevance of `input` from the relevance of the layer's output.
+    """Relevance of `input` from the relevance of the layer's output y = scale * map(x, weight) + bias.
 
     Args:
-        linear_output: The layer's output without its bias, folded BatchNorm's shift included: scale * map(x).
+        bias: [units] or None; a folded BatchNorm's shift is in it.
+        output: y.
         scale: [units] or None: factor of a folded BatchNorm.
-
-    `linear_output` and `scale` are used by ZBox alone.
     """
     match rule:
         case Flat():
             return _flat(map, relevance, input, weight)
+        case WSquare():
+            return _wsquare(map, relevance, input, weight, bias if rule.bias else None, scale)
         case ZBox():
-            return _zbox(rule, map, relevance, input, weight, linear_output, scale)
+            return _zbox(rule, map, relevance, input, weight, bias, output, scale)
         case Pass():
+            if relevance.shape != input.shape:
+                raise ValueError(
+                    "composite: Pass() needs a layer that keeps the shape, but one makes "
+                    f"{tuple(relevance.shape)} of {tuple(input.shape)}"
+                )
             return relevance.to(input.dtype)
         case _:
             raise TypeError(f"no such input rule: {rule!r}")
@@ -57,13 +62,39 @@ def _flat(map: LinearMap, relevance: Tensor, input: Tensor, weight: Tensor) -> T
     return spread.repeat_interleave(channels, 1).to(input.dtype)
 
 
-def _zbox(
-    rule: ZBox, map: LinearMap, relevance: Tensor, input: Tensor, weight: Tensor, output: Tensor, scale: Tensor | None
+def _wsquare(
+    map: LinearMap, relevance: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None
 ) -> Tensor:
-    """With m = (low + high) / 2, d = (high - low) / 2: z = W (x - m) + |W| d, R_in = (x - m) W^T s + d |W|^T s."""
+    """R_in = (W^2)^T (R / (W^2 1 + b^2)), where taps that fall on padding are not connected."""
+    unit_dim = relevance.dim() - 1 if map.kind == "linear" else 1
+    squares = (weight if scale is None else map.fold(weight, scale)).to(accumulate_dtype(weight.dtype)).square()
+    ones = squares.new_ones(input.shape[-1:] if map.kind == "linear" else (1, *input.shape[1:]))
+    z = map.forward(ones, squares)
+    z = z if bias is None else z + per_unit(bias, unit_dim, relevance).square()
+    s = torch.where(z > 0, relevance / z, 0.0)
+    return map.transpose(s.to(squares.dtype), squares, input.shape).to(input.dtype)
+
+
+def _zbox(
+    rule: ZBox,
+    map: LinearMap,
+    relevance: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
+    scale: Tensor | None,
+) -> Tensor:
+    """With m = (low + high) / 2, d = (high - low) / 2: z = W (x - m) + |W| d, R_in = (x - m) W^T s + d |W|^T s.
+
+    The bias has no share: it would count as b - b+ - b- = 0.
+    """
+    linear = map.kind == "linear"
+    if bias is not None:
+        output = output - per_unit(bias, output.dim() - 1 if linear else 1, output).to(output.dtype)
     if scale is not None:
         weight = map.fold(weight, scale)
-    low, high = rule.bounds(input, -1 if map.kind == "linear" else 1)
+    low, high = rule.bounds(input, -1 if linear else 1)
     middle, half = (low + high) / 2, (high - low) / 2
     magnitude = weight.abs()
     # One sample is enough: the bounds are the same for all. Full size, because padding is not connected.

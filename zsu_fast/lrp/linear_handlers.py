@@ -56,17 +56,16 @@ def layer(
     kind: Kind = "linear" if map.kind == "linear" else "convolution"
     units = output.shape[-1 if kind == "linear" else 1]
     unit = engine.names.unit(owner, units, kind)
-    rule = engine.composite.rule(unit.name, kind, first=engine.layers_run == 0)
-    engine.layers_run += 1
     engine.collector.register(unit)
     call = LayerCall(
         map=map,
-        rule=rule,
+        choice=engine.choose(unit.name, kind),
         weight=weight.detach() if not weight.is_leaf else weight,
         bias=None if bias is None else bias.detach(),
         unit=unit,
         collector=engine.collector,
         nonnegative_input=engine.marks[input].nonnegative,
+        carries=engine.carries,
     )
     result = engine.node(input, call, output, output)
     if moving:

@@ -1,7 +1,8 @@
 """LRP rules as plain values: frozen, comparable, picklable, printable.
 
 A rule says how a linear or convolution layer distributes the relevance of its outputs over its inputs. The formulas
-stand in `zsu_fast.reference.lrp` (Epsilon, Gamma, ZPlus, AlphaBeta) and in `input_rules` (Flat, ZBox, Pass).
+stand in `zsu_fast.reference.lrp` (Zero, Epsilon, Gamma, ZPlus, AlphaBeta) and in `input_rules` (Flat, WSquare, ZBox,
+Pass).
 """
 
 import math
@@ -29,7 +30,7 @@ class Rule:
 
 
 class LayerRule(Rule):
-    """A rule that carries c = R / a through the layer; it may stand anywhere in a network."""
+    """A rule that carries c = R / a through the layer: inputs that are zero get no relevance."""
 
     name = ""
 
@@ -41,8 +42,10 @@ class LayerRule(Rule):
 class InputRule(Rule):
     """A rule that gives relevance to inputs that are zero, so that R itself has to be carried from there on.
 
-    It serves layers that are fed by the model's input, possibly through shapes, paddings, interpolation and elementwise
-    affine functions (functional normalisation).
+    Made for the layer that is fed by the model's input (as `Composite.first`), but it may stand anywhere. R then goes
+    unchanged through activations (of units that do not fire too), shapes, padding, interpolation and elementwise affine
+    functions, and to the winner of a maximum; everywhere else it goes on in proportion to the values, which drops it
+    where they are zero.
     """
 
 
@@ -65,7 +68,8 @@ class Epsilon(LayerRule):
 class Gamma(LayerRule):
     """LRP-gamma: contributions with the sign of the output are favoured by 1 + gamma (Montavon et al. 2019).
 
-    Signed inputs are served by the generalised rule (Andeol et al. 2021), which is the same where inputs are >= 0.
+    Signed inputs are served by the generalised rule (Andeol et al. 2021), which is the same where inputs are >= 0. The
+    bias is favoured as a contribution is. With a large epsilon it is the "gamma + epsilon" rule.
     """
 
     gamma: float = 0.25
@@ -101,6 +105,22 @@ class AlphaBeta(LayerRule):
 @dataclass(frozen=True)
 class Flat(InputRule):
     """Flat: every input that an output is connected to gets the same share (Lapuschkin et al. 2019)."""
+
+
+@dataclass(frozen=True)
+class WSquare(InputRule):
+    """w^2: R_in = (W^2)^T (R / (W^2 1)), for inputs of unknown bounds (Montavon et al. 2017, eq. 12).
+
+    Args:
+        bias: Whether b^2 joins the denominator and keeps its share. The paper's layer has none, and with False (as in
+            iNNvestigate and RelevancePropagation.jl) relevance is conserved; zennit is True.
+    """
+
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bias, bool):
+            raise TypeError(f"WSquare: bias must be True or False, got {self.bias!r}")
 
 
 @dataclass(frozen=True)
