@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -150,21 +149,6 @@ def test_evaluate(run, workplace) -> None:
     assert result.json["linear_probe"]["forget_accuracy"] > 0.9
     told = run("evaluate", *MODEL, "-i", "test.npz", "-t", 2, "--batch-size", 7)
     assert told.code == 0 and "sw" in told.out and "%" in told.out
-
-
-def test_relevance(run, tmp_path: Path) -> None:
-    result = run(
-        "relevance", *MODEL, "-i", "class2.npz", "-t", 2, "-o", tmp_path / "r.npz", "--json", "--batch-size", 5
-    )
-    assert result.code == 0, result.err
-    names = [layer["layer"] for layer in result.json["layers"]]
-    assert names == ["conv", "head"]
-    with np.load(tmp_path / "r.npz") as found:
-        assert found["input"].shape == (24, 3, 8, 8) and found["neurons/conv"].shape == (24, 24)
-        # The classifier's relevance is the explained logit, on the explained class.
-        np.testing.assert_allclose(found["neurons/head"][:, 2], found["logits"][:, 2], rtol=1e-4)
-    assert run("relevance", *MODEL, "-i", "class2.npz", "-o", tmp_path / "r.npz").code == 2
-    assert "conv" in run("relevance", *MODEL, "-i", "class2.npz").out
 
 
 def test_info(done: Path, run) -> None:

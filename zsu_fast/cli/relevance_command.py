@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 from rich.markup import escape
@@ -14,8 +14,15 @@ from torch import Tensor
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
-from zsu_fast.cli.session import open_session
+from zsu_fast.cli.images import ImageSet
+from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
+from zsu_fast.cli.relevance_files import Findings, RelevanceFiles
+from zsu_fast.cli.session import Session, open_session
+from zsu_fast.evaluate.inference import Progress
+from zsu_fast.lrp import COMPOSITES, Composite
 from zsu_fast.lrp import relevance as relevance_of
+
+RULES = "Rules"
 
 
 @one_line_errors
@@ -32,21 +39,58 @@ def relevance(
         ),
     ],
     target: Annotated[
-        str | None,
-        typer.Option("--target", "-t", help="Class whose logit is explained.", show_default="what the model answers"),
+        list[str] | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="Class whose logit is explained, index or name; repeat for several, side by side.",
+            rich_help_panel=RULES,
+            show_default="what the model answers",
+        ),
     ] = None,
     composite: Annotated[
-        str, typer.Option(help="Rules: epsilon, epsilon_plus, epsilon_plus_flat, epsilon_alpha2_beta1, attnlrp ...")
+        str,
+        typer.Option(
+            "--composite", "-c", metavar="NAME", help=f"Rules: {', '.join(COMPOSITES)}.", rich_help_panel=RULES
+        ),
     ] = "epsilon",
-    top: Annotated[int, typer.Option(min=1, help="Units to list for each layer.")] = 5,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layers",
+            "-l",
+            metavar="NAME",
+            help="Only these layers: a name, or a pattern such as 'layer4.*'; repeat for several.",
+            rich_help_panel=RULES,
+            show_default="all",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             "-o",
-            help="Write a .npz: relevance of the input under 'input', of units under 'neurons/LAYER', and 'logits'.",
+            metavar="FILE",
+            help="NAME.png or NAME.svg: heatmaps, with bars in NAME.layers.png and NAME.neurons.png. NAME.npz: all "
+            "numbers. Always NAME.json beside.",
             rich_help_panel=opt.OUTPUT,
             show_default=False,
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Units to list for each layer.", rich_help_panel=opt.OUTPUT)] = 5,
+    heatmaps: Annotated[
+        int, typer.Option(min=1, max=100, help="Images to draw, the first ones.", rich_help_panel=opt.OUTPUT)
+    ] = 8,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Draw over the image, not beside it.", rich_help_panel=opt.OUTPUT)
+    ] = False,
+    cell: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Pixels a side that are drawn as one; their relevance is summed.",
+            rich_help_panel=opt.OUTPUT,
+            show_default="64 cells or a few more a side",
         ),
     ] = None,
     weights: opt.Weights = None,
@@ -61,65 +105,108 @@ def relevance(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    r"""Show which units of which layers a class rests on. The model is not changed.
+    r"""Show which pixels, layers and units a class rests on. The model is not changed.
+
+    Relevance is the logit of the class, shared out over the units of each
+    layer and over the pixels: what speaks for the class is positive, what
+    speaks against it negative. How it is shared out is the choice of the
+    composite: epsilon tells what each unit contributes, epsilon_plus_flat
+    draws clear heatmaps of convolutional networks, attnlrp and cp_lrp are for
+    transformers.
 
     [bold]Examples[/]
 
       zsu-fast relevance timm:resnet18 -w mine.safetensors \
-          --images cats/ --target 3
+          --images cats/ --target 3 -c epsilon_plus_flat --out cats.png
 
-      zsu-fast relevance hf:./vit --images cats/ \
-          --composite attnlrp --out cats.npz
+      zsu-fast relevance hf:./vit --images pets/ --target cat --target dog \
+          -c attnlrp --layers '*.heads' --out pets.svg
     """
     console = Console(as_json, quiet)
-    if out is not None and out.exists() and not force:
-        raise FileExistsError(f"--out: {out} is there already (--force overwrites)")
+    files = None if out is None else RelevanceFiles(out, force)
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
     )
     found = session.read(images, "--images")
-    explained = session.targets([target])[0] if target is not None else None
-    inputs: list[Tensor] = []
-    logits: list[Tensor] = []
-    neurons: dict[str, list[Tensor]] = {}
+    targets: list[int | None] = [*session.targets(target)] if target else [None]
+    rules = _composite(composite, session.loaded.preprocess)
+    keep = 0 if files is None else len(found) if files.arrays else min(heatmaps, len(found))
     with console.progress() as progress:
-        for batch in found.batches(session.loaded.preprocess, batch_size):
-            result = relevance_of(session.loaded.model, batch.to(device), explained, composite=composite)
-            logits.append(result.logits.detach().float().cpu())
-            if out is not None:  # else only the units are of use; inputs may be large
-                inputs.append(result.input.detach().float().cpu())
+        findings = _find(session, found, targets, rules, layers, keep, progress)
+        result = {"model": model, "composite": composite, **findings.summary(top)}
+        if files is not None:
+            result["files"] = files.write(
+                findings, result, session, found, overlay=overlay, cell=cell, all_layers=not layers, progress=progress
+            )
+    for remark in findings.remarks():
+        console.note(remark)
+    for told in result["targets"]:
+        console.show(_table(told, len(found), top))
+    for path in result.get("files", {}).values():
+        console.show(f"wrote {path}")
+    console.emit(result)
+
+
+def _find(
+    session: Session,
+    images: ImageSet,
+    targets: list[int | None],
+    composite: Composite,
+    layers: list[str] | None,
+    keep: int,
+    progress: Progress,
+) -> Findings:
+    """Relevance of all images, batch by batch; that of the pixels, which may be large, of the first ``keep``."""
+    inputs: list[list[Tensor]] = [[] for _ in targets]
+    neurons: list[dict[str, list[Tensor]]] = [{} for _ in targets]
+    logits: list[Tensor] = []
+    done = 0
+    for batch in images.batches(session.loaded.preprocess, session.batch_size):
+        given = batch.to(session.device)
+        results = relevance_of(session.loaded.model, given, targets, composite=composite, layers=layers)
+        logits.append(results[0].logits.float().cpu())
+        for place, result in enumerate(results):
+            if done < keep:
+                inputs[place].append(result.input[: keep - done].float().cpu())
             for name, values in result.neurons.items():
-                neurons.setdefault(name, []).append(values.detach().float().cpu())
-            progress(min(len(logits) * batch_size, len(found)), len(found), "relevance")
-    units = {name: torch.cat(parts) for name, parts in neurons.items()}
-    table = Table(title=f"relevance per layer, mean over {len(found)} images", title_justify="left", title_style="bold")
-    for column in ("layer", "units", "sum", f"top {top} units"):
-        table.add_column(column, justify="left" if column in ("layer", f"top {top} units") else "right")
-    layers = []
-    for name, values in units.items():
-        average = values.mean(0)
-        strongest = average.topk(min(top, len(average)))
-        picks = [
-            {"unit": int(i), "relevance": float(v)}
-            for i, v in zip(strongest.indices.tolist(), strongest.values.tolist(), strict=True)
-        ]
-        layers.append({"layer": name, "units": len(average), "sum": float(average.sum()), "top": picks})
-        listed = "  ".join(f"{pick['unit']}:{pick['relevance']:.3g}" for pick in picks)
-        table.add_row(escape(name), str(len(average)), f"{float(average.sum()):.4g}", listed)
-    console.show(table)
-    if out is not None:
-        arrays: dict[str, Any] = {f"neurons/{name}": values.numpy() for name, values in units.items()}
-        with out.open("wb") as file:  # a file object: numpy would append .npz to a bare name
-            np.savez_compressed(file, input=torch.cat(inputs).numpy(), logits=torch.cat(logits).numpy(), **arrays)
-        console.show(f"wrote {out}")
-    console.emit(
-        {
-            "model": model,
-            "images": len(found),
-            "target": explained,
-            "composite": composite,
-            "mean_logit": None if explained is None else float(torch.cat(logits)[:, explained].mean()),
-            "layers": layers,
-            "out": None if out is None else str(out),
-        }
+                neurons[place].setdefault(name, []).append(values.float().cpu())
+        done += len(batch)
+        progress(done, len(images), "relevance")
+    return Findings(
+        targets=targets,
+        titles=["answer" if t is None else session.names.get(t, f"class {t}") for t in targets],
+        inputs=[torch.cat(parts) for parts in inputs] if keep else [],
+        neurons=[{name: torch.cat(parts) for name, parts in found.items()} for found in neurons],
+        logits=torch.cat(logits),
     )
+
+
+def _composite(name: str, preprocess: AnyPreprocess) -> Composite:
+    """A composite by name; bounds of the input, where one asks for them, are black and white after normalisation."""
+    if name not in COMPOSITES:
+        raise ValueError(f"--composite must be one of {', '.join(COMPOSITES)}, got {name!r}")
+    if "low" not in inspect.signature(COMPOSITES[name]).parameters:
+        return COMPOSITES[name]()
+    if not isinstance(preprocess, Preprocess):
+        raise ValueError(
+            f"--composite {name} needs the bounds of the input, and the model's own preprocessing hides them"
+        )
+    bounds = [[(value - m) / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)] for value in (0.0, 1.0)]
+    return COMPOSITES[name](*bounds)
+
+
+def _table(told: dict[str, Any], images: int, top: int) -> Table:
+    logit = "" if told["mean_logit"] is None else f", logit {told['mean_logit']:.4g}"
+    title = f"{told['name']}: relevance per layer, mean over {images} images{logit}"
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    listed = f"top {top} units"
+    for column in ("layer", "units", "sum", listed):
+        table.add_column(column, justify="left" if column in ("layer", listed) else "right", no_wrap=True)
+    for layer in told["layers"]:
+        units = "  ".join(f"{pick['unit']}:{_short(pick['relevance'], 3)}" for pick in layer["top"])
+        table.add_row(escape(layer["layer"]), str(layer["units"]), _short(layer["sum"], 4), units)
+    return table
+
+
+def _short(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}g}"

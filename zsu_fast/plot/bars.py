@@ -102,7 +102,8 @@ def neurons(relevance: Any, layer: str | Sequence[str], *, top: int = 15, ax: Ax
     for panel in panels[len(drawn) :]:
         panel.set_axis_off()
     for panel, (title, name, values) in zip(panels, drawn, strict=False):
-        style(panel, "\n".join(text for text in (title, shortened(name, 30)) if text))
+        counted = f"{shortened(name, 30)}, {values.shape[1]} unit{'s' * (values.shape[1] != 1)}"
+        style(panel, f"{title}\n{counted}" if title else counted)
         _neuron_bars(panel, values, top)
     return figure
 
@@ -129,11 +130,11 @@ def _neuron_bars(ax: Axes, values: Array, top: int) -> None:
         ax.hlines(places, low, high, color=INK, linewidth=0.9)
     _zero_line(ax)
     ax.locator_params("x", nbins=4)
-    ax.set_ylabel(f"unit, of {values.shape[1]}")
     _name_rows(ax, [str(unit) for unit in order])
 
 
 def _zero_line(ax: Axes) -> None:
+    ax.margins(x=0.08)
     ax.axvline(0.0, color=INK, linewidth=0.6)
     ax.grid(axis="x", color=GRID, linewidth=0.6)
 
