@@ -34,6 +34,7 @@ from .composites import (
     gamma_epsilon,
     zero_epsilon_gamma_box,
 )
+from .conservation import Conservation
 from .engine import UncoveredFunctionError
 from .relevance import Relevance, relevance
 from .rules import AlphaBeta, Epsilon, Flat, Gamma, InputRule, LayerRule, Pass, Rule, WSquare, ZBox, Zero, ZPlus
@@ -42,6 +43,7 @@ __all__ = [
     "COMPOSITES",
     "AlphaBeta",
     "Composite",
+    "Conservation",
     "Epsilon",
     "Flat",
     "Gamma",

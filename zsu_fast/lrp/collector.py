@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
+from .conservation import Ledger
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -27,8 +29,9 @@ class Collector:
     `last` says that no other will go through the same graph, so that nothing need be kept for it.
     """
 
-    def __init__(self, samples: int, layers: Sequence[str] | None) -> None:
+    def __init__(self, samples: int, layers: Sequence[str] | None, ledger: Ledger | None = None) -> None:
         self.samples = samples
+        self.ledger = ledger
         self.patterns = layers
         self.seen: dict[str, Unit] = {}
         self.last = True

@@ -113,11 +113,13 @@ class Engine(TorchFunctionMode):
         if not tracked:
             return func(*self.frozen(args), **self.frozen(kwargs))
         handler = HANDLERS.get(func)
-        if handler is not None:
-            result = handler(self, func, *args, **kwargs)
-            if result is not NotImplemented:
-                return result
-        return self._leave_to_autograd(func, args, kwargs, involved, tracked)
+        result = NotImplemented if handler is None else handler(self, func, *args, **kwargs)
+        if result is NotImplemented:
+            result = self._leave_to_autograd(func, args, kwargs, involved, tracked)
+        if self.collector.ledger is not None:
+            constants = (self.names.of(t) for t in involved if not self.depends(t))
+            self.collector.ledger.note(func, self.names.running_module(), constants, result, self.marks)
+        return result
 
     def depends(self, value: object) -> bool:
         """Whether `value` is a tensor that relevance can flow through, back to the input."""
@@ -145,12 +147,18 @@ class Engine(TorchFunctionMode):
         self.marks[result] = Mark(
             nonnegative=call.activation in (1, 5), layer=call.unit.name, carrier=carried, call=call, source=input
         )
+        if self.collector.ledger is not None:
+            self.collector.ledger.note_layer(call.unit.name, result, carried)
         return result
 
     def carrier_of(self, values: Tensor) -> Tensor:
         """What takes R for `values`."""
         carrier = self.marks[values].carrier
-        return Carrier.apply(values) if carrier is None else carrier
+        if carrier is None:
+            carrier = Carrier.apply(values)
+            if self.collector.ledger is not None:
+                self.collector.ledger.note_carrier(self.names.running_module(), carrier)
+        return carrier
 
     def carrier_through(self, values: Tensor) -> Tensor | None:
         """What takes R for an elementwise function of `values` that passes it unchanged; None if none will come."""

@@ -128,6 +128,10 @@ class Layer(torch.autograd.Function):
         assert gradient is not None
         terms = call.terms(input) if ctx.terms is None else ctx.terms
         ctx.terms = None if call.collector.last else terms  # they depend on the input alone: other targets share them
+        if call.collector.ledger is not None:
+            wide = gradient.double()
+            relevance = wide if call.carries else _relevance(call, wide, None, output.double())
+            call.collector.ledger.add_shares(call, relevance, output, terms)
         c, neurons = rule_backward(
             call.map,
             gradient=gradient,

@@ -44,6 +44,11 @@ class Names:
         found = self._storages.get(weight.untyped_storage().data_ptr(), ())
         return found[0][0] if len(found) == 1 else None
 
+    def of(self, tensor: Tensor) -> str | None:
+        """Name of the parameter or buffer that `tensor` is, or is a view of; without a final ".weight"."""
+        owner = self.owner(tensor)
+        return None if owner is None else self._weights[id(owner)][1]
+
     def unit(self, weight: Tensor, units: int, function: str) -> Unit:
         """The units of the layer that uses `weight`, whose dimension 0 they are (all of them if it is computed)."""
         owner = self.owner(weight)

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from numbers import Integral
 from typing import Any, Literal, cast, overload
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from . import activation_handlers, arithmetic_handlers, attention, functions, linear_handlers, norm_handlers  # noqa: F401
 from .collector import Collector
 from .composites import Composite, composite_of
+from .conservation import Conservation, Ledger
 from .engine import Engine, UncoveredFunctionError
 from .names import Names
 from .rules import InputRule
@@ -37,11 +38,31 @@ class Relevance:
             is read as [N, ...], as runs of rows of one sample each (windows), or as [tokens, N, units] where that alone
             fits; a layer that runs several times adds up.
         logits: The model's output, [N, classes].
+        conservation: Where relevance went on its way, if that was asked for; `check` shows it.
     """
 
     input: Tensor
     neurons: dict[str, Tensor]
     logits: Tensor
+    conservation: Conservation | None = None
+
+    def check(self, tolerance: float | None = None) -> Conservation:
+        """Whether relevance was conserved: what every layer was given, passed on and kept, and why. Print it.
+
+        Args:
+            tolerance: The largest share of the relevance that flows through a layer (sum of |R|) which may be missing
+                without explanation if all is to be `ok`; None: by dtype, 1e-6, 1e-3 (float32) or 0.05 (half precision).
+
+        Raises:
+            ValueError: `relevance` was called without `conservation=True`, or a tolerance below 0.
+        """
+        if self.conservation is None:
+            raise ValueError("nothing was noted that could be checked: call relevance(..., conservation=True)")
+        if tolerance is None:
+            return self.conservation
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance must be a number >= 0, got {tolerance!r}")
+        return replace(self.conservation, tolerance=float(tolerance))
 
 
 @overload
@@ -54,6 +75,7 @@ def relevance(
     init: Init = "logit",
     layers: str | Sequence[str] | None = None,
     strict: bool = True,
+    conservation: bool = False,
 ) -> Relevance: ...
 
 
@@ -67,6 +89,7 @@ def relevance(
     init: Init = "logit",
     layers: str | Sequence[str] | None = None,
     strict: bool = True,
+    conservation: bool = False,
 ) -> tuple[Relevance, ...]: ...
 
 
@@ -79,6 +102,7 @@ def relevance(
     init: Init = "logit",
     layers: str | Sequence[str] | None = None,
     strict: bool = True,
+    conservation: bool = False,
 ) -> Relevance | tuple[Relevance, ...]:
     """Layer-wise relevance propagation (Bach et al. 2015; transformers: Achtibat et al. 2024) of one logit per sample.
 
@@ -100,6 +124,8 @@ def relevance(
         layers: Names of the layers whose units are collected, `fnmatch` patterns included; None: all.
         strict: Whether a function that no rule covers is an error. If not, its ordinary gradient is taken, with one
             warning.
+        conservation: Whether to keep the books of where relevance goes, layer by layer, for `Relevance.check`. It costs
+            memory (every intermediate value is kept) and time.
 
     Returns:
         A `Relevance`; for a list or tuple of targets, one for each of them.
@@ -116,7 +142,8 @@ def relevance(
         _check_target(label, value, len(inputs))
     model = _checked_model(model)
     names = Names(model)
-    collector = Collector(len(inputs), patterns)
+    ledger = Ledger() if conservation else None
+    collector = Collector(len(inputs), patterns, ledger)
     # Outside of inference mode and in grad mode, whatever the caller is in: the passes need autograd's graph.
     with torch.inference_mode(False), torch.enable_grad():
         leaf = (inputs.clone() if inputs.is_inference() else inputs.detach()).requires_grad_()
@@ -129,6 +156,8 @@ def relevance(
         if not logits.requires_grad:
             raise ValueError("model: its logits do not depend on the inputs (through differentiable functions)")
         _check_graph(logits, engine, strict)
+        if ledger is not None:
+            ledger.watch(logits, carrier, engine.refused)
         del engine, output  # what only they hold on to is free before the backward passes
         collector.check_patterns()
         _check_names(rules, collector)
@@ -142,10 +171,16 @@ def relevance(
                 c, *carried = torch.autograd.grad(
                     logits, leaves, start.c, retain_graph=not collector.last, allow_unused=True
                 )
-                found.append(Relevance(_at_input(inputs, c, carried), collector.take(inputs), logits.detach()))
+                at_input, plain = _at_input(inputs, c, carried), logits.detach()
+                books = None if ledger is None else ledger.take(_total(start.c * plain), _total(at_input), inputs.dtype)
+                found.append(Relevance(at_input, collector.take(inputs), plain, books))
     for start in starts:
         start.check()
     return tuple(found) if isinstance(target, list | tuple) else found[0]
+
+
+def _total(relevance: Tensor) -> Tensor:
+    return relevance.sum(dtype=torch.float64)
 
 
 @torch.no_grad()
