@@ -32,10 +32,14 @@ from .composites import (
     epsilon_plus_flat,
     excitation_backprop,
     gamma_epsilon,
+    pattern_attribution,
+    pattern_net,
     zero_epsilon_gamma_box,
 )
 from .conservation import Conservation
 from .engine import UncoveredFunctionError
+from .pattern_estimation import estimate_patterns
+from .patterns import PatternAttribution, PatternNet, Patterns
 from .relevance import Relevance, relevance
 from .rules import AlphaBeta, Epsilon, Flat, Gamma, InputRule, LayerRule, Pass, Rule, WSquare, ZBox, Zero, ZPlus
 
@@ -50,6 +54,9 @@ __all__ = [
     "InputRule",
     "LayerRule",
     "Pass",
+    "PatternAttribution",
+    "PatternNet",
+    "Patterns",
     "Relevance",
     "Rule",
     "UncoveredFunctionError",
@@ -66,8 +73,11 @@ __all__ = [
     "epsilon_gamma_box",
     "epsilon_plus",
     "epsilon_plus_flat",
+    "estimate_patterns",
     "excitation_backprop",
     "gamma_epsilon",
+    "pattern_attribution",
+    "pattern_net",
     "relevance",
     "zero_epsilon_gamma_box",
 ]

@@ -101,6 +101,8 @@ def _add(engine: Engine, func: Callable, a: Any, b: Any, *, alpha: float = 1) ->
     if not (engine.depends(a) and engine.depends(b)):
         return _rescaled(engine, func, a, b, **keywords)
     first, second = engine.marks[a], engine.marks[b]
+    if engine.follows_patterns:  # w * a of a sum adds up to 1
+        a, b = Share.apply(a, 0.5), Share.apply(b, 0.5)
     result = func(a, b, **keywords)
     if bool(first.pending) != bool(second.pending):
         statistic = first.pending or second.pending

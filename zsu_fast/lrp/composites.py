@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from .patterns import PatternAttribution, PatternNet, PatternRule, Patterns
 from .rules import AlphaBeta, Epsilon, Flat, Gamma, InputRule, Rule, ZBox, Zero, ZPlus
 
 Kind = Literal["linear", "convolution"]
@@ -53,6 +54,8 @@ class Composite:
             raise ValueError(f"Composite: depth must have fractions above 0 and up to 1, got {fractions}")
         if sorted(set(fractions)) != fractions:
             raise ValueError(f"Composite: depth must have ascending fractions, got {fractions}")
+        if len({isinstance(rule, PatternRule) for rule in self.rules()}) > 1:
+            raise ValueError("Composite: PatternNet and PatternAttribution are for all layers of a network or for none")
         if self.attention not in ("attnlrp", "cp_lrp"):
             raise ValueError(f'Composite: attention must be "attnlrp" or "cp_lrp", got {self.attention!r}')
 
@@ -83,6 +86,10 @@ class Composite:
     def carries_relevance(self) -> bool:
         """Whether R itself may have to be carried between layers: an input rule may stand above the first."""
         return any(isinstance(rule, InputRule) for rule in self._inner_rules())
+
+    def follows_patterns(self) -> bool:
+        """Whether what flows is not c but the signal, or R, of PatternNet or PatternAttribution."""
+        return isinstance(self.linear, PatternRule)
 
     def _inner_rules(self) -> tuple[Rule, ...]:
         by_position = (*((self.last,) if self.last else ()), *(rule for _, rule in self.depth))
@@ -167,6 +174,16 @@ def cp_lrp(epsilon: float = 1e-6) -> Composite:
     return Composite(Epsilon(epsilon), Epsilon(epsilon), attention="cp_lrp")
 
 
+def pattern_net(patterns: Patterns) -> Composite:
+    """PatternNet: the signal in the input that the logit comes from, in units of the input (Kindermans et al. 2017)."""
+    return Composite(PatternNet(patterns), PatternNet(patterns))
+
+
+def pattern_attribution(patterns: Patterns) -> Composite:
+    """PatternAttribution: relevance by the signal in each layer's input (Kindermans et al. 2017)."""
+    return Composite(PatternAttribution(patterns), PatternAttribution(patterns))
+
+
 COMPOSITES: dict[str, Callable[..., Composite]] = {
     function.__name__: function
     for function in (
@@ -184,7 +201,8 @@ COMPOSITES: dict[str, Callable[..., Composite]] = {
         cp_lrp,
     )
 }
-"""The named composites; each function takes its parameters and returns a `Composite`."""
+"""The named composites; each function takes its parameters and returns a `Composite`. (Those that need patterns,
+`pattern_net` and `pattern_attribution`, have to be called.)"""
 
 
 def composite_of(value: "str | Composite") -> Composite:

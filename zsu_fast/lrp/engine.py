@@ -71,6 +71,7 @@ class Engine(TorchFunctionMode):
         self.marks[input] = Mark(carrier=carrier)
         self.refused: dict[Any, UncoveredFunctionError] = {}
         self.carries = composite.carries_relevance()
+        self.follows_patterns = composite.follows_patterns()
         self.choices: list[Choice] = []
         self.renewals = Renewals()
 
@@ -112,6 +113,10 @@ class Engine(TorchFunctionMode):
         tracked = [t for t in involved if self.depends(t)]
         if not tracked:
             return func(*self.frozen(args), **self.frozen(kwargs))
+        if self.follows_patterns and func not in tables.SIGNALS:
+            result = func(*self.frozen(args), **self.frozen(kwargs))
+            self.refuse(result, func, "PatternNet and PatternAttribution are not defined for it")
+            return result
         handler = HANDLERS.get(func)
         result = NotImplemented if handler is None else handler(self, func, *args, **kwargs)
         if result is NotImplemented:

@@ -20,6 +20,7 @@ from zsu_fast.reference.lrp import ratio
 from .collector import Collector, Unit
 from .composites import Choice
 from .input_rules import input_relevance
+from .patterns import PatternRule, pattern_backward
 from .rules import InputRule, LayerRule, Rule
 
 _ops = torch.ops.zsu_fast
@@ -61,7 +62,7 @@ class LayerCall:
         Behind a ReLU the activation is kept, which the next layer keeps anyway: where it differs from the output, no
         relevance arrives, unless it is carried.
         """
-        plain = isinstance(self.rule, LayerRule) and self.rule.name in _PLAIN_INPUT
+        plain = isinstance(self.rule, PatternRule) or getattr(self.rule, "name", None) in _PLAIN_INPUT
         behind = self.activation in _SAVES_ACTIVATED and not self.carries
         return None if plain else input, activated if behind else output
 
@@ -114,6 +115,13 @@ class Layer(torch.autograd.Function):
         wanted = call.collector.wants(call.unit)
         if gradient is None and carried is None:
             return None, None, None, None
+        if isinstance(call.rule, PatternRule):
+            assert gradient is not None
+            signal = gradient if call.activation == 0 else torch.where(output > 0, gradient, 0.0)
+            if wanted:
+                call.collector.add_relevance(call.unit, signal, unit_dim)
+            s = pattern_backward(call.rule, call.map, call.unit, signal, call.weight, call.scale, ctx.shape)
+            return s, None, None, None
         if call.carries or isinstance(call.rule, InputRule) or (wanted and not call.collector.samples_in_rows(output)):
             relevance = _relevance(call, gradient, carried, output)
             if wanted:

@@ -140,6 +140,9 @@ def relevance(
     targets = _labelled(target)
     for label, value in targets:
         _check_target(label, value, len(inputs))
+    patterned = rules.follows_patterns()  # then R itself flows, not c = R / a
+    if patterned and conservation:
+        raise ValueError("conservation: no books are kept of PatternNet and PatternAttribution")
     model = _checked_model(model)
     names = Names(model)
     ledger = Ledger() if conservation else None
@@ -162,6 +165,7 @@ def relevance(
         collector.check_patterns()
         _check_names(rules, collector)
         starts = [_Start.at(logits.detach(), label, value, init) for label, value in targets]
+        factor = logits.detach() if patterned else 1.0
         leaves = [leaf] if carrier is None else [leaf, carrier]
         device = inputs.device.type
         found = []
@@ -169,9 +173,10 @@ def relevance(
             for number, start in enumerate(starts, 1):
                 collector.last = number == len(starts)
                 c, *carried = torch.autograd.grad(
-                    logits, leaves, start.c, retain_graph=not collector.last, allow_unused=True
+                    logits, leaves, start.c * factor, retain_graph=not collector.last, allow_unused=True
                 )
-                at_input, plain = _at_input(inputs, c, carried), logits.detach()
+                at_input = _at_input(inputs, None, [c]) if patterned else _at_input(inputs, c, carried)
+                plain = logits.detach()
                 books = None if ledger is None else ledger.take(_total(start.c * plain), _total(at_input), inputs.dtype)
                 found.append(Relevance(at_input, collector.take(inputs), plain, books))
     for start in starts:
@@ -272,6 +277,9 @@ def _check_graph(logits: Tensor, engine: Engine, strict: bool) -> None:
         function = getattr(node, "_forward_cls", None)
         if node in engine.refused:
             found.append(engine.refused[node])
+        elif function is not None and engine.follows_patterns and function not in (functions.Layer, functions.Share):
+            reason = "PatternNet and PatternAttribution are not defined for a norm or an activation that stands alone"
+            found.append(UncoveredFunctionError(reason))
         elif function is not None and function.__module__ != functions.__name__:
             reason = "an autograd.Function brings a gradient of its own, which is no LRP rule"
             found.append(UncoveredFunctionError(f"{function.__qualname__}.apply: {reason}"))

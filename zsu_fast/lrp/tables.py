@@ -56,6 +56,14 @@ PIECEWISE_LINEAR = frozenset(functions_named(
     "index_add", "leaky_relu", "masked_fill", "masked_select", "neg", "negative", "prelu", "where",
 ))
 """f(x) = f'(x) x for the part that depends on x; values may be negative."""
+
+SIGNALS = MOVES | RESAMPLING | HOMOGENEOUS | frozenset(functions_named(
+    "__add__", "__radd__", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "add",
+    "alpha_dropout", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "clamp", "clamp_min", "conv1d", "conv2d",
+    "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "dropout", "dropout1d", "dropout2d",
+    "dropout3d", "expand_as", "feature_dropout", "hardtanh", "linear", "mean", "relu", "relu6", "reshape_as", "view_as",
+))
+"""What may stand in a network that PatternNet or PatternAttribution explains: its ordinary backward conserves R."""
 # fmt: on
 
 TAYLOR = frozenset(functions_named("hardsigmoid", "sigmoid", "softmax", "softmin"))

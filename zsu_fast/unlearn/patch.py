@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from zsu_fast.safetensors_file import save_atomically
 
 FORMAT = "zsu_fast.patch"
 FORMAT_VERSION = 1
@@ -159,23 +159,3 @@ def _entry(described: dict[str, Any], indices: Tensor, old: Tensor, new: Tensor)
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     """Equality of the bytes: NaN equals the same NaN, and +0 differs from -0."""
     return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)) if a.numel() else True
-
-
-def save_atomically(tensors: dict[str, Tensor], path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
-    """`safetensors.torch.save_file` through a temporary file in the same folder and a rename."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
