@@ -6,7 +6,7 @@ BatchNorm (folded) and the activation that follow them. Everything else has one 
 | function                                            | rule                                                         |
 | --------------------------------------------------- | ------------------------------------------------------------ |
 | activations, clamping, powers                       | relevance passes unchanged, with the limit at x = 0          |
-| sums, residual connections, means, average pooling  | in proportion to the summands                                |
+| sums, residual connections, means, average pooling  | in proportion to the summands ("norm", LRP-0 of the sum)     |
 | max pooling, maxima                                 | the winner takes all                                         |
 | LayerNorm, RMSNorm, GroupNorm, division by a norm   | 1/sigma is a constant (AttnLRP, Prop. 3.4)                   |
 | softmax, sigmoid                                    | first-order Taylor (AttnLRP, Prop. 3.1)                      |
@@ -16,6 +16,12 @@ BatchNorm (folded) and the activation that follow them. Everything else has one 
 | shapes, slices, padding, interpolation, dropout     | values carry their relevance along                           |
 | `detach`, `no_grad`                                 | relevance ends there, as the gradient does                   |
 | anything else                                       | `UncoveredFunctionError`                                     |
+
+Rules by their names in the literature: LRP-0 `Zero`; LRP-epsilon `Epsilon`; LRP-gamma, generalised gamma and
+gamma + epsilon `Gamma`; z+ and alpha 1, beta 0 `ZPlus`; alpha-beta `AlphaBeta`; z-box (z-B, DTD box) `ZBox`; w^2
+`WSquare`; flat `Flat`; pass `Pass`; norm is what sums and average pooling always get. In all of them the bias takes
+its share (where a rule splits by sign, the part of that sign) and keeps it; the stabiliser has the sign of what it is
+added to, + at 0. PatternNet and PatternAttribution: `pattern_net`, `pattern_attribution`, `estimate_patterns`.
 """
 
 from .composites import (
