@@ -21,7 +21,7 @@ from .collector import Collector
 from .composites import Choice, Composite, Kind
 from .functions import Carrier, Layer, LayerCall, WinnerCarrier
 from .inplace import ASSIGNS, INPLACE_ARGUMENT, TWINS, Renewals, StaleViewError, asks_in_place
-from .marks import GATE, Mark, Marks
+from .marks import ATTENTION, GATE, NO_GATE, Mark, Marks
 from .names import Names
 from .rules import InputRule
 
@@ -150,7 +150,12 @@ class Engine(TorchFunctionMode):
         carrier = self.carrier_of(input) if sends else None
         result, carried = Layer.apply(input, carrier, call, (output, activated))
         self.marks[result] = Mark(
-            nonnegative=call.activation in (1, 5), layer=call.unit.name, carrier=carried, call=call, source=input
+            nonnegative=call.activation in (1, 5),
+            gate=self.marks[input].gate if call.activation == 0 else NO_GATE,  # talking heads: gates, mixed
+            layer=call.unit.name,
+            carrier=carried,
+            call=call,
+            source=input,
         )
         if self.collector.ledger is not None:
             self.collector.ledger.note_layer(call.unit.name, result, carried)
@@ -209,7 +214,7 @@ class Engine(TorchFunctionMode):
         """Carry over what stays true of the values."""
         if func in tables.TAYLOR:
             for output in outputs:
-                self.marks[output] = Mark(nonnegative=True, gate=GATE)
+                self.marks[output] = Mark(nonnegative=True, gate=ATTENTION if func in tables.SOFTMAX else GATE)
             return
         marks = [self.marks[t] for t in tracked]
         nonnegative = (
@@ -218,7 +223,7 @@ class Engine(TorchFunctionMode):
             and not _may_undershoot(func, args, kwargs)
         )
         common = Mark(nonnegative=nonnegative)
-        if func in tables.MOVES or func in tables.AVERAGES:
+        if func in tables.MOVES or func in tables.AVERAGES or func in tables.RESAMPLING:
             common = replace(common, gate=min(m.gate for m in marks), pending=marks[0].pending)
         carriers: list[Tensor] | None = None
         if func in tables.HOMOGENEOUS and len(marks) == 1 and marks[0].carrier is not None and len(outputs) == 1:

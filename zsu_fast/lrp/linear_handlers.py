@@ -15,7 +15,6 @@ from zsu_fast.ops.lrp import LinearMap
 from .composites import Kind
 from .engine import Engine, handles
 from .functions import LayerCall, Share
-from .marks import GATE
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
@@ -139,13 +138,23 @@ def _itself(engine: Engine, value: Tensor) -> Tensor | None:
     return value if engine.names.owner(value) is value else None
 
 
+def _factors(engine: Engine, *factors: Tensor) -> list[Any]:
+    """The factors of a product of matrices: each activation gets the same share; with CP-LRP, gates get none."""
+    moving = [engine.depends(t) for t in factors]
+    if engine.composite.attention == "cp_lrp":
+        weakest = min(engine.marks[t].gate for t, m in zip(factors, moving, strict=True) if m)
+        moving = [m and engine.marks[t].gate == weakest for t, m in zip(factors, moving, strict=True)]
+    share = 1 / sum(moving)
+    return [
+        (Share.apply(t, share) if share < 1 else t) if m else t.detach() for t, m in zip(factors, moving, strict=True)
+    ]
+
+
 @handles("matmul", "__matmul__", "mm", "bmm", "mv")
 def matmul(engine: Engine, func: Callable, a: Tensor, b: Tensor) -> Tensor:
     """A layer if one operand is a parameter; of two activations each gets half (AttnLRP, Prop. 3.3)."""
     if engine.depends(a) and engine.depends(b):
-        if engine.composite.attention == "cp_lrp" and engine.marks[a].gate == GATE:
-            return func(a.detach(), b)
-        return func(Share.apply(a, 0.5), Share.apply(b, 0.5))
+        return func(*_factors(engine, a, b))
     if engine.depends(a) and _is_weight(engine, b) and a.dim() > 1:
         return layer(engine, lambda x, w, _: func(x, w.t()), LinearMap(), a, b.detach().t(), None, _itself(engine, b))
     if engine.depends(b) and _is_weight(engine, a) and b.dim() > 1:
@@ -197,9 +206,7 @@ def _einsum(engine: Engine, func: Callable, equation: Any, *operands: Any) -> Te
             result = func(equation, *engine.frozen(tuple(tensors)))
             engine.refuse(result, func, f"{equation!r} is a layer; write it without '...' and with '->'")
             return result
-    share = 1 / sum(engine.depends(t) for t in tensors)
-    shared = [Share.apply(t, share) if engine.depends(t) and share < 1 else engine.frozen(t) for t in tensors]
-    return func(equation, *shared)
+    return func(equation, *_factors(engine, *tensors))
 
 
 def _contract(

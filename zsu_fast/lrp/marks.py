@@ -11,7 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 if TYPE_CHECKING:
     from .functions import LayerCall
 
-NO_GATE, WEAK_GATE, GATE = 0, 1, 2
+NO_GATE, WEAK_GATE, GATE, ATTENTION = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,8 @@ class Mark:
     Attributes:
         nonnegative: No value is below zero: known from the functions that made it, never read from the device.
         gate: How much it is a gate: a factor of this strength is held constant in a product with a weaker one
-            (signal takes all, Arras et al. 2019); of two equals, each gets half.
+            (signal takes all, Arras et al. 2019); of two equals, each gets half. Attention weights (a softmax) are the
+            strongest; tanh, which is an activation too, the weakest.
         pending: Name of the function that made it a statistic (a norm, a variance), which may serve only as a divisor
             or gate; None for everything else.
         layer: Name of the layer whose outputs these values are, if nothing but moves came between.

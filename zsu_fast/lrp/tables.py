@@ -66,7 +66,10 @@ SIGNALS = MOVES | RESAMPLING | HOMOGENEOUS | frozenset(functions_named(
 """What may stand in a network that PatternNet or PatternAttribution explains: its ordinary backward conserves R."""
 # fmt: on
 
-TAYLOR = frozenset(functions_named("hardsigmoid", "sigmoid", "softmax", "softmin"))
+SOFTMAX = frozenset(functions_named("softmax", "softmin"))
+"""Their results are attention weights: the strongest gates there are."""
+
+TAYLOR = SOFTMAX | frozenset(functions_named("hardsigmoid", "sigmoid"))
 """The ordinary gradient is the first-order Taylor rule, its constant absorbed (softmax: AttnLRP, Prop. 3.1)."""
 
 UNTOUCHED = MOVES | AVERAGES | RESAMPLING | HOMOGENEOUS | PIECEWISE_LINEAR | TAYLOR
