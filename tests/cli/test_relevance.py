@@ -11,7 +11,7 @@ import torch
 
 from zsu_fast.cli import relevance_files
 from zsu_fast.cli.preprocess import Preprocess
-from zsu_fast.cli.relevance_command import _composite
+from zsu_fast.cli.relevance_command import _composite, _titles
 from zsu_fast.lrp import COMPOSITES, Relevance, ZBox, relevance
 
 pytest.importorskip("matplotlib")
@@ -117,6 +117,24 @@ def test_bounds_are_black_and_white() -> None:
     assert (first.low, first.high) == ((-2.0, -2.0), (2.0, pytest.approx(3.0)))
     with pytest.raises(ValueError, match="own preprocessing"):
         _composite("epsilon_gamma_box", lambda images: images)
+
+
+def test_conservation_is_checked_on_request(run, workplace, tmp_path: Path) -> None:
+    arguments = ("-i", "class2.npz", "-t", 2, "-t", 0, "--batch-size", 8, "--check", "-o", tmp_path / "r.png")
+    told = run(*MODEL, *arguments)
+    assert told.code == 0 and told.out.count("accounts balance") == 2, told.err
+    assert (tmp_path / "r.conservation.png").exists()
+    result = run(*MODEL, *arguments, "--force", "--json").json
+    for target in result["targets"]:
+        books = target["conservation"]
+        assert books["ok"] and books["start"] == pytest.approx(books["input"] + sum(books["totals"].values()), rel=1e-5)
+    truth = expected(workplace, "class2.npz", [2])[0].logits[:8, 2].sum()
+    assert result["targets"][0]["conservation"]["start"] == pytest.approx(float(truth), rel=1e-5)
+
+
+def test_classes_that_share_a_name() -> None:
+    assert _titles([134, 517, 3], {134: "crane", 517: "crane", 3: "shark"}) == ["crane (134)", "crane (517)", "shark"]
+    assert _titles([None], {}) == ["answer"] and _titles([7], {}) == ["class 7"]
 
 
 def test_relevance_that_is_not_finite_is_told(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

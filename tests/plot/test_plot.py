@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from zsu_fast import plot
+from zsu_fast.lrp.conservation import Conservation, LayerBalance, Loss
 from zsu_fast.plot.colours import (
     MISSING,
     NEGATIVE,
@@ -200,6 +201,45 @@ def test_hundreds_of_layers() -> None:
     assert figure.get_figheight() < 40
 
 
+def books(**kept: float) -> Conservation:
+    """Two layers; the upper one is given 10 and keeps what is said, the lower one nothing."""
+    passed = 10.0 - sum(kept.values())
+    accounts = {"bias": 0.0, "stabiliser": 0.0, "unplaced": 0.0} | {k: v for k, v in kept.items() if k != "rest"}
+    upper = LayerBalance(10.0, passed, **accounts, amount=20.0)
+    lower = LayerBalance(passed, passed, 0.0, 0.0, 0.0, 20.0)
+    lost = (Loss("softmax", "attention", "linearised", 1.5), Loss("add", "", "constant", 1e-9))
+    return Conservation(10.0, passed - 1.5, {"lower": lower, "upper": upper}, lost, 0.01)
+
+
+def test_conservation() -> None:
+    figure = plot.conservation(SimpleNamespace(conservation=books(bias=3.0, stabiliser=-1.0)))
+    flow, kept = figure.axes
+    assert [t.get_text() for t in flow.get_yticklabels()] == [
+        "input",
+        "lower",
+        "upper",
+        "logits",
+        "linearised functions",
+    ]
+    arrived, passed = (line.get_xdata() for line in flow.lines[:2])
+    assert list(arrived) == [8.0, 10.0] and list(passed) == [6.5, 8.0, 8.0, 10.0]
+    assert flow.get_title(loc="left") == "accounts balance"
+    assert {c.get_label(): [bar.get_width() for bar in c] for c in kept.containers[:4]} == {
+        "bias": [0.0, 3.0], "stabiliser": [0.0, -1.0], "unplaced": [0.0, 0.0], "rest": [0.0, 0.0]
+    }  # fmt: skip
+    assert [bar.get_width() for bar in kept.containers[4]] == [1.5]
+    stacked = plot.conservation(books(bias=3.0, unplaced=2.0)).axes[1]
+    assert [bar.get_x() for bar in stacked.containers[2]] == [0.0, 3.0]
+
+
+def test_accounts_that_do_not_balance_are_told() -> None:
+    figure = plot.conservation({"cat": books(bias=1.0), "dog": books(rest=4.0)})
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == ["cat: accounts balance", "", "dog: accounts do not balance, worst: upper", ""]
+    plot.save(figure, io.BytesIO(), "png")
+    plot.save(plot.conservation(books(bias=float("nan"))), io.BytesIO(), "png")
+
+
 def test_into_axes_of_the_caller() -> None:
     mine = Figure()
     left, middle, right = mine.subplots(1, 3)
@@ -248,6 +288,8 @@ MAPS = torch.zeros(2, 3, 4, 4)
         (lambda: plot.layers({}), "some layers|is empty"),
         (lambda: plot.layers({"a": torch.zeros(3)}), r"'a' must be \[N, units\], got \[3\]"),
         (lambda: plot.layers(torch.zeros(3)), "relevance must be a Relevance"),
+        (lambda: plot.conservation(SimpleNamespace(conservation=None)), "conservation=True"),
+        (lambda: plot.conservation({}), "relevance is empty"),
         (lambda: plot.neurons(UNITS, "c"), "layer must be one of a, b.heads, got 'c'"),
         (lambda: plot.neurons(UNITS, []), "1 to 48 panels"),
         (lambda: plot.neurons(UNITS, "a", top=0), "top must be"),

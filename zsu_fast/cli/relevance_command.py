@@ -19,10 +19,11 @@ from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
 from zsu_fast.cli.relevance_files import Findings, RelevanceFiles
 from zsu_fast.cli.session import Session, open_session
 from zsu_fast.evaluate.inference import Progress
-from zsu_fast.lrp import COMPOSITES, Composite
+from zsu_fast.lrp import COMPOSITES, Composite, Conservation
 from zsu_fast.lrp import relevance as relevance_of
 
 RULES = "Rules"
+MOST_TARGETS = 12
 
 
 @one_line_errors
@@ -65,14 +66,20 @@ def relevance(
             show_default="all",
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Check conservation, on the first batch: what each layer kept.", rich_help_panel=RULES
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             "-o",
             metavar="FILE",
-            help="NAME.png or NAME.svg: heatmaps, with bars in NAME.layers.png and NAME.neurons.png. NAME.npz: all "
-            "numbers. Always NAME.json beside.",
+            help="NAME.png or NAME.svg: heatmaps; bars in NAME.layers.png and NAME.neurons.png, and with --check "
+            "NAME.conservation.png. NAME.npz: all numbers. Always NAME.json beside.",
             rich_help_panel=opt.OUTPUT,
             show_default=False,
         ),
@@ -123,16 +130,18 @@ def relevance(
           -c attnlrp --layers '*.heads' --out pets.svg
     """
     console = Console(as_json, quiet)
-    files = None if out is None else RelevanceFiles(out, force)
+    files = None if out is None else RelevanceFiles(out, force, check)
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
     )
     found = session.read(images, "--images")
     targets: list[int | None] = [*session.targets(target)] if target else [None]
+    if files is not None and not files.arrays and len(targets) > MOST_TARGETS:
+        raise ValueError(f"--target: pictures can show {MOST_TARGETS} targets, got {len(targets)}")
     rules = _composite(composite, session.loaded.preprocess)
     keep = 0 if files is None else len(found) if files.arrays else min(heatmaps, len(found))
     with console.progress() as progress:
-        findings = _find(session, found, targets, rules, layers, keep, progress)
+        findings = _find(session, found, targets, rules, layers, keep, check, progress)
         result = {"model": model, "composite": composite, **findings.summary(top)}
         if files is not None:
             result["files"] = files.write(
@@ -142,6 +151,10 @@ def relevance(
         console.note(remark)
     for told in result["targets"]:
         console.show(_table(told, len(found), top))
+    for title, books in zip(findings.titles, findings.books, strict=False):
+        kept = ", ".join(f"{account} {value:.4g}" for account, value in books.totals.items())
+        balance = "accounts balance" if books.ok else f"accounts do NOT balance, worst in layer {books.worst}"
+        console.show(f"{title}: {balance}: logits {books.start:.4g}, input {books.input:.4g}; kept by {kept}")
     for path in result.get("files", {}).values():
         console.show(f"wrote {path}")
     console.emit(result)
@@ -154,16 +167,22 @@ def _find(
     composite: Composite,
     layers: list[str] | None,
     keep: int,
+    check: bool,
     progress: Progress,
 ) -> Findings:
     """Relevance of all images, batch by batch; that of the pixels, which may be large, of the first ``keep``."""
     inputs: list[list[Tensor]] = [[] for _ in targets]
     neurons: list[dict[str, list[Tensor]]] = [{} for _ in targets]
     logits: list[Tensor] = []
+    books: list[Conservation] = []
     done = 0
     for batch in images.batches(session.loaded.preprocess, session.batch_size):
         given = batch.to(session.device)
-        results = relevance_of(session.loaded.model, given, targets, composite=composite, layers=layers)
+        noted = check and not logits
+        results = relevance_of(
+            session.loaded.model, given, targets, composite=composite, layers=layers, conservation=noted
+        )
+        books = [result.check() for result in results] if noted else books
         logits.append(results[0].logits.float().cpu())
         for place, result in enumerate(results):
             if done < keep:
@@ -174,11 +193,18 @@ def _find(
         progress(done, len(images), "relevance")
     return Findings(
         targets=targets,
-        titles=["answer" if t is None else session.names.get(t, f"class {t}") for t in targets],
+        titles=_titles(targets, session.names),
         inputs=[torch.cat(parts) for parts in inputs] if keep else [],
         neurons=[{name: torch.cat(parts) for name, parts in found.items()} for found in neurons],
         logits=torch.cat(logits),
+        books=books,
     )
+
+
+def _titles(targets: list[int | None], names: dict[int, str]) -> list[str]:
+    """What to call the targets. Some classes of ImageNet share a name: they get their index too."""
+    found = ["answer" if target is None else names.get(target, f"class {target}") for target in targets]
+    return [f"{t} ({i})" if found.count(t) > 1 else t for t, i in zip(found, targets, strict=True)]
 
 
 def _composite(name: str, preprocess: AnyPreprocess) -> Composite:

@@ -18,6 +18,7 @@ from zsu_fast.cli.images import ImageSet
 from zsu_fast.cli.session import Session
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.extras import require
+from zsu_fast.lrp import Conservation
 from zsu_fast.report.files import write_text
 from zsu_fast.version import __version__
 
@@ -35,6 +36,7 @@ class Findings:
         inputs: for each target the relevance of the inputs, [n, ...] of the first n images; empty if none was kept.
         neurons: for each target that of the units, by layer, [N, units].
         logits: [N, classes].
+        books: for each target the conservation of the first batch, if it was checked.
     """
 
     targets: list[int | None]
@@ -42,6 +44,7 @@ class Findings:
     inputs: list[Tensor]
     neurons: list[dict[str, Tensor]]
     logits: Tensor
+    books: list[Conservation]
 
     def summary(self, top: int) -> dict[str, Any]:
         """Means over the images, as JSON; None where a number is not finite."""
@@ -50,6 +53,8 @@ class Findings:
             logits = self.logits.max(1).values if target is None else self.logits[:, target]
             layers = [{"layer": name, **_strongest(values.mean(0), top)} for name, values in neurons.items()]
             told.append({"target": target, "name": title, "mean_logit": _number(logits.mean()), "layers": layers})
+        for one, books in zip(told, self.books, strict=False):
+            one["conservation"] = _finite(books.to_dict())
         return {"zsu_fast": __version__, "images": len(self.logits), "targets": told}
 
     def remarks(self) -> list[str]:
@@ -67,14 +72,14 @@ class RelevanceFiles:
         ImportError: matplotlib is missing (extra "report"), and pictures are asked for.
     """
 
-    def __init__(self, path: Path, force: bool) -> None:
+    def __init__(self, path: Path, force: bool, check: bool = False) -> None:
         self.path, self.suffix = path, path.suffix.lower()
         self.arrays = self.suffix == ".npz"
         if self.suffix not in (".png", ".svg", ".npz"):
             raise ValueError(f"--out must end in .png, .svg or .npz, got {path}")
         if not self.arrays:
             require("matplotlib", "report")
-        names = ["", ".json"] if self.arrays else ["", ".layers", ".neurons", ".json"]
+        names = ["", ".json"] + ([] if self.arrays else [".layers", ".neurons"] + [".conservation"] * check)
         there = [file for file in map(self._file, names) if file.exists()]
         if there and not force:
             raise FileExistsError(f"--out: {there[0]} is there already (--force overwrites)")
@@ -108,6 +113,9 @@ class RelevanceFiles:
                 "layers": (".layers", lambda: plot.layers(named)),
                 "neurons": (".neurons", lambda: plot.neurons(named, layers)),
             }
+            if findings.books:
+                books = dict(zip(findings.titles, findings.books, strict=True))
+                pictures["conservation"] = (".conservation", lambda: plot.conservation(books))
             if findings.inputs[0].dim() != 4:  # no images
                 del pictures["heatmaps"]
             for done, (what, (middle, draw)) in enumerate(pictures.items(), 1):
@@ -172,6 +180,15 @@ def _strongest(average: Tensor, top: int) -> dict[str, Any]:
 def _number(value: Tensor) -> float | None:
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: None in its place."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _evenly(names: list[str], most: int) -> list[str]:

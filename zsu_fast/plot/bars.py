@@ -54,7 +54,7 @@ def layers(relevance: Any, *, ax: Axes | None = None) -> Figure:
         _layer_bars(panel, units)
         style(panel, title)
         panel.set_xlabel(_what(units))
-    _name_rows(panels[0], [shortened(name, 44) for name in names])
+    name_rows(panels[0], [shortened(name, 44) for name in names])
     legend(panels[0] if ax is not None else figure, panels[0])
     return figure
 
@@ -116,7 +116,7 @@ def _layer_bars(ax: Axes, units: Units) -> None:
     ax.barh(places, positive, height=0.72, color=POSITIVE, label="for the class")
     ax.barh(places, negative, height=0.72, color=NEGATIVE, label="against it")
     ax.plot(positive + negative, places, "o", color="white", markeredgecolor=INK, markersize=3.6, label="sum")
-    _zero_line(ax)
+    zero_line(ax)
 
 
 def _neuron_bars(ax: Axes, values: Array, top: int) -> None:
@@ -128,12 +128,13 @@ def _neuron_bars(ax: Axes, values: Array, top: int) -> None:
     if len(values) > 1:
         low, high = np.percentile(values[:, order], (25, 75), axis=0)
         ax.hlines(places, low, high, color=INK, linewidth=0.9)
-    _zero_line(ax)
+    zero_line(ax)
     ax.locator_params("x", nbins=4)
-    _name_rows(ax, [str(unit) for unit in order])
+    name_rows(ax, [str(unit) for unit in order])
 
 
-def _zero_line(ax: Axes) -> None:
+def zero_line(ax: Axes) -> None:
+    """Where bars begin, and how long they are."""
     ax.margins(x=0.08)
     ax.axvline(0.0, color=INK, linewidth=0.6)
     ax.grid(axis="x", color=GRID, linewidth=0.6)
@@ -168,7 +169,7 @@ def _what(units: Units) -> str:
     return text + ("" if all(np.isfinite(values).all() for values in units.values()) else " (not finite: left out)")
 
 
-def _name_rows(ax: Axes, names: Sequence[str]) -> None:
+def name_rows(ax: Axes, names: Sequence[str]) -> None:
     """One row a name, the first on top; of very many rows only some are named."""
     step = -(-len(names) // MOST_NAMES)
     ax.set_yticks(range(0, len(names), step), names[::step], fontsize=SMALL if len(names) <= 60 else SMALL - 2)

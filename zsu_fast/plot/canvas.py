@@ -57,20 +57,13 @@ def style(axes: Axes, title: str = "") -> None:
         axes.set_title(title, fontsize=SMALL + 1, color=INK, loc="left")
 
 
-def legend(owner: Figure | Axes, axes: Axes) -> None:
-    """What the colours of ``axes`` mean: above all panels of a figure, or inside of axes that someone else owns."""
-    place: dict[str, Any] = {"loc": "outside upper center", "ncols": 3} if owner is not axes else {"loc": "best"}
-    handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda i: hasattr(handles[i], "get_marker"))  # bars first
-    owner.legend(
-        [handles[i] for i in order],
-        [labels[i] for i in order],
-        frameon=False,
-        fontsize=SMALL,
-        labelcolor=INK,
-        handlelength=1.2,
-        **place,
-    )
+def legend(owner: Figure | Axes, *panels: Axes) -> None:
+    """What the colours of panels mean: above all panels of a figure, or inside of axes that someone else owns."""
+    found = [pair for panel in panels for pair in zip(*panel.get_legend_handles_labels(), strict=True)]
+    found.sort(key=lambda pair: pair[1] == "sum")  # lines come before bars, but not a sum before what it sums up
+    place: dict[str, Any] = {"loc": "best"} if owner in panels else {"loc": "outside upper center", "ncols": 6}
+    handles, labels = zip(*found, strict=True)
+    owner.legend(handles, labels, frameon=False, fontsize=SMALL, labelcolor=INK, handlelength=1.2, **place)
 
 
 def shortened(text: str, most: int, keep: Literal["start", "end"] = "end") -> str:
