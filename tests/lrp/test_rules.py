@@ -100,46 +100,6 @@ def test_one_layer_by_definition(rule: Rule, batch_norm: bool, activation) -> No
     torch.testing.assert_close(found.input, expected.detach())
 
 
-@pytest.mark.parametrize("rule", [Epsilon(0.1), Gamma(0.4), ZPlus(), AlphaBeta(2, 1), Flat(), ZBox(-4, (2, 3, 4, 4))])
-def test_transposed_convolutions(rule: Rule) -> None:
-    """Grouped and folded with BatchNorm, against the same map written as one matrix."""
-    conv = torch.nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2).double()
-    norm = randomize(torch.nn.BatchNorm2d(6))
-    x = torch.randn(2, 4, 4, 4, dtype=torch.float64).clamp(-4, 2)
-    matrix = torch.func.jacrev(lambda t: norm(conv(t[None]))[0].flatten())(x[0]).flatten(1).detach()
-    shift = norm(conv(torch.zeros(1, 4, 4, 4, dtype=torch.float64))).detach().flatten()
-
-    def as_matrix(t: torch.Tensor) -> torch.Tensor:
-        return F.relu(F.linear(t.flatten(1), matrix, shift)).view(len(t), 6, 8, 8).sum((2, 3))
-
-    one = relevance(lambda t: F.relu(norm(conv(t))).sum((2, 3)), x, 4, composite=Composite(rule, rule))
-    if isinstance(rule, Flat):  # the matrix is connected where it is not zero
-        ones = (matrix != 0).double()
-        out = torch.zeros(2, 6, 8, 8, dtype=torch.float64)
-        out[:, 4] = F.relu(norm(conv(x)))[:, 4]
-        expected = ((out.flatten(1) / ones.sum(1)) @ ones).view_as(x)
-        torch.testing.assert_close(one.input, expected.detach())
-        return
-    flat = ZBox(-4, [float(v) for v in (2, 3, 4, 4) for _ in range(16)]) if isinstance(rule, ZBox) else rule
-    other = relevance(as_matrix, x, 4, composite=Composite(flat, flat))
-    torch.testing.assert_close(one.input, other.input)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_flat_by_definition(bias: bool) -> None:
-    """Each connected input gets the same share; padded taps are not connected."""
-    conv = torch.nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=bias).double()
-    x = torch.zeros(2, 4, 5, 5, dtype=torch.float64)
-    x[0, :, 2] = 1.5
-    found = relevance(lambda t: F.relu(conv(t)).sum((2, 3)), x, 4, composite=Composite(first=Flat()))
-    out = F.relu(conv(x)).detach() * (torch.arange(6) == 4).view(1, 6, 1, 1)
-    ones = torch.ones_like(conv.weight)
-    share = out / F.conv2d(torch.ones_like(x), ones, None, 2, 1, 1, 2)
-    expected = F.conv_transpose2d(share, ones, None, 2, 1, 0, 2)
-    torch.testing.assert_close(found.input, expected)
-    torch.testing.assert_close(found.input.sum((1, 2, 3)), found.logits[:, 4])
-
-
 def test_pass_keeps_relevance() -> None:
     first, second = torch.nn.Linear(4, 4).double(), torch.nn.Linear(4, 3).double()
     x = torch.randn(2, 4, dtype=torch.float64)
