@@ -16,16 +16,21 @@ from zsu_fast.lrp import (
     Gamma,
     Pass,
     Rule,
+    WSquare,
     ZBox,
     Zero,
     ZPlus,
     epsilon_gamma_box,
     relevance,
+    zero_epsilon_gamma_box,
 )
 from zsu_fast.ops.lrp import LinearMap
 from zsu_fast.reference.lrp import propagate
 
-RULES = [Epsilon(0.1), Gamma(0.3), ZPlus(), AlphaBeta(3, 2), Pass(), Flat(), ZBox(-1, (1, 2, 3)), Zero()]
+RULES = [
+    Epsilon(0.1), Gamma(0.3), ZPlus(), AlphaBeta(3, 2), Pass(), Flat(), ZBox(-1, (1, 2, 3)), Zero(), WSquare(),
+    WSquare(bias=True),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: type(r).__name__)
@@ -42,10 +47,11 @@ def test_composites_are_values() -> None:
     assert pickle.loads(pickle.dumps(composite)) == composite
     assert eval(repr(composite)) == composite
     assert composite != Composite(Epsilon(0.1), names={"fc*": Gamma(0.3)}, first=ZBox(0, 1))
-    assert set(COMPOSITES) >= {
-        "epsilon", "epsilon_plus", "epsilon_plus_flat", "epsilon_gamma_box", "epsilon_alpha2_beta1", "attnlrp",
-    }  # fmt: skip
     assert hash(composite)
+    for name, make in COMPOSITES.items():
+        value = make(0, 1) if name.endswith("_box") else make()
+        assert eval(repr(value)) == value
+        assert pickle.loads(pickle.dumps(value)) == value
 
 
 @pytest.mark.parametrize(
@@ -62,6 +68,11 @@ def test_composites_are_values() -> None:
         (lambda: ZBox(float("inf"), 1), "finite"),
         (lambda: Composite(linear="epsilon"), "must be a Rule"),
         (lambda: Composite(attention="none"), "attnlrp"),
+        (lambda: Composite(last="epsilon"), "last must be a Rule or None"),
+        (lambda: Composite(depth=((0.5, None),)), "0.5 must be a Rule"),
+        (lambda: Composite(depth=((0.0, Zero()),)), "above 0 and up to 1"),
+        (lambda: Composite(depth=((0.5, Zero()), (0.5, Epsilon()))), "ascending"),
+        (lambda: WSquare(bias=1), "True or False"),
         (lambda: Composite(names={"fc": None}), "'fc' must be a Rule"),
     ],
 )
@@ -145,3 +156,73 @@ def test_first_is_the_first_that_runs() -> None:
     assert (one.input[:, 0] == one.input[:, 1]).all()
     box = relevance(model, x, 0, composite=epsilon_gamma_box(0, 1))
     assert not torch.allclose(box.input, one.input)
+
+
+def test_rules_by_depth_and_last() -> None:
+    composite = Composite(
+        linear=Epsilon(0.5),
+        convolution=ZPlus(),
+        first=Flat(),
+        last=Zero(),
+        depth=((1 / 3, Gamma(0.1)), (0.7, Gamma(0.2))),
+        names={"named": AlphaBeta()},
+    )
+    # Ten layers: depths .05, .15 ... .95.
+    kinds = ["convolution"] * 8 + ["linear"] * 2
+    names = [f"layer{i}" for i in range(9)] + ["head"]
+    names[4] = "named"
+    rules = [composite.rule(n, k, i, 10) for i, (n, k) in enumerate(zip(names, kinds, strict=True))]  # type: ignore[arg-type]
+    assert rules == [
+        Flat(), Gamma(0.1), Gamma(0.1), Gamma(0.2), AlphaBeta(), Gamma(0.2), Gamma(0.2), ZPlus(), Epsilon(0.5), Zero(),
+    ]  # fmt: skip
+    # While the model runs, only names and the first position are known.
+    known = [composite.rule(n, k, i) for i, (n, k) in enumerate(zip(names, kinds, strict=True))]  # type: ignore[arg-type]
+    assert known == [Flat(), None, None, None, AlphaBeta(), None, None, None, None, None]
+    assert eval(repr(composite)) == composite
+    assert pickle.loads(pickle.dumps(composite)) == composite
+
+
+def test_depth_counts_layers_in_the_order_in_which_they_run() -> None:
+    """Each time they run: a shared module has as many depths as it has runs."""
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.shared, self.stem = torch.nn.Linear(4, 2), torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(F.relu(self.second(F.relu(self.shared(F.relu(self.stem(x)))))))
+
+        def second(self, x: torch.Tensor) -> torch.Tensor:
+            return self.shared(x)
+
+    class Unrolled(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = torch.nn.Linear(4, 4)
+
+        def second(self, x: torch.Tensor) -> torch.Tensor:
+            return self.other(x)
+
+    model, unrolled = Model().double(), Unrolled().double()
+    unrolled.load_state_dict(model.state_dict() | {"other." + k: v for k, v in model.shared.state_dict().items()})
+    x = torch.randn(3, 4, dtype=torch.float64)
+    by_depth = Composite(linear=Epsilon(0.1), depth=((0.5, Gamma(0.3)),), last=Zero())
+    named = Composite(names={"stem": Gamma(0.3), "shared": Gamma(0.3), "other": Epsilon(0.1), "head": Zero()})
+    expected = relevance(unrolled, x, 1, composite=named).input
+    for net in (model, unrolled):
+        torch.testing.assert_close(relevance(net, x, 1, composite=by_depth).input, expected)
+
+
+def test_depth_in_a_network() -> None:
+    """The stabilisers and the rules are those of named layers; layers behind BatchNorm and ReLU are one."""
+    model, x = randomize(VGG()), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    composite = zero_epsilon_gamma_box(-3, 3)
+    found = relevance(model, x, 0, composite=composite)
+    names = list(found.neurons)
+    rules = {name: composite.rule(name, "linear", i, len(names)) for i, name in enumerate(names)}
+    assert [*rules.values()] == [ZBox(-3, 3), Gamma(), Epsilon(0.25), Zero(), Zero()]
+    expected = relevance(model, x, 0, composite=Composite(names=rules))  # type: ignore[arg-type]
+    torch.testing.assert_close(found.input, expected.input)
+    for name in names:
+        torch.testing.assert_close(found.neurons[name], expected.neurons[name])
