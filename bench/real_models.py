@@ -285,10 +285,11 @@ def main() -> None:
         "summary": [],
         "rows": [],
     }
-    if arguments.json and arguments.json.exists():  # models measured before keep their rows
+    if arguments.json and arguments.json.exists():  # what is not measured anew keeps its rows
         kept = json.loads(arguments.json.read_text())
+        anew = [(name, method) for name in arguments.models.split(",") for method in arguments.methods.split(",")]
         for part in ("summary", "rows"):
-            results[part] = [row for row in kept[part] if row["model"] not in arguments.models.split(",")]
+            results[part] = [row for row in kept[part] if (row["model"], row["method"]) not in anew]
     for name, task in load_tasks(arguments.data, arguments.models.split(",")):
         unedited = Unedited.of(task)
         for method in arguments.methods.split(","):
