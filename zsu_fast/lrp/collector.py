@@ -83,7 +83,7 @@ class Collector:
             relevance = relevance.transpose(0, 1)
         dtype = torch.float64 if relevance.dtype == torch.float64 else torch.float32
         others = [d for d in range(1, relevance.dim()) if d != unit_dim]
-        self.add(unit, relevance.sum(others, dtype=dtype) if others else relevance.to(dtype))
+        self.add(unit, relevance.sum(others, dtype=dtype) if others else relevance.to(dtype, copy=True))
 
     def take(self, like: Tensor) -> dict[str, Tensor]:
         """The result of one backward pass, handed over; layers that no relevance reached have zeros."""
