@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from . import tables
 from .collector import Collector
 from .composites import Choice, Composite, Kind
+from .eager import keep_checkpointed
 from .functions import Carrier, Layer, LayerCall, WinnerCarrier
 from .inplace import ASSIGNS, INPLACE_ARGUMENT, TWINS, Renewals, StaleViewError, asks_in_place
 from .marks import ATTENTION, GATE, NO_GATE, Mark, Marks
@@ -90,7 +91,10 @@ class Engine(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
+        with keep_checkpointed():
+            return self._run(func, args, dict(kwargs or {}))
+
+    def _run(self, func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if self.renewals:
             args, kwargs = self._resolved(func, args, kwargs)
         if (getattr(func, "__name__", "") == "__get__" and func not in tables.MOVES) or func in _NATIVE:

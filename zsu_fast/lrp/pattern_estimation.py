@@ -22,11 +22,12 @@ from zsu_fast.reference.layout import per_unit, widen
 
 from .collector import Collector, Unit
 from .composites import Composite
+from .eager import compiled_parts_as_written
 from .engine import Engine
 from .functions import LayerCall
 from .names import Names
 from .patterns import Estimator, Patterns
-from .relevance import _checked_model, _eager, _logits
+from .relevance import _checked_model, _logits
 from .rules import Flat
 
 _RELU_LIKE = (1, 5)
@@ -104,7 +105,7 @@ def _layers(model: Callable[[Tensor], Any], inputs: Tensor) -> Iterator[tuple[La
     with torch.inference_mode(False), torch.enable_grad():
         leaf = (inputs.clone() if inputs.is_inference() else inputs.detach()).requires_grad_()
         engine = Engine(rules, Names(model), collector, leaf, None)
-        with _eager(), engine:
+        with compiled_parts_as_written(), engine:
             output = model(leaf)
         logits = engine.renewals.latest(_logits(output, len(inputs)))
     waiting, seen = [logits.grad_fn], set()

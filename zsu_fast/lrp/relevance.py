@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from numbers import Integral
@@ -13,11 +13,13 @@ from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from . import activation_handlers, arithmetic_handlers, attention, functions, linear_handlers, norm_handlers  # noqa: F401
 from .collector import Collector
 from .composites import Composite, composite_of
 from .conservation import Conservation, Ledger
+from .eager import compiled_parts_as_written, refuse_transforms, uncompiled
 from .engine import Engine, UncoveredFunctionError
 from .names import Names
 from .rules import InputRule
@@ -93,6 +95,7 @@ def relevance(
 ) -> tuple[Relevance, ...]: ...
 
 
+@uncompiled
 def relevance(
     model: Callable[[Tensor], Any],
     inputs: Tensor,
@@ -107,7 +110,8 @@ def relevance(
     """Layer-wise relevance propagation (Bach et al. 2015; transformers: Achtibat et al. 2024) of one logit per sample.
 
     Works on any model made of torch functions: no hooks, no changed modules, nothing to prepare. The model is left
-    exactly as it was. It must be in eval mode if it has dropout or BatchNorm.
+    exactly as it was. It must be in eval mode if it has dropout or BatchNorm. Where it is compiled or checkpointed
+    (`use_reentrant=False`), it runs as if it were not.
 
     The host never waits for the device, but for one look at the values of a target given as a tensor, and at the logits
     unless `init` is "logit", when all passes are under way. A CUDA graph leaves that out: what it would have refused
@@ -133,7 +137,12 @@ def relevance(
     Raises:
         UncoveredFunctionError: Some function on the way has no rule; the message names it and the module.
         ValueError, TypeError: An argument is not as described, or the model is in training mode.
+        RuntimeError: It is called inside of a transform of `torch.func`.
+
+    Inside of a function under `torch.compile` it breaks the graph and runs as written (with fullgraph=True the compiler
+    refuses it).
     """
+    refuse_transforms()
     rules = composite_of(composite)
     patterns = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
     _check_arguments(inputs, init, patterns)
@@ -153,7 +162,7 @@ def relevance(
         carries = any(isinstance(rule, InputRule) for rule in rules.rules())
         carrier = torch.zeros_like(leaf).requires_grad_() if carries else None
         engine = Engine(rules, names, collector, leaf, carrier)
-        with _eager(), engine:
+        with compiled_parts_as_written(), engine:
             output = model(leaf)
         logits = engine.renewals.latest(_logits(output, len(inputs)))
         if not logits.requires_grad:
@@ -230,11 +239,6 @@ def _checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     return model
 
 
-def _eager() -> AbstractContextManager:
-    """Code under torch.compile runs as written, so that its functions are seen."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-
-
 def _acts_in_training(module: nn.Module) -> bool:
     """Whether `module` draws random numbers or changes its own state when it runs in training mode."""
     if isinstance(module, nn.modules.dropout._DropoutNd | nn.RReLU):
@@ -275,6 +279,11 @@ def _check_graph(logits: Tensor, engine: Engine, strict: bool) -> None:
                 f"shape {tuple(leaf.shape)}; compute it in forward, or detach it"
             )
         function = getattr(node, "_forward_cls", None)
+        if function is CheckpointFunction:
+            raise ValueError(
+                "model: torch.utils.checkpoint with use_reentrant=True hides what runs inside of it; pass "
+                "use_reentrant=False, or switch checkpointing off"
+            )
         if node in engine.refused:
             found.append(engine.refused[node])
         elif function is not None and engine.follows_patterns and function not in (functions.Layer, functions.Share):
@@ -289,7 +298,17 @@ def _check_graph(logits: Tensor, engine: Engine, strict: bool) -> None:
     if strict:
         raise found[-1]  # the one that runs first
     listed = "; ".join(sorted({str(error) for error in found}))
-    warnings.warn(f"relevance goes through ordinary gradients where no rule holds: {listed}", stacklevel=3)
+    warnings.warn(
+        f"relevance goes through ordinary gradients where no rule holds: {listed}", stacklevel=_depth_of_caller()
+    )
+
+
+def _depth_of_caller() -> int:
+    """`stacklevel` of the code that called `relevance`, for a warning of the function that asks."""
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("zsu_fast.lrp.", "torch._dynamo.")):
+        frame, depth = frame.f_back, depth + 1
+    return depth
 
 
 def _check_names(composite: Composite, collector: Collector) -> None:

@@ -1,0 +1,70 @@
+"""What torch has that hides a model's functions from the engine, switched off while it looks.
+
+Rules are found in the functions that a model calls, one by one, and what nodes save for their backward passes is the
+engine's. So compiled code runs as written, gradient checkpointing keeps what it would compute again, and transforms of
+`torch.func` are refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_REASON = "zsu_fast.relevance follows a model's functions one by one and runs autograd passes of its own"
+
+
+def uncompiled(function: _Function) -> _Function:
+    """`function` breaks the graph of a compiled function that calls it, and runs as written, with all that it calls.
+
+    `torch.compiler.disable` would do, but imports the compiler, which takes seconds: here only those wait who use it.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if "torch._dynamo" in sys.modules:
+            return torch.compiler.disable(function, reason=_REASON)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    # What the compiler says of the function where no break is allowed (fullgraph=True).
+    vars(run).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=_REASON)
+    return run  # type: ignore[return-value]
+
+
+def compiled_parts_as_written() -> AbstractContextManager[Any]:
+    """Modules and functions that torch.compile has wrapped run without it."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def refuse_transforms() -> None:
+    """RuntimeError inside of `torch.func.vmap`, `grad` and the like."""
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "relevance cannot be called inside of torch.func (vmap, grad, jvp ...): it runs autograd passes of its own "
+            "and its result is a constant; give it a batch [N, ...], or a list of targets"
+        )
+
+
+_SAVED_AS_IS = nullcontext()
+
+
+def keep_checkpointed() -> AbstractContextManager[Any]:
+    """What is saved for the backward pass is kept, even inside of `torch.utils.checkpoint` (use_reentrant=False).
+
+    That would drop it, and run the function again when it is needed: without the engine, so that other values came.
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    if hooks is None or hooks[0].__module__ != "torch.utils.checkpoint":
+        return _SAVED_AS_IS
+    return saved_tensors_hooks(_itself, _itself)
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
