@@ -8,6 +8,7 @@
 
 #include "masking/check.h"
 #include "selection/dispatch.h"
+#include "selection/places_cpu.h"
 #include "selection/ties_cpu.h"
 
 namespace zsu {
@@ -15,33 +16,50 @@ namespace {
 
 // Contiguous weights, nothing recorded.
 template <class Format, class Element>
-void mask_tile(const typename Format::Bits* scores, int64_t n, bool absolute, typename Format::Bits least,
+void mask_tile(const typename Format::Bits* scores, int64_t n, bool absolute, typename Keys<Format>::Key least,
                Element value, Element* weight) {
-  using Bits = typename Format::Bits;
-  constexpr int64_t kGroup = 256;  // where nothing is selected nothing is written; wide, as hits cannot be predicted
+  using K = Keys<Format>;
+  using Key = typename K::Key;
+  const Vec<Key> below = filled(Key(least - 1)), sign = filled(Key(absolute ? 0 : -1));
   int64_t i = 0;
-  for (; i + kGroup <= n; i += kGroup) {
-    Bits any = 0;
-    for (int64_t j = i; j < i + kGroup; ++j) any |= Bits(Format::key(scores[j], absolute) >= least);
-    if (!any) continue;
-    for (int64_t j = i; j < i + kGroup; ++j) {
-      weight[j] = Format::key(scores[j], absolute) >= least ? value : weight[j];
+  for (; i + kGroup<Key> <= n; i += kGroup<Key>) {
+    Vec<Key> selected[kGroupVectors];
+    for (int v = 0; v < kGroupVectors; ++v) {
+      selected[v] = K::of(load_vector<Key>(scores + i + v * kLanes<Key>), sign) > below;
+    }
+    // Where nothing is selected nothing is read or written.
+    if (!any<Key>(selected[0] | selected[1] | selected[2] | selected[3])) continue;
+    if constexpr (sizeof(Element) == sizeof(Key)) {
+      for (int v = 0; v < kGroupVectors; ++v) {
+        Element* const at = weight + i + v * kLanes<Key>;
+        store_vector(selected[v] ? filled(value) : load_vector<Element>(at), at);
+      }
+    } else {
+      Key flags[kGroup<Key>];
+      std::memcpy(flags, selected, sizeof(flags));
+      for (int64_t j = 0; j < kGroup<Key>; ++j) weight[i + j] = flags[j] ? value : weight[i + j];
     }
   }
-  for (; i < n; ++i) weight[i] = Format::key(scores[i], absolute) >= least ? value : weight[i];
+  for (; i < n; ++i) weight[i] = K::of(scores[i], absolute) >= least ? value : weight[i];
 }
 
 // Writes the places (from 0) of the selected scores to `places` and returns how many there are.
 template <class Format>
-int64_t find_places(const typename Format::Bits* scores, int64_t n, bool absolute, typename Format::Bits least,
-                    int32_t* places) {
-  int64_t found = 0;
-  uint8_t selected[kFlags] = {};
-  for (int64_t begin = 0; begin < n; begin += kFlags) {
-    const int64_t length = std::min(kFlags, n - begin);
-    if (length < kFlags) std::memset(selected, 0, kFlags);
-    for (int64_t i = 0; i < length; ++i) selected[i] = Format::key(scores[begin + i], absolute) >= least;
-    for_each_flag(selected, kFlags, [&](int64_t i) { places[found++] = int32_t(begin + i); });
+int64_t find_selected(const typename Format::Bits* scores, int64_t n, bool absolute, typename Keys<Format>::Key least,
+                      Place* places) {
+  using K = Keys<Format>;
+  using Key = typename K::Key;
+  const Vec<Key> below = filled(Key(least - 1)), sign = filled(Key(absolute ? 0 : -1));
+  int64_t found = 0, i = 0;
+  for (; i + kGroup<Key> <= n; i += kGroup<Key>) {
+    Vec<Key> selected[kGroupVectors];
+    for (int v = 0; v < kGroupVectors; ++v) {
+      selected[v] = K::of(load_vector<Key>(scores + i + v * kLanes<Key>), sign) > below;
+    }
+    found += find_places(group_bits<Key>(selected), kGroup<Key>, i, places + found);
+  }
+  for (; i < n; ++i) {
+    if (K::of(scores[i], absolute) >= least) places[found++] = Place(i);
   }
   return found;
 }
@@ -50,31 +68,37 @@ template <class Format, class Element>
 void mask(const Tensor& weight, const Tensor& scores_tensor, int64_t k, bool absolute, Element value,
           const std::optional<Tensor>& saved_indices, const std::optional<Tensor>& saved_values) {
   using Bits = typename Format::Bits;
+  using Key = typename Keys<Format>::Key;
   Element* data = static_cast<Element*>(weight.mutable_data_ptr());
   const void* score_data = scores_tensor.const_data_ptr();
   int64_t* indices = saved_indices ? saved_indices->mutable_data_ptr<int64_t>() : nullptr;
   Element* values = saved_values ? static_cast<Element*>(saved_values->mutable_data_ptr()) : nullptr;
   const bool record = indices || values;
 
-  const Scores<Format> in_memory(score_data, strided(scores_tensor, memory_order(scores_tensor)), absolute);
-  const Threshold<Bits> threshold = find_threshold(in_memory, k);
+  const std::vector<int64_t> scores_order = memory_order(scores_tensor), weight_order = memory_order(weight);
+  Ranking<Format> ranking =
+      find_threshold(Scores<Format>(score_data, strided(scores_tensor, scores_order), absolute), k);
   // Row-major order where it shows, in ties and in records; otherwise the order in which the weight lies in memory.
-  const bool row_major = record || threshold.taken < threshold.equal;
-  const std::vector<int64_t> order = memory_order(weight);
-  const Strided layout = row_major ? strided(weight) : strided(weight, order);
-  const Scores<Format> scores(score_data, row_major ? strided(scores_tensor) : strided(scores_tensor, order), absolute);
-  const Selection<Bits> selection = resolve_ties(scores, threshold, record);
+  const bool row_major = record || ranking.threshold.taken < ranking.threshold.equal;
+  const Strided layout = row_major ? strided(weight) : strided(weight, weight_order);
+  const Scores<Format> scores(score_data, row_major ? strided(scores_tensor) : strided(scores_tensor, weight_order),
+                              absolute);
+  Selection<Key> selection{ranking.threshold.key, scores.size(), {}};
+  if (row_major) {
+    if (!std::is_sorted(scores_order.begin(), scores_order.end())) ranking.count_again(scores);
+    selection = resolve_ties(scores, ranking);
+  }
 
   const int64_t chunks = (scores.size() + kChunk - 1) / kChunk;
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t chunk, int64_t last_chunk) {
-    int32_t places[kScoreTile];
+    Place places[kScoreTile];
     for (; chunk < last_chunk; ++chunk) {
       int64_t slot = record ? selection.first[chunk] : 0;
-      const auto mask_part = [&](int64_t first, int64_t last, Bits least) {
+      const auto mask_part = [&](int64_t first, int64_t last, Key least) {
         scores.for_each_tile(first, last, [&](const Bits* tile, int64_t n, int64_t at) {
           if (layout.contiguous() && !record) return mask_tile<Format>(tile, n, absolute, least, value, data + at);
-          const int32_t* place = places;
-          const int32_t* const end = places + find_places<Format>(tile, n, absolute, least, places);
+          const Place* place = places;
+          const Place* const end = places + find_selected<Format>(tile, n, absolute, least, places);
           int64_t passed = 0;
           layout.for_each_run(at, at + n, [&](int64_t offset, int64_t stride, int64_t length) {
             for (; place < end && *place < passed + length; ++place) {

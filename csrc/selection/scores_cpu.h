@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "order_key.h"
+#include "keys_cpu.h"
 #include "strided.h"
 
 namespace zsu {
@@ -21,7 +21,7 @@ class Scores {
 
   int64_t size() const { return layout_.numel; }
   bool absolute() const { return absolute_; }
-  Bits key(int64_t i) const { return Format::key(data_[layout_.offset(i)], absolute_); }
+  typename Keys<Format>::Key key(int64_t i) const { return Keys<Format>::of(data_[layout_.offset(i)], absolute_); }
 
   // f(tile, length, index of its first element) for tiles that together are elements begin..end, in order.
   template <class F>

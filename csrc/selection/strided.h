@@ -29,6 +29,7 @@ struct Strided {
   bool contiguous() const { return sizes.empty() || (sizes.size() == 1 && strides[0] == 1); }
 
   int64_t offset(int64_t index) const {
+    if (contiguous()) return index;
     int64_t result = 0;
     for (size_t d = sizes.size(); d-- > 0; index /= sizes[d]) result += index % sizes[d] * strides[d];
     return result;

@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <mutex>
+
 #include "dispatch.h"
 #include "ties_cpu.h"
 
@@ -14,14 +16,9 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 template <class Format>
-void tally_tile(const typename Format::Bits* scores, int64_t n, bool absolute, typename Format::Bits least,
-                int64_t* counts) {
-  for (int64_t i = 0; i < n; ++i) counts[i] += Format::key(scores[i], absolute) >= least;
-}
-
-template <class Format>
 void tally_samples(const Tensor& relevance, int64_t k, bool absolute, int64_t* counts) {
   using Bits = typename Format::Bits;
+  using Key = typename Keys<Format>::Key;
   const Bits* data = static_cast<const Bits*>(relevance.const_data_ptr());
   const int64_t samples = relevance.size(0), units = relevance.size(1);
   const int64_t grain = std::max<int64_t>(1, kChunk / units);
@@ -32,12 +29,12 @@ void tally_samples(const Tensor& relevance, int64_t k, bool absolute, int64_t* c
       Strided row;
       row.append(units, relevance.stride(1));
       const Scores<Format> scores(data + sample * relevance.stride(0), row, absolute);
-      const Selection<Bits> selection = resolve_ties(scores, find_threshold(scores, k), false);
-      selection.for_each_part(0, units, [&](int64_t first, int64_t last, Bits least) {
-        scores.for_each_tile(first, last, [&](const Bits* tile, int64_t n, int64_t at) {
-          tally_tile<Format>(tile, n, absolute, least, local.data() + at);
-        });
-      });
+      resolve_ties(scores, find_threshold(scores, k))
+          .for_each_part(0, units, [&](int64_t first, int64_t last, Key least) {
+            scores.for_each_tile(first, last, [&](const Bits* tile, int64_t n, int64_t at) {
+              for (int64_t i = 0; i < n; ++i) local[at + i] += Keys<Format>::of(tile[i], absolute) >= least;
+            });
+          });
     }
     const std::lock_guard<std::mutex> lock(mutex);  // integer sums: the order of the threads does not show
     for (int64_t unit = 0; unit < units; ++unit) counts[unit] += local[unit];

@@ -133,6 +133,18 @@ def test_a_sample_that_misleads(device):
         assert torch.equal(weight, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_threshold_at_the_edge_of_many_ties(device, dtype):
+    """Where a sample brackets the edge and the threshold falls just above, at or below it; in either half of signs."""
+    n, zeros = 50_000, 20_000
+    scores = torch.randn(n).abs().clamp(min=1e-3)
+    scores[torch.randperm(n)[:zeros]] = 0.0
+    scores[::7] *= -1
+    above = int((scores > 0).sum())
+    for k in (above - 2, above, above + 1, above + zeros - 1, above + zeros, above + zeros + 1):
+        check(torch.randn(n).to(device, dtype), scores.to(device, dtype), k, 0.0, False)
+
+
 def test_magnitude_pruning_in_place(device):
     """The weight may be its own score."""
     weight = torch.randn(64, 33, device=device)
