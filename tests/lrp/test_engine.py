@@ -5,6 +5,7 @@ import gc
 import pickle
 import threading
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -186,6 +187,39 @@ class TestInPlace:
             torch.testing.assert_close(found.logits, second(2 * F.relu(first(x)) + x))
         (gradient,) = torch.autograd.grad(second(2 * F.relu(first(x.requires_grad_())) + x)[:, 1].sum(), x)
         torch.testing.assert_close(found.input, (gradient * x).detach(), rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.parametrize("composite", ["epsilon", "epsilon_plus", "epsilon_alpha2_beta1"])
+    @pytest.mark.parametrize(
+        "use", [lambda y: y * 3, lambda y: F.gelu(y), lambda y: y.chunk(2, 1)[0].repeat(1, 2, 1, 1)]
+    )
+    def test_values_that_something_else_uses_are_kept(self, use: Callable, composite: str, images: Tensor) -> None:
+        conv, norm, last = nn.Conv2d(3, 6, 3), randomize(nn.BatchNorm2d(6)), nn.Conv2d(6, 5, 3)
+        conv.double(), last.double()
+
+        def model(x: Tensor, inplace: bool) -> Tensor:
+            y = norm(conv(x))
+            z = use(y)
+            y = F.relu(y, inplace=inplace)
+            total = y + z
+            other = F.relu(total + 1, inplace=inplace)  # nothing else uses that sum
+            return last(F.relu(total, inplace=inplace) + other).mean((2, 3))
+
+        found, expected = (relevance(lambda x, i=i: model(x, i), images, 2, composite=composite) for i in (True, False))
+        assert torch.equal(found.input, expected.input)
+        for name, units in expected.neurons.items():
+            assert torch.equal(found.neurons[name], units), name
+
+    def test_relu_takes_no_memory_where_the_model_says_so(self, images: Tensor) -> None:
+        model = randomize(ResNet())
+        same: dict[str, bool] = {}
+        for name, module in model.named_modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = name != "blocks.1.relu"
+                module.register_forward_hook(
+                    lambda _, inputs, output, name=name: same.update({name: inputs[0].data_ptr() == output.data_ptr()})
+                )
+        relevance(model, images)
+        assert same == {"relu": True, "blocks.0.relu": True, "blocks.1.relu": False, "blocks.2.relu": True}
 
     def test_assignment_into_slices(self) -> None:
         layer = nn.Linear(6, 6).double()

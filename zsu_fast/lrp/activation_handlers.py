@@ -23,7 +23,7 @@ def _activate(engine: Engine, name: str, input: Tensor, compute: Callable[[Tenso
     code = ACTIVATIONS[name]
     mark = engine.marks[input]
     with torch.no_grad():
-        result = compute(input)
+        result = compute(input.detach())
     if mark.call is not None and mark.call.activation == 0 and mark.source is not None:
         return engine.node(mark.source, replace(mark.call, activation=code), input.detach(), result)
     result = Activation.apply(input, (result,), code)
@@ -40,8 +40,10 @@ def _activate(engine: Engine, name: str, input: Tensor, compute: Callable[[Tenso
 def _relu(engine: Engine, func: Callable, input: Tensor) -> Tensor:
     mark = engine.marks[input]
     if mark.call is not None:
-        return _activate(engine, "relu", input, torch.relu)
-    result = torch.relu(input)  # autograd's own backward is the rule
+        return _activate(engine, "relu", input, torch.relu_ if engine.overwrites else torch.relu)
+    # Autograd's own backward is the rule.
+    in_place = engine.overwrites and type(input.grad_fn).__name__ == "AddBackward0"  # which needs no result
+    result = torch.relu_(input) if in_place else torch.relu(input)
     engine.marks[result] = Mark(nonnegative=True, layer=mark.layer, carrier=engine.carrier_through(input))
     return result
 

@@ -35,23 +35,24 @@ def _attention(
     if dropout_p > 0:
         raise ValueError("model: dropout is active in an attention; call model.eval() first")
     layer = engine.marks[value].layer
-    through_weights = [t for t in (query, key, attn_mask) if engine.depends(t)]
-    if engine.depends(value) and through_weights:
+    of_weights = 1.0  # the share of the attention weights in their product with the values
+    if engine.depends(value) and any(engine.depends(t) for t in (query, key, attn_mask)):
         if engine.composite.attention == "cp_lrp":
             query, key = query.detach(), key.detach()
             attn_mask = None if attn_mask is None else attn_mask.detach()
         else:
-            value, query, key = (_share(engine, t, 0.5) for t in (value, query, key))
-            attn_mask = None if attn_mask is None else _share(engine, attn_mask, 0.5)
-    if engine.depends(query) and engine.depends(key):
-        query, key = Share.apply(query, 0.5), Share.apply(key, 0.5)
+            of_weights = 0.5
+            value = _share(engine, value, 0.5)
+    of_query = of_weights / 2 if engine.depends(query) and engine.depends(key) else of_weights
+    query, key = _share(engine, query, of_query), _share(engine, key, of_query)
+    attn_mask = None if attn_mask is None else _share(engine, attn_mask, of_weights)
     query, key, value, attn_mask = engine.frozen((query, key, value, attn_mask))
     output = func(query, key, value, attn_mask, dropout_p, is_causal, **keywords)
     return observe_heads(engine, output, layer)
 
 
 def _share(engine: Engine, value: Tensor, share: float) -> Tensor:
-    return Share.apply(value, share) if engine.depends(value) else value
+    return Share.apply(value, share) if share != 1 and engine.depends(value) else value
 
 
 def observe_heads(engine: Engine, output: Tensor, layer: str | None) -> Tensor:

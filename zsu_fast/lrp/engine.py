@@ -7,6 +7,7 @@ are used detached, functions that work in place are run out of place.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -46,7 +47,11 @@ class UncoveredFunctionError(RuntimeError):
     """A function that no rule covers has touched a value that depends on the input."""
 
 
-_NATIVE = frozenset(tables.functions_named("requires_grad_", "detach_", "retain_grad", "register_hook", "detach"))
+_NATIVE = frozenset(
+    tables.functions_named(
+        "requires_grad_", "detach_", "retain_grad", "register_hook", "detach", "dim", "size", "numel"
+    )
+)
 _POSITIVE_MODES = ("nearest", "nearest-exact", "area", "linear", "bilinear", "trilinear")
 _PENDING_MAY_PASS = tables.MOVES | tables.AVERAGES
 
@@ -75,6 +80,8 @@ class Engine(TorchFunctionMode):
         self.follows_patterns = composite.follows_patterns()
         self.choices: list[Choice] = []
         self.renewals = Renewals()
+        self.overwrites = False  # whether a handler may compute in the memory of its first argument
+        self._newest: weakref.ref[Any] | None = None
 
     def __exit__(self, *exception: Any) -> None:
         for choice in self.choices:
@@ -125,6 +132,7 @@ class Engine(TorchFunctionMode):
         result = NotImplemented if handler is None else handler(self, func, *args, **kwargs)
         if result is NotImplemented:
             result = self._leave_to_autograd(func, args, kwargs, involved, tracked)
+        self._newest = weakref.ref(result) if isinstance(result, Tensor) else None
         if self.collector.ledger is not None:
             constants = (self.names.of(t) for t in involved if not self.depends(t))
             self.collector.ledger.note(func, self.names.running_module(), constants, result, self.marks)
@@ -267,7 +275,13 @@ class Engine(TorchFunctionMode):
             result = target.clone()
             func(result, *self.frozen(args[1:]))
         else:
-            result = self.call(TWINS.get(func, func), *args, **kwargs)
+            # What was made by the function before this one has been used by none: its values are free to go.
+            unused = target._base is None and self._newest is not None and self._newest() is target
+            self.overwrites = unused and not self.carries and self.collector.ledger is None
+            try:
+                result = self.call(TWINS.get(func, func), *args, **kwargs)
+            finally:
+                self.overwrites = False
         self.renewals.note(func, target, result)
         return result
 

@@ -134,12 +134,14 @@ class Layer(torch.autograd.Function):
                 gradient = relevance
         assert isinstance(call.rule, LayerRule)
         assert gradient is not None
-        terms = call.terms(input) if ctx.terms is None else ctx.terms
+        ledger, terms = call.collector.ledger, ctx.terms
+        if terms is None and (ledger is not None or not call.collector.last):
+            terms = call.terms(input)
         ctx.terms = None if call.collector.last else terms  # they depend on the input alone: other targets share them
-        if call.collector.ledger is not None:
+        if ledger is not None:
             wide = gradient.double()
             relevance = wide if call.carries else _relevance(call, wide, None, output.double())
-            call.collector.ledger.add_shares(call, relevance, output, terms)
+            ledger.add_shares(call, relevance, output, terms)
         c, neurons = rule_backward(
             call.map,
             gradient=gradient,
@@ -153,7 +155,7 @@ class Layer(torch.autograd.Function):
             nonnegative_input=call.nonnegative_input,
             collect=wanted,
             **call.rule.parameters(),
-            **terms._asdict(),
+            **({} if terms is None else terms._asdict()),
         )
         if wanted:
             call.collector.add(call.unit, neurons)

@@ -60,7 +60,7 @@ def layer(
         map=map,
         choice=engine.choose(unit.name, kind),
         weight=weight.detach() if not weight.is_leaf else weight,
-        bias=None if bias is None else bias.detach(),
+        bias=bias.detach() if bias is not None and not bias.is_leaf else bias,
         unit=unit,
         collector=engine.collector,
         nonnegative_input=engine.marks[input].nonnegative,

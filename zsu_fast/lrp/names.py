@@ -20,12 +20,16 @@ class Names:
         self._generated: dict[str, int] = {}
         if not isinstance(model, nn.Module):
             return
-        self._modules = {id(module): name for name, module in model.named_modules()}
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            name = name.removesuffix(".weight")
-            self._weights[id(tensor)] = (tensor, name)
-            if not nn.parameter.is_lazy(tensor):
-                self._storages.setdefault(tensor.untyped_storage().data_ptr(), []).append((tensor, name))
+        for prefix, module in model.named_modules():  # once: the walk takes as long as a small model runs
+            self._modules[id(module)] = prefix
+            for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None and id(tensor) not in self._weights:
+                    self._add(tensor, (f"{prefix}.{key}" if prefix else key).removesuffix(".weight"))
+
+    def _add(self, tensor: Tensor, name: str) -> None:
+        self._weights[id(tensor)] = (tensor, name)
+        if not nn.parameter.is_lazy(tensor):
+            self._storages.setdefault(tensor.untyped_storage().data_ptr(), []).append((tensor, name))
 
     def running_module(self) -> str | None:
         """Name of the innermost module of the model whose code is running; None outside of it."""

@@ -143,12 +143,11 @@ def _batch_norm(engine: Engine, func: Callable, input: Tensor, *args: Any, **kwa
         return Scale.apply(input, (output,), scale)
     if call.unit_dim(output) != 1:
         return Scale.apply(input, (output,), scale)
-    with torch.no_grad():
-        shift = -mean * scale if call.bias is None else (call.bias - mean) * scale
-        shift = shift if bias is None else shift + bias
-        scale = scale if call.scale is None else scale * call.scale
-    folded = replace(call, scale=scale, bias=shift.to(call.weight.dtype))
-    return engine.node(mark.source, folded, output, output)
+    shift = _batch_norm_shift(mean, scale, bias, call.bias).to(call.weight.dtype)
+    if call.scale is not None:
+        with torch.no_grad():
+            scale = scale * call.scale
+    return engine.node(mark.source, replace(call, scale=scale, bias=shift), output, output)
 
 
 def _batch_norm_scale(weight: Tensor | None, variance: Tensor, eps: float) -> Tensor:
@@ -156,6 +155,18 @@ def _batch_norm_scale(weight: Tensor | None, variance: Tensor, eps: float) -> Te
     if weight is None:
         return derived(("batch_norm", eps), (variance,), lambda v: torch.rsqrt(v + eps))
     return derived(("batch_norm", eps), (variance, weight), lambda v, w: w * torch.rsqrt(v + eps))
+
+
+def _batch_norm_shift(mean: Tensor, scale: Tensor, bias: Tensor | None, layer_bias: Tensor | None) -> Tensor:
+    """(layer_bias - mean) scale + bias, remembered like the scale."""
+    given = {"mean": mean, "scale": scale, "bias": bias, "layer_bias": layer_bias}
+    sources = {name: tensor for name, tensor in given.items() if tensor is not None}
+
+    def shift(*tensors: Tensor) -> Tensor:
+        by_name = dict(zip(sources, tensors, strict=True))
+        return (by_name.get("layer_bias", 0) - by_name["mean"]) * by_name["scale"] + by_name.get("bias", 0)
+
+    return derived(("batch_norm_shift", *sources), tuple(sources.values()), shift)
 
 
 @handles("normalize")

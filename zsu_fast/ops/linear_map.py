@@ -1,5 +1,6 @@
 """The maps that LRP rules act on: linear layers and convolutions, forwards and transposed, by ATen's own kernels."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -83,12 +84,14 @@ class LinearMap:
         for i, end in enumerate(self.end_padding):
             padded[2 + i] += end
         # ATen takes the memory format from the weight and from the (here unneeded) input, not from s.
+        layout = torch.contiguous_format
         channels_last = _CHANNELS_LAST.get(s.dim())
         if channels_last is not None and s.is_contiguous(memory_format=channels_last) and not s.is_contiguous():
-            weight = weight.contiguous(memory_format=channels_last)
+            layout = channels_last
+            weight = weight.contiguous(memory_format=layout)
         result = torch.ops.aten.convolution_backward(
             s,
-            s.new_empty(1).expand(padded),
+            _unread(s, padded, layout),
             weight,
             None,
             self.stride,
@@ -126,6 +129,19 @@ class LinearMap:
         grouped = weight.unflatten(0, (self.groups, -1))
         factors = scale.view(self.groups, 1, -1, *[1] * (weight.dim() - 2))
         return (grouped * factors).flatten(0, 1).to(weight.dtype)
+
+
+def _unread(like: Tensor, shape: Sequence[int], layout: torch.memory_format) -> Tensor:
+    """A tensor of `shape` whose values do not matter, at no cost.
+
+    On the CPU, ATen makes the input of a backward-data convolution dense before it ignores it: there it must be dense.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(1).expand(shape)
+    size = math.prod(shape)
+    if layout is torch.contiguous_format and like.is_contiguous() and like.numel() >= size:
+        return like.view(-1)[:size].view(shape)
+    return torch.empty(shape, dtype=like.dtype, memory_format=layout)  # memory that is never touched
 
 
 def _spread(name: str, value: int | Sequence[int], rank: int, least: int) -> tuple[int, ...]:

@@ -74,11 +74,11 @@ def derived(key: Hashable, sources: tuple[Tensor, ...], compute: Callable[..., T
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return value  # it belongs to the graph, and holds nothing until the graph is replayed
 
-    def drop(dead: weakref.ref) -> None:
-        with _lock:
-            kept = _entries.get(full_key)
+    def drop(dead: weakref.ref, entries: dict = _entries, lock: threading.RLock = _lock) -> None:
+        with lock:  # bound here, because globals are gone when weights die with the interpreter
+            kept = entries.get(full_key)
             if kept is not None and any(dead is r for r in kept.sources):
-                del _entries[full_key]
+                del entries[full_key]
 
     with _lock:
         _entries[full_key] = _Entry(tuple(weakref.ref(source, drop) for source in sources), state, value)

@@ -148,6 +148,7 @@ def rule_backward(
     kind = _single_weight(rule, activation, nonnegative_input, gamma, beta)
     if kind is not None:
         s, neurons = _ops.lrp_epsilon_pass(gradient, output, denominator, None, epsilon, activation, unit_dim, collect)
+        del denominator  # a tensor of the size of the output, which the next one need not find still there
         return map.transpose(s, _folded(map, weight, scale, kind), shape), neurons
 
     if rule == "gamma":
@@ -162,6 +163,9 @@ def rule_backward(
             gradient, output, magnitude, bias, scale, alpha, beta, epsilon, activation, unit_dim, collect
         )
         factors = (0.5, 0.5)
+    del magnitude
     through_plain = map.transpose(plain, weight, shape)
+    del plain
     through_absolute = map.transpose(absolute, _folded(map, weight, None, "abs"), shape)
+    del absolute
     return _ops.lrp_combine(through_plain, through_absolute, input, *factors), neurons
