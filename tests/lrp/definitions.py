@@ -77,19 +77,19 @@ def lrp_alpha_beta(x: Tensor, w: Tensor, b: Tensor, r: Tensor, alpha: float, bet
 
 
 def lrp_z_plus(x: Tensor, w: Tensor, b: Tensor, r: Tensor, epsilon: float) -> Tensor:
-    """Montavon et al. 2017, eq. 11, for inputs of any sign: alpha-beta with alpha 1 and beta 0."""
+    """Montavon et al. 2017, for inputs of any sign: alpha-beta with alpha 1 and beta 0."""
     z = (w * x).clamp(min=0)
     return distribute(z, stabilized(z.sum(1) + b.clamp(min=0), epsilon), r)
 
 
 def lrp_z_box(x: Tensor, w: Tensor, r: Tensor, low: Tensor, high: Tensor, epsilon: float) -> Tensor:
-    """Montavon et al. 2017, eq. 13; the bias cancels."""
+    """Montavon et al. 2017; the bias cancels."""
     z = w * x - w.clamp(min=0) * low - w.clamp(max=0) * high
     return distribute(z, stabilized(z.sum(1), epsilon), r)
 
 
 def lrp_w_square(w: Tensor, b: Tensor, r: Tensor, bias: bool) -> Tensor:
-    """Montavon et al. 2017, eq. 12; `bias`: with b^2 in the denominator."""
+    """Montavon et al. 2017; `bias`: with b^2 in the denominator."""
     return distribute(w**2, (w**2).sum(1) + (b**2 if bias else 0.0), r)
 
 

@@ -454,22 +454,27 @@ class TestNormsAndActivations:
         assert torch.isfinite(at_zero.input).all()
 
 
-def test_nothing_is_kept(images: Tensor) -> None:
+@pytest.mark.parametrize("composite", ["epsilon_plus_flat", Composite(Flat(), Flat(), depth=((0.5, Gamma()),))])
+@pytest.mark.parametrize("kind", [VGG, ResNet])
+def test_nothing_is_kept(kind: type, composite: str | Composite, images: Tensor) -> None:
     """No graph, activation or handle survives the call, and no garbage collection is needed for that."""
-    model = randomize(ResNet())
+    model = randomize(kind())
     kept: list[weakref.ref] = []
-    handle = model.conv.register_forward_hook(lambda module, inputs, output: kept.append(weakref.ref(output)))
-    block = model.blocks[1].register_forward_hook(lambda module, inputs, output: kept.append(weakref.ref(output)))
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output: kept.append(weakref.ref(output)))
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.Sequential)
+    ]
     gc.collect()
     gc.disable()
     try:
-        relevance(model, images, composite="epsilon_plus_flat")
-        assert len(kept) == 2
+        relevance(model, images, composite=composite)
+        assert len(kept) > 3
         assert all(reference() is None for reference in kept)
     finally:
         gc.enable()
-        handle.remove()
-        block.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def state_of(model: nn.Module) -> list:

@@ -1,5 +1,7 @@
 """Rules that give relevance to inputs of zero: their definitions, and R carried on below them, wherever they stand."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -79,3 +81,31 @@ def test_the_lowest_layers_flat() -> None:
     assert (found.input[:, :, :4] != 0).any()
     torch.testing.assert_close(found.input.sum((1, 2, 3)), found.neurons["features.0"].sum(1))
     torch.testing.assert_close(found.neurons["features.0"].sum(1), found.neurons["features.3"].sum(1))
+
+
+@pytest.mark.parametrize("kind", [VGG, ResNet])
+def test_several_targets_and_half_precision(kind: type[nn.Module]) -> None:
+    model, x = randomize(kind()), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    composite = Composite(Flat(), WSquare(), last=Gamma())
+    both = relevance(model, x, [0, 3], composite=composite)
+    for found, target in zip(both, (0, 3), strict=True):
+        expected = relevance(model, x, target, composite=composite)
+        torch.testing.assert_close(found.input, expected.input)
+        for name, units in expected.neurons.items():
+            torch.testing.assert_close(found.neurons[name], units)
+    single = relevance(model.float(), x.float(), 0, composite=composite)
+    scale = both[0].input.abs().max()
+    torch.testing.assert_close(single.input.double() / scale, both[0].input / scale, rtol=0, atol=2e-3)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = relevance(copy.deepcopy(model).to(dtype), x.to(dtype), 0, composite=composite)
+        assert half.input.dtype == dtype
+        assert torch.isfinite(half.input).all()
+
+
+def test_books_balance() -> None:
+    """Between layers R is carried, and what is dropped where values are zero is in the books."""
+    model, x = randomize(VGG()), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    for rule in (Flat(), WSquare()):
+        found = relevance(model, x, 1, composite=Composite(rule, rule, last=Epsilon()), conservation=True)
+        assert found.check().ok, str(found.check())
+        torch.testing.assert_close(found.input.sum((1, 2, 3)), found.neurons["features.0"].sum(1))

@@ -24,7 +24,7 @@ from zsu_fast.lrp import (
 
 
 def pattern_by_definition(x: Tensor, y: Tensor, w: Tensor, fires: Tensor | None) -> Tensor:
-    """a of one unit from samples x [n, inputs], y [n]: eq. 6, or eq. 7 over the samples where it fires."""
+    """a of one unit from samples x [n, inputs], y [n]: S_a, or S_a+- over the samples where it fires."""
     if fires is None:
         covariance = (x * y[:, None]).mean(0) - x.mean(0) * y.mean()
         return covariance / y.var(correction=0)
@@ -110,7 +110,7 @@ def test_w_times_a_is_one() -> None:
 def test_the_papers_linear_model() -> None:
     """x = s a_s + d a_d: weights cancel the distractor, the gradient shows them; the pattern is the signal's direction.
 
-    Section 3 of the paper, in two dimensions.
+    The paper's first example, in two dimensions.
     """
     signal, distractor = torch.tensor([1.0, 0.0], dtype=torch.float64), torch.tensor([1.0, 1.0], dtype=torch.float64)
     y = torch.randn(20000, 1, dtype=torch.float64)

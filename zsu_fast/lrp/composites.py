@@ -150,7 +150,7 @@ def gamma_epsilon(gamma: float = 0.1, epsilon: float = 0.1) -> Composite:
 
 
 def zero_epsilon_gamma_box(low: Any, high: Any, gamma: float = 0.25, epsilon: float = 0.25) -> Composite:
-    """Zero on top, epsilon in the middle, gamma below, z-box at the first layer (Montavon et al. 2019, section 10.3).
+    """Zero on top, epsilon in the middle, gamma below, z-box at the first layer (Montavon et al. 2019).
 
     Thirds by depth. `epsilon` is absolute, in units of the layer's outputs.
     """
@@ -164,8 +164,8 @@ def attnlrp(epsilon: float = 1e-6) -> Composite:
 
 
 def attnlrp_gamma(convolution: float = 0.25, linear: float = 0.05, epsilon: float = 1e-6) -> Composite:
-    """AttnLRP as its authors recommend it for vision transformers: gamma for linear layers and for convolutions
-    (patch embeddings), attention weights held constant (Achtibat et al. 2024, appendix)."""
+    """As the authors of AttnLRP recommend for vision transformers (Achtibat et al. 2024, and their library LXT): gamma
+    for linear layers and for convolutions (patch embeddings), attention weights held constant as in CP-LRP."""
     return Composite(Gamma(linear, epsilon), Gamma(convolution, epsilon), attention="cp_lrp")
 
 

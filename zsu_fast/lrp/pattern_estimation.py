@@ -2,8 +2,8 @@
 
 With y the output of a unit and x its input (for a convolution: a patch), the pattern is a = C / (w^T C), where
 
-    linear:         C = E[x y] - E[x] E[y]           (S_a, eq. 6 of the paper)
-    two-component:  C = E+[x y] - E+[x] E[y]         (S_a+-, eq. 7; E+ over the inputs for which the unit fires)
+    linear:         C = E[x y] - E[x] E[y]           (S_a)
+    two-component:  C = E+[x y] - E+[x] E[y]         (S_a+-; E+ over the inputs for which the unit fires)
 
 C is the same for y shifted by a constant, so y is counted from its mean over the first batch (no cancellation), and the
 bias does not matter. Sums over a batch are weight gradients of the layer: no patches are ever written out.

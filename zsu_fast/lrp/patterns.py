@@ -113,7 +113,8 @@ class PatternRule(Rule):
     """A rule that takes part in one plain backward pass with other weights. All layers of a composite have it, or none.
 
     It is made for nets of linear layers, convolutions, ReLU, BatchNorm (folded), pooling and residual sums (each
-    summand gets half); other functions are refused. The gate of a ReLU holds: units that do not fire send nothing on.
+    summand gets half); other functions are refused, so that images are normalised before the model. The gate of a ReLU
+    holds: units that do not fire send nothing on.
     """
 
     patterns: Patterns
@@ -125,12 +126,12 @@ class PatternRule(Rule):
 
 @dataclass(frozen=True)
 class PatternNet(PatternRule):
-    """s_in = A^T s: the estimated signal, in units of the input (Kindermans et al. 2017, section 4)."""
+    """s_in = A^T s: the estimated signal, in units of the input (Kindermans et al. 2017)."""
 
 
 @dataclass(frozen=True)
 class PatternAttribution(PatternRule):
-    """R_in = (W * A)^T R (Kindermans et al. 2017, section 4)."""
+    """R_in = (W * A)^T R (Kindermans et al. 2017)."""
 
 
 def pattern_backward(

@@ -122,8 +122,8 @@ def relevance(
         inputs: [N, ...], floating point, on the model's device.
         target: The class whose logit is explained: one for all, or integers [N]; None: each sample's largest logit. A
             list or tuple of such targets shares the forward pass: each costs one backward pass.
-        composite: The rules: a `Composite`, or the name of one ("epsilon", "epsilon_plus", "epsilon_plus_flat",
-            "epsilon_alpha2_beta1", "attnlrp", "cp_lrp").
+        composite: The rules: a `Composite`, or the name of one (`zsu_fast.lrp.COMPOSITES`): "epsilon", "epsilon_plus",
+            "epsilon_plus_flat", "epsilon_alpha2_beta1", "attnlrp", "cp_lrp" ...
         init: Relevance to start from: the "logit" itself, "one", or its softmax "probability".
         layers: Names of the layers whose units are collected, `fnmatch` patterns included; None: all.
         strict: Whether a function that no rule covers is an error. If not, its ordinary gradient is taken, with one

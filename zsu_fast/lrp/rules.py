@@ -109,7 +109,7 @@ class Flat(InputRule):
 
 @dataclass(frozen=True)
 class WSquare(InputRule):
-    """w^2: R_in = (W^2)^T (R / (W^2 1)), for inputs of unknown bounds (Montavon et al. 2017, eq. 12).
+    """w^2: R_in = (W^2)^T (R / (W^2 1)), for inputs of unknown bounds (Montavon et al. 2017).
 
     Args:
         bias: Whether b^2 joins the denominator and keeps its share. The paper's layer has none, and with False (as in
@@ -130,7 +130,7 @@ class Pass(InputRule):
 
 @dataclass(frozen=True)
 class ZBox(InputRule):
-    """z-box, for inputs within [low, high]: z = W x - W+ low - W- high (Montavon et al. 2017, eq. 13).
+    """z-box, for inputs within [low, high]: z = W x - W+ low - W- high (Montavon et al. 2017).
 
     Args:
         low, high: Bounds of the layer's input, after any normalisation: a number, or one per channel (a sequence, or a
