@@ -25,9 +25,9 @@ from .composites import Composite
 from .eager import compiled_parts_as_written
 from .engine import Engine
 from .functions import LayerCall
+from .models import checked_model, logits_of
 from .names import Names
 from .patterns import Estimator, Patterns
-from .relevance import _checked_model, _logits
 from .rules import Flat
 
 _RELU_LIKE = (1, 5)
@@ -63,7 +63,7 @@ def estimate_patterns(
     """
     if estimator not in ("linear", "two-component"):
         raise ValueError(f'estimator must be "linear" or "two-component", got {estimator!r}')
-    run = _checked_model(model)
+    run = checked_model(model)
     moments: dict[Unit, Moments] = {}
     seen = 0
     for batch in batches:
@@ -107,7 +107,7 @@ def _layers(model: Callable[[Tensor], Any], inputs: Tensor) -> Iterator[tuple[La
         engine = Engine(rules, Names(model), collector, leaf, None)
         with compiled_parts_as_written(), engine:
             output = model(leaf)
-        logits = engine.renewals.latest(_logits(output, len(inputs)))
+        logits = engine.renewals.latest(logits_of(output, len(inputs)))
     waiting, seen = [logits.grad_fn], set()
     found: dict[int, Any] = {}
     while waiting:

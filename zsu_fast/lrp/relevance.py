@@ -12,7 +12,7 @@ from numbers import Integral
 from typing import Any, Literal, cast, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import CheckpointFunction
 
 from . import activation_handlers, arithmetic_handlers, attention, functions, linear_handlers, norm_handlers  # noqa: F401
@@ -21,6 +21,7 @@ from .composites import Composite, composite_of
 from .conservation import Conservation, Ledger
 from .eager import compiled_parts_as_written, refuse_transforms, uncompiled
 from .engine import Engine, UncoveredFunctionError
+from .models import checked_model, logits_of
 from .names import Names
 from .rules import InputRule
 
@@ -152,7 +153,7 @@ def relevance(
     patterned = rules.follows_patterns()  # then R itself flows, not c = R / a
     if patterned and conservation:
         raise ValueError("conservation: no books are kept of PatternNet and PatternAttribution")
-    model = _checked_model(model)
+    model = checked_model(model)
     names = Names(model)
     ledger = Ledger() if conservation else None
     collector = Collector(len(inputs), patterns, ledger)
@@ -164,7 +165,7 @@ def relevance(
         engine = Engine(rules, names, collector, leaf, carrier)
         with compiled_parts_as_written(), engine:
             output = model(leaf)
-        logits = engine.renewals.latest(_logits(output, len(inputs)))
+        logits = engine.renewals.latest(logits_of(output, len(inputs)))
         if not logits.requires_grad:
             raise ValueError("model: its logits do not depend on the inputs (through differentiable functions)")
         _check_graph(logits, engine, strict)
@@ -217,48 +218,6 @@ def _check_arguments(inputs: Tensor, init: str, layers: Sequence[str] | None) ->
     for name in layers or ():
         if not isinstance(name, str):
             raise TypeError(f"layers must be names or patterns, got {name!r}")
-
-
-def _checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    """The model that will run. Refuses what would change it, or hide its functions from the engine."""
-    if not isinstance(model, nn.Module):
-        if not callable(model):
-            raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
-        return model
-    model = cast(
-        nn.Module, getattr(model, "_orig_mod", model)
-    )  # what torch.compile has wrapped: names without a prefix
-    for name, module in model.named_modules():
-        where = f"model: module {name!r}" if name else "model"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(f"{where} is TorchScript, whose functions cannot be seen; pass the original module")
-        if isinstance(module, nn.DataParallel):
-            raise TypeError(f"{where} is DataParallel, which runs in other threads; pass its .module")
-        if module.training and _acts_in_training(module):
-            raise ValueError(f"{where} ({type(module).__name__}) is in training mode; call model.eval() first")
-    return model
-
-
-def _acts_in_training(module: nn.Module) -> bool:
-    """Whether `module` draws random numbers or changes its own state when it runs in training mode."""
-    if isinstance(module, nn.modules.dropout._DropoutNd | nn.RReLU):
-        return getattr(module, "p", 1.0) > 0
-    if isinstance(module, nn.MultiheadAttention):
-        return module.dropout > 0
-    if isinstance(module, nn.modules.batchnorm._NormBase):  # BatchNorm and InstanceNorm
-        return module.track_running_stats or isinstance(module, nn.modules.batchnorm._BatchNorm)
-    if isinstance(module, nn.utils.parametrizations._SpectralNorm):
-        return True
-    drop = getattr(module, "drop_prob", None)  # DropPath, as timm and transformers have it
-    return isinstance(drop, float) and drop > 0
-
-
-def _logits(output: Any, samples: int) -> Tensor:
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != samples:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"model must return logits [{samples}, classes] or an object with .logits, got {got}")
-    return logits
 
 
 def _check_graph(logits: Tensor, engine: Engine, strict: bool) -> None:

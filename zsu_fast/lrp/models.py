@@ -1,0 +1,52 @@
+"""What a model must be, and return, for relevance to go through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+
+def checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """The model that will run. Refuses what would change it, or hide its functions from the engine."""
+    if not isinstance(model, nn.Module):
+        if not callable(model):
+            raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
+        return model
+    model = cast(
+        nn.Module, getattr(model, "_orig_mod", model)
+    )  # what torch.compile has wrapped: names without a prefix
+    for name, module in model.named_modules():
+        where = f"model: module {name!r}" if name else "model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(f"{where} is TorchScript, whose functions cannot be seen; pass the original module")
+        if isinstance(module, nn.DataParallel):
+            raise TypeError(f"{where} is DataParallel, which runs in other threads; pass its .module")
+        if module.training and _acts_in_training(module):
+            raise ValueError(f"{where} ({type(module).__name__}) is in training mode; call model.eval() first")
+    return model
+
+
+def _acts_in_training(module: nn.Module) -> bool:
+    """Whether `module` draws random numbers or changes its own state when it runs in training mode."""
+    if isinstance(module, nn.modules.dropout._DropoutNd | nn.RReLU):
+        return getattr(module, "p", 1.0) > 0
+    if isinstance(module, nn.MultiheadAttention):
+        return module.dropout > 0
+    if isinstance(module, nn.modules.batchnorm._NormBase):  # BatchNorm and InstanceNorm
+        return module.track_running_stats or isinstance(module, nn.modules.batchnorm._BatchNorm)
+    if isinstance(module, nn.utils.parametrizations._SpectralNorm):
+        return True
+    drop = getattr(module, "drop_prob", None)  # DropPath, as timm and transformers have it
+    return isinstance(drop, float) and drop > 0
+
+
+def logits_of(output: Any, samples: int) -> Tensor:
+    """The logits [samples, classes] in what a model returned. ValueError if there are none."""
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != samples:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"model must return logits [{samples}, classes] or an object with .logits, got {got}")
+    return logits
