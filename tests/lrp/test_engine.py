@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.lrp.nets import VGG, ReluNet, ResNet, ViT, randomize
-from zsu_fast.lrp import COMPOSITES, Composite, Epsilon, Flat, Gamma, Zero, epsilon_gamma_box, relevance
+from zsu_fast.lrp import COMPOSITES, Composite, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, epsilon_gamma_box, relevance
 
 ZERO = Composite(Zero(), Zero())
 
@@ -23,7 +23,7 @@ def images() -> Tensor:
     return torch.randn(3, 3, 16, 16, dtype=torch.float64)
 
 
-def gradient_times_input(model: nn.Module, x: Tensor, target: int) -> Tensor:
+def gradient_times_input(model: Callable, x: Tensor, target: int) -> Tensor:
     x = x.clone().requires_grad_()
     return torch.autograd.grad(model(x)[:, target].sum(), x)[0] * x.detach()
 
@@ -349,6 +349,21 @@ class TestFunctional:
         found = relevance(model, images, 1, composite=Composite(first=Flat()))
         torch.testing.assert_close(found.input.sum((1, 2, 3)), found.logits[:, 1])
 
+    @pytest.mark.parametrize("pad", [(1, 2, 0, 1), (1, 1, 2, 2), (0, 3)])
+    def test_padding_before_a_layer_is_not_connected(self, images: Tensor, pad: tuple) -> None:
+        """TensorFlow's "same" padding is a function of its own: a flat first layer must lose nothing to it."""
+        first, fc = nn.Conv2d(3, 4, 3, 2, 1, bias=False).double(), nn.Linear(4, 3).double()
+
+        def model(x: Tensor) -> Tensor:
+            return fc(first(F.pad(x, pad)).mean((2, 3)))
+
+        for rule in (Flat(), WSquare(), ZBox(-4, 4)):
+            found = relevance(model, images, 1, composite=Composite(Zero(), first=rule))
+            torch.testing.assert_close(found.input.sum((1, 2, 3)), found.neurons["convolution"].sum(1))
+        torch.testing.assert_close(found.logits, model(images).detach())
+        found = relevance(model, images, 1, composite=ZERO)
+        torch.testing.assert_close(found.input, gradient_times_input(model, images, 1))
+
     def test_squeeze_and_excitation_is_a_gate(self, images: Tensor) -> None:
         """The gate is held constant: the signal takes all, and x * sigmoid(x) is SiLU."""
         conv, squeeze, head = (m.double() for m in (nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Linear(4, 2)))
@@ -441,7 +456,8 @@ class TestNormsAndActivations:
         "function",
         [F.gelu, F.silu, F.relu6, F.hardswish, torch.tanh, F.elu, F.selu, F.celu, F.mish, F.softsign, F.hardtanh,
          torch.square, torch.abs, F.leaky_relu, lambda t: t.clamp(-0.5, 0.7), lambda t: t.pow(3), lambda t: t * t,
-         lambda t: F.gelu(t, approximate="tanh"), lambda t: t.clamp(min=0), lambda t: F.relu(t) ** 1.5],
+         lambda t: F.gelu(t, approximate="tanh"), lambda t: t.clamp(min=0), lambda t: F.relu(t) ** 1.5,
+         F.hardshrink, F.softshrink, lambda t: t.clamp(torch.tensor(-0.5), torch.tensor(0.7))],
     )  # fmt: skip
     def test_activations_pass_relevance_on(self, function) -> None:
         x = torch.randn(4, 7, dtype=torch.float64)
@@ -593,7 +609,9 @@ def test_two_threads_do_not_meet(images: Tensor) -> None:
             torch.testing.assert_close(input, expected[name])
 
 
-def test_windows_and_sequence_first_tensors_keep_samples_apart() -> None:
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 6])
+def test_windows_and_sequence_first_tensors_keep_samples_apart(samples: int) -> None:
+    """As many tokens in a window, or in all, as there are samples: shapes alone do not tell which is which."""
     linear, head = nn.Linear(4, 5).double(), nn.Linear(5, 2).double()
 
     def windows(x: Tensor) -> Tensor:  # [N, 6, 4] -> [N * 3, 2, 4], as in Swin
@@ -606,8 +624,9 @@ def test_windows_and_sequence_first_tensors_keep_samples_apart() -> None:
     def plain(x: Tensor) -> Tensor:
         return head(F.relu(linear(x)).mean(1))
 
-    x = torch.randn(4, 6, 4, dtype=torch.float64)
-    expected = relevance(plain, x, 0).neurons["linear"]
+    x = torch.randn(samples, 6, 4, dtype=torch.float64)
+    expected = torch.cat([relevance(plain, sample[None], 0).neurons["linear"] for sample in x])
+    torch.testing.assert_close(relevance(plain, x, 0).neurons["linear"], expected)
     for model in (windows, sequence_first):
         torch.testing.assert_close(relevance(model, x, 0).neurons["linear"], expected)
 

@@ -40,12 +40,11 @@ class Custom(torch.autograd.Function):
 
 UNCOVERED = [
     (torch.exp, "exp"),
-    (lambda x: F.softplus(x), "softplus"),
+    (lambda x: x.log_softmax(1), "log_softmax.*leave it out"),
     (lambda x: x.var(1, keepdim=True) + x, r"Tensor\.add, .*var"),
     (lambda x: x * x.norm() + x.norm(), "norm"),
     (lambda x: torch.fft.fft(x).real, "fft"),
     (lambda x: torch.log(x.abs() + 1), "log"),
-    (lambda x: x.log_softmax(1), "log_softmax"),
     (lambda x: x @ torch.linalg.inv(x.T @ x + torch.eye(4)), "inv"),
 ]
 

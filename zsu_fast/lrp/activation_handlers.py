@@ -79,7 +79,7 @@ def _gelu(engine: Engine, func: Callable, input: Tensor, *, approximate: str = "
     return _activate(engine, name, input, lambda x: F.gelu(x, approximate=approximate))
 
 
-def identity(engine: Engine, input: Tensor, result: Tensor, limit: float) -> Tensor:
+def identity(engine: Engine, input: Tensor, result: Tensor, limit: float | Tensor) -> Tensor:
     """An elementwise f with f(x) = `result` under the identity rule R_in = R_out; `limit` of f(x) / x at x = 0."""
     with torch.no_grad():
         factor = torch.where(input == 0, limit, result / input)
@@ -92,6 +92,8 @@ _LIMITS = {
     "celu": 1.0,
     "mish": 0.6,
     "softsign": 1.0,
+    "hardshrink": 0.0,
+    "softshrink": 0.0,
     "tanhshrink": 0.0,
     "sin": 1.0,
 }
@@ -112,8 +114,13 @@ def _clamp(engine: Engine, func: Callable, input: Tensor, *args: Any, **kwargs: 
         result = func(input, *engine.frozen(args), **engine.frozen(kwargs))
         engine.marks[result] = mark
         return result
-    if low is NotImplemented:
-        return NotImplemented
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        if engine.depends(low) or engine.depends(high):
+            return NotImplemented
+        with torch.no_grad():
+            result = func(input, *args, **kwargs)
+            through_zero = func(torch.zeros_like(input), *args, **kwargs) == 0
+        return identity(engine, input, result, through_zero.to(input.dtype))
     if low == 0 and high in (6, math.inf):
         name = "relu" if high == math.inf else "relu6"
         if name == "relu":
@@ -127,7 +134,7 @@ def _clamp(engine: Engine, func: Callable, input: Tensor, *args: Any, **kwargs: 
 
 
 def _clamp_bounds(func: Callable, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """(low, high) as numbers; NotImplemented twice if they are tensors."""
+    """(low, high), each a number or a tensor."""
     if func is F.hardtanh:
         args, kwargs = args[:2], {k: v for k, v in kwargs.items() if k in ("min_val", "max_val")}
         low, high = args[0] if args else kwargs.get("min_val", -1.0), kwargs.get("max_val", 1.0)
@@ -139,8 +146,6 @@ def _clamp_bounds(func: Callable, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     else:
         low = args[0] if args else kwargs.get("min")
         high = args[1] if len(args) > 1 else kwargs.get("max")
-    if isinstance(low, Tensor) or isinstance(high, Tensor):
-        return NotImplemented, NotImplemented
     return (-math.inf if low is None else low), (math.inf if high is None else high)
 
 

@@ -125,3 +125,19 @@ def _shape_as(engine: Engine, func: Callable, input: Tensor, other: Tensor) -> T
 @handles("type_as")
 def _type_as(engine: Engine, func: Callable, input: Tensor, other: Tensor) -> Tensor:
     return engine.call(torch.Tensor.to, input, other.device, other.dtype)
+
+
+@handles("lerp")
+def _lerp(engine: Engine, func: Callable, input: Tensor, end: Tensor, weight: Any) -> Tensor:
+    start = engine.call(
+        torch.mul, input, engine.call(torch.rsub, weight, 1) if isinstance(weight, Tensor) else 1 - weight
+    )
+    return engine.call(torch.add, start, engine.call(torch.mul, end, weight))
+
+
+@handles("grid_sample")
+def _grid_sample(engine: Engine, func: Callable, input: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Where to look is held constant: what is seen takes all."""
+    if not (engine.depends(grid) and engine.depends(input)):
+        return NotImplemented
+    return engine.call(func, input, grid.detach(), *args, **kwargs)

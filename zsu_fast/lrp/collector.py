@@ -35,6 +35,8 @@ class Collector:
         self.patterns = layers
         self.seen: dict[str, Unit] = {}
         self.last = True
+        self.rows_or_tokens: dict[str, int] = {}
+        self.sequence_first: frozenset[str] = frozenset()
         self._sums: dict[str, Tensor] = {}
 
     def register(self, unit: Unit) -> None:
@@ -50,20 +52,29 @@ class Collector:
             if not any(name == pattern or fnmatchcase(name, pattern) for name in self.seen):
                 raise ValueError(f"layers: {pattern!r} matches no layer that ran; there are {', '.join(self.seen)}")
 
-    def samples_in_rows(self, output: Tensor) -> bool:
+    def note_layout(self, unit: Unit, shape: Sequence[int]) -> None:
+        """Note the second dimension of a layer's output [rows, tokens, units] (or [tokens, N, units])."""
+        if len(shape) == 3 and self.wants(unit):
+            self.rows_or_tokens.setdefault(unit.name, shape[1])
+
+    @property
+    def ambiguous(self) -> frozenset[str]:
+        """Layers with an output [n N, N, units]: windows of N tokens each, or n N tokens of N samples."""
+        return frozenset(n for n, size in self.rows_or_tokens.items() if size == self.samples > 1)
+
+    def samples_in_rows(self, unit: Unit, output: Tensor) -> bool:
         """Whether dimension 0 holds the samples, or equal runs of rows of one sample each (windows).
 
         Otherwise it is a sequence-first tensor [tokens, N, units].
         """
-        rows = output.shape[0]
-        if rows == self.samples or output.dim() != 3 or output.shape[1] != self.samples:
-            if rows % max(self.samples, 1):
-                raise ValueError(
-                    f"no sample dimension found in a layer output of shape {tuple(output.shape)} for {self.samples} "
-                    "inputs; name the layers to collect in `layers`, or run samples one by one"
-                )
-            return True
-        return False
+        if output.dim() == 3 and unit.name in self.sequence_first:
+            return False
+        if output.shape[0] % max(self.samples, 1):
+            raise ValueError(
+                f"no sample dimension found in a layer output of shape {tuple(output.shape)} for {self.samples} "
+                "inputs; name the layers to collect in `layers`, or run samples one by one"
+            )
+        return True
 
     def add(self, unit: Unit, relevance: Tensor) -> None:
         """Add [rows, count]; rows are samples, or runs of equal length of one sample each."""
@@ -79,7 +90,7 @@ class Collector:
 
     def add_relevance(self, unit: Unit, relevance: Tensor, unit_dim: int) -> None:
         """Add from R itself, of the shape of the layer's output."""
-        if not self.samples_in_rows(relevance):
+        if not self.samples_in_rows(unit, relevance):
             relevance = relevance.transpose(0, 1)
         dtype = torch.float64 if relevance.dtype == torch.float64 else torch.float32
         others = [d for d in range(1, relevance.dim()) if d != unit_dim]

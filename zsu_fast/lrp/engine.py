@@ -186,7 +186,7 @@ class Engine(TorchFunctionMode):
         """What takes R for an elementwise function of `values` that passes it unchanged; None if none will come."""
         return self.carrier_of(values) if self.carries else self.marks[values].carrier
 
-    def refuse(self, result: Any, func: Callable, reason: str = "no LRP rule covers it") -> None:
+    def refuse(self, result: Any, func: Callable, reason: str) -> None:
         """Note that `result` came about in a way that no rule covers; it matters if the logits depend on it."""
         function = _describe(func)
         module = self.names.running_module()
@@ -207,7 +207,8 @@ class Engine(TorchFunctionMode):
             return result
         pending = next((m.pending for t in tracked if (m := self.marks[t]).pending), None)
         if func not in tables.UNTOUCHED:
-            self.refuse(result, func)
+            hint = tables.HINTS.get(getattr(func, "__name__", ""))
+            self.refuse(result, func, "no LRP rule covers it" + (f"; {hint}" if hint else ""))
         elif pending and func not in _PENDING_MAY_PASS:
             self.refuse(result, func, f"its argument comes from {pending}, which only a division or a gate may use")
         else:
@@ -225,8 +226,9 @@ class Engine(TorchFunctionMode):
     ) -> None:
         """Carry over what stays true of the values."""
         if func in tables.TAYLOR:
+            gate = ATTENTION if func in tables.SOFTMAX else GATE if func in tables.GATES else NO_GATE
             for output in outputs:
-                self.marks[output] = Mark(nonnegative=True, gate=ATTENTION if func in tables.SOFTMAX else GATE)
+                self.marks[output] = Mark(nonnegative=True, gate=gate)
             return
         marks = [self.marks[t] for t in tracked]
         nonnegative = (
@@ -245,6 +247,8 @@ class Engine(TorchFunctionMode):
             if all(m.carrier is not None for m in marks):
                 carried = func(*self._carriers(self.frozen(args)), **self._carriers(self.frozen(kwargs)))
                 carriers = [t for t in tensors_in((carried,), {}) if t.requires_grad]
+        if func is F.pad:
+            common = replace(common, padded=_zero_padding(*args, **kwargs), source=tracked[0])
         for i, output in enumerate(outputs):
             if not any(output is t for t in involved):
                 self.marks[output] = replace(common, carrier=carriers[i]) if carriers else common
@@ -315,6 +319,13 @@ def tensors_in(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, tuple | list):
             yield from tensors_in(value, {})
+
+
+def _zero_padding(
+    input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> tuple[int, ...] | None:
+    """How many zeros F.pad puts before and after each dimension, the last first; None if it does anything else."""
+    return tuple(pad) if mode == "constant" and not value and min(pad, default=0) >= 0 else None
 
 
 def _may_undershoot(func: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -122,7 +122,11 @@ class Layer(torch.autograd.Function):
                 call.collector.add_relevance(call.unit, signal, unit_dim)
             s = pattern_backward(call.rule, call.map, call.unit, signal, call.weight, call.scale, ctx.shape)
             return s, None, None, None
-        if call.carries or isinstance(call.rule, InputRule) or (wanted and not call.collector.samples_in_rows(output)):
+        if (
+            call.carries
+            or isinstance(call.rule, InputRule)
+            or (wanted and not call.collector.samples_in_rows(call.unit, output))
+        ):
             relevance = _relevance(call, gradient, carried, output)
             if wanted:
                 call.collector.add_relevance(call.unit, relevance, unit_dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ def layer(
     units = output.shape[-1 if kind == "linear" else 1]
     unit = engine.names.unit(owner, units, kind)
     engine.collector.register(unit)
+    engine.collector.note_layout(unit, output.shape)
     call = LayerCall(
         map=map,
         choice=engine.choose(unit.name, kind),
@@ -108,7 +110,32 @@ def _conv(
     groups: int = 1,
 ) -> Tensor:
     map = LinearMap.conv(weight.shape[2:], stride, padding, dilation, groups)
-    return _convolution(engine, func, input, weight, bias, (stride, padding, dilation, groups), map)
+    geometry = (stride, padding, dilation, groups)
+    padded, source = engine.marks[input].padded, engine.marks[input].source
+    wider = None if padded is None or input.dim() != weight.dim() else _with_padding(map, padded)
+    if wider is None or padded is None or source is None:
+        return _convolution(engine, func, input, weight, bias, geometry, map)
+
+    def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        return func(F.pad(x, padded), w, b, *geometry)
+
+    return layer(engine, run, wider, source, weight, bias)
+
+
+def _with_padding(map: LinearMap, pad: tuple[int, ...]) -> LinearMap | None:
+    """The convolution of what F.pad has padded, as one of the unpadded input: taps on padding are then known as such.
+
+    `pad` counts zeros before and after each dimension, last dimension first. None if no such map exists.
+    """
+    rank = len(map.stride)
+    before, after = pad[0::2][::-1], pad[1::2][::-1]
+    before, after = ((0,) * (rank - len(side)) + side for side in (before, after))
+    if len(before) > rank or any(b > a for b, a in zip(before, after, strict=True)):
+        return None
+    padding = tuple(p + b for p, b in zip(map.padding, before, strict=True))
+    ends = map.end_padding or (0,) * rank
+    end_padding = tuple(e + a - b for e, a, b in zip(ends, after, before, strict=True))
+    return replace(map, padding=padding, end_padding=end_padding)
 
 
 @handles("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")

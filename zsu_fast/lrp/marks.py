@@ -27,7 +27,8 @@ class Mark:
             or gate; None for everything else.
         layer: Name of the layer whose outputs these values are, if nothing but moves came between.
         carrier: Takes the relevance of a tensor that is the model's input moved or rescaled; None elsewhere.
-        call: For a tensor that is a layer's direct output: how it came about, and from which input.
+        call: For a tensor that is a layer's direct output: how it came about, from `source`.
+        padded: For `source` padded with zeros: how many, as F.pad is told.
     """
 
     nonnegative: bool = False
@@ -36,6 +37,7 @@ class Mark:
     layer: str | None = None
     carrier: Tensor | None = None
     call: LayerCall | None = None
+    padded: tuple[int, ...] | None = None
     source: Tensor | None = None
 
 

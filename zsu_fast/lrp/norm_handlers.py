@@ -177,3 +177,15 @@ def _normalize_vectors(
     with torch.no_grad():
         norm = torch.linalg.vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
     return engine.call(torch.div, input, norm)
+
+
+@handles("local_response_norm")
+def _local_response_norm(
+    engine: Engine, func: Callable, input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """x over a power of the mean square of its neighbouring channels, which is held constant."""
+    with torch.no_grad():
+        squares = input.square().movedim(1, -1)
+        mean = F.avg_pool1d(F.pad(squares.flatten(1, -2), (size // 2, (size - 1) // 2)), size, 1)
+        divisor = mean.view(squares.shape).movedim(-1, 1).mul(alpha).add(k).pow(beta)
+    return engine.call(torch.div, input, divisor)

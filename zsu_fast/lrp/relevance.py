@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointFunction
 
-from . import activation_handlers, arithmetic_handlers, attention, functions, linear_handlers, norm_handlers  # noqa: F401
+from . import activation_handlers, arithmetic_handlers, attention, functions, linear_handlers, norm_handlers, recurrent  # noqa: F401
 from .collector import Collector
 from .composites import Composite, composite_of
 from .conservation import Conservation, Ledger
@@ -38,8 +38,8 @@ class Relevance:
         neurons: Relevance per sample and unit, [N, units], by layer in execution order; float32 (float64 for float64).
             Linear layers and convolutions go by the name of the module that owns the weight (or of the parameter, if it
             is not called "weight"), attention heads by the name of their module followed by ".heads". A layer's output
-            is read as [N, ...], as runs of rows of one sample each (windows), or as [tokens, N, units] where that alone
-            fits; a layer that runs several times adds up.
+            is read as [N, ...], as runs of rows of one sample each (windows), or as [tokens, N, units]: where the shape
+            does not tell, a run with one sample does. A layer that runs several times adds up.
         logits: The model's output, [N, classes].
         conservation: Where relevance went on its way, if that was asked for; `check` shows it.
     """
@@ -173,6 +173,8 @@ def relevance(
             ledger.watch(logits, carrier, engine.refused)
         del engine, output  # what only they hold on to is free before the backward passes
         collector.check_patterns()
+        if collector.ambiguous:
+            collector.sequence_first = _sequence_first(model, inputs[:1], collector)
         _check_names(rules, collector)
         starts = [_Start.at(logits.detach(), label, value, init) for label, value in targets]
         factor = logits.detach() if patterned else 1.0
@@ -192,6 +194,15 @@ def relevance(
     for start in starts:
         start.check()
     return tuple(found) if isinstance(target, list | tuple) else found[0]
+
+
+def _sequence_first(model: Callable[[Tensor], Any], one: Tensor, collector: Collector) -> frozenset[str]:
+    """The layers whose outputs are [tokens, N, units]: with one sample, their second dimension is 1."""
+    probe = Collector(1, tuple(collector.ambiguous))
+    leaf = one.detach().clone().requires_grad_()
+    with compiled_parts_as_written(), Engine(Composite(), Names(model), probe, leaf, None):
+        model(leaf)
+    return frozenset(name for name in collector.ambiguous if probe.rows_or_tokens.get(name) == 1)
 
 
 def _total(relevance: Tensor) -> Tensor:

@@ -47,13 +47,15 @@ RESAMPLING = frozenset(functions_named("interpolate", "upsample", "upsample_bili
 HOMOGENEOUS = frozenset(functions_named(
     "adaptive_max_pool1d", "adaptive_max_pool1d_with_indices", "adaptive_max_pool2d",
     "adaptive_max_pool2d_with_indices", "adaptive_max_pool3d", "adaptive_max_pool3d_with_indices", "amax", "amin",
-    "fmax", "fmin", "max", "max_pool1d", "max_pool1d_with_indices", "max_pool2d", "max_pool2d_with_indices",
-    "max_pool3d", "max_pool3d_with_indices", "maximum", "min", "minimum", "sort", "topk",
+    "fmax", "fmin", "kthvalue", "max", "max_pool1d", "max_pool1d_with_indices", "max_pool2d", "max_pool2d_with_indices",
+    "max_pool3d", "max_pool3d_with_indices", "maximum", "median", "min", "minimum", "sort", "topk",
 ))
 """The winner takes all, f(x) = f'(x) x: the ordinary backward gives c to the winner. Non-negative stays so."""
 
 PIECEWISE_LINEAR = frozenset(functions_named(
-    "index_add", "leaky_relu", "masked_fill", "masked_select", "neg", "negative", "prelu", "where",
+    "diagonal_scatter", "grid_sample", "index_add", "index_copy", "index_fill", "leaky_relu", "masked_fill",
+    "masked_scatter", "masked_select", "max_unpool1d", "max_unpool2d", "max_unpool3d", "neg", "negative", "prelu",
+    "scatter_add", "select_scatter", "slice_scatter", "where",
 ))
 """f(x) = f'(x) x for the part that depends on x; values may be negative."""
 
@@ -69,7 +71,18 @@ SIGNALS = MOVES | RESAMPLING | HOMOGENEOUS | frozenset(functions_named(
 SOFTMAX = frozenset(functions_named("softmax", "softmin"))
 """Their results are attention weights: the strongest gates there are."""
 
-TAYLOR = SOFTMAX | frozenset(functions_named("hardsigmoid", "sigmoid"))
-"""The ordinary gradient is the first-order Taylor rule, its constant absorbed (softmax: AttnLRP, Prop. 3.1)."""
+GATES = frozenset(functions_named("hardsigmoid", "sigmoid"))
+"""Their results are gates."""
+
+TAYLOR = SOFTMAX | GATES | frozenset(functions_named("softplus"))
+"""Positive functions; the ordinary gradient is the first-order Taylor rule, its constant absorbed (softmax: AttnLRP,
+Prop. 3.1)."""
 
 UNTOUCHED = MOVES | AVERAGES | RESAMPLING | HOMOGENEOUS | PIECEWISE_LINEAR | TAYLOR
+
+HINTS = {
+    "exp": "a softmax is covered where it is written as torch.softmax",
+    "log": "if it is the logarithm of probabilities, explain the logits",
+    "log_softmax": "explain the logits that go into it: leave it out of the model",
+}
+"""What to do about functions that are refused, by name."""
