@@ -1,10 +1,11 @@
 """Functions that are met more rarely, each against its rule written out by hand."""
 
+import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from zsu_fast.lrp import Composite, Zero, relevance
+from zsu_fast.lrp import Composite, Gamma, UncoveredFunctionError, Zero, ZPlus, relevance
 
 ZERO = Composite(Zero(), Zero())
 
@@ -72,3 +73,56 @@ def test_medians_and_scattered_values_are_moved() -> None:
         return t.new_zeros(3, 3).scatter_add(1, index, t) + t.median(1, keepdim=True).values
 
     check(model, model, x)
+
+
+class Grouped(nn.Module):
+    """A linear layer for each of three groups of the channels of tokens [N, tokens, groups, channels]."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.weight = nn.Parameter(torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0)))
+        self.head = nn.Linear(6, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "matmul":
+            y = (x.transpose(1, 2) @ self.weight).transpose(1, 2)
+        elif self.way == "einsum":
+            y = torch.einsum("ntgi,gio->ntgo", x, self.weight)
+        elif self.way == "einsum, transposed":
+            y = torch.einsum("ntgi,gio->notg", x, self.weight).movedim(1, -1)
+        else:
+            y = torch.stack([F.linear(x[:, :, g], self.weight[g].T) for g in range(3)], 2)
+        return self.head(y.flatten(2).mean(1))
+
+
+@pytest.mark.parametrize("way", ["matmul", "einsum", "einsum, transposed"])
+@pytest.mark.parametrize("rule", [Zero(), Gamma(0.3)])
+def test_a_weight_for_each_group(way: str, rule) -> None:
+    x = torch.randn(2, 4, 3, 5, dtype=torch.float64)
+    rules = Composite(rule, ZPlus())
+    torch.manual_seed(1)
+    model = Grouped(way).double()
+    written_out = Grouped("written out").double()
+    written_out.load_state_dict(model.state_dict())
+    found, expected = (relevance(m, x, 1, composite=rules) for m in (model, written_out))
+    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(found.input, expected.input)
+    (units,) = (n for name, n in found.neurons.items() if name != "head")
+    assert units.shape == (2, 6)
+    torch.testing.assert_close(found.neurons["head"], expected.neurons["head"])
+
+
+def test_other_weights_with_batch_dimensions_are_refused() -> None:
+    weight = nn.Parameter(torch.randn(3, 5, 2))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x @ self.weight).sum(0)
+
+    with pytest.raises(UncoveredFunctionError, match="batch dimensions"):
+        relevance(Model(), torch.randn(4, 5))

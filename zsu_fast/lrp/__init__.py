@@ -9,10 +9,11 @@ BatchNorm (folded) and the activation that follow them. Everything else has one 
 | sums, residual connections, means, average pooling  | in proportion to the summands ("norm", LRP-0 of the sum)     |
 | max pooling, maxima                                 | the winner takes all                                         |
 | LayerNorm, RMSNorm, GroupNorm, division by a norm   | 1/sigma is a constant (AttnLRP, Prop. 3.4)                   |
-| softmax, sigmoid                                    | first-order Taylor (AttnLRP, Prop. 3.1)                      |
+| softmax, sigmoid, softplus                          | first-order Taylor (AttnLRP, Prop. 3.1)                      |
 | products of matrices or of values                   | half to each factor (AttnLRP, Prop. 3.3)                     |
 | a value times a gate (sigmoid, softmax, tanh, erf)  | the value takes all, the gate is a constant (Arras 2019)     |
 | attention weights times values, with "cp_lrp"       | the values take all (Ali et al. 2022)                        |
+| LSTM, GRU                                           | step by step; the gates are constants (Arras 2017)           |
 | shapes, slices, padding, interpolation, dropout     | values carry their relevance along                           |
 | `detach`, `no_grad`                                 | relevance ends there, as the gradient does                   |
 | anything else                                       | `UncoveredFunctionError`                                     |

@@ -43,18 +43,21 @@ def layer(
     weight: Tensor,
     bias: Tensor | None,
     owner: Tensor | None = None,
+    kind: Kind | None = None,
 ) -> Tensor:
     """A linear layer or convolution: `func(input, weight, bias)` computes it, the composite says its rule.
 
-    `owner` gives the layer its name where `weight` is a copy.
+    `owner` gives the layer its name where `weight` is a copy, `kind` says what it is to the composite, if it is not
+    what `map` is.
     """
     moving = any(engine.depends(t) for t in (weight, bias))
     owner = weight if owner is None else owner
     input, weight, bias = _cast(engine, input, weight, bias)
     with torch.no_grad():
         output = func(input, weight, bias)
-    kind: Kind = "linear" if map.kind == "linear" else "convolution"
-    units = output.shape[-1 if kind == "linear" else 1]
+    if kind is None:
+        kind = "linear" if map.kind == "linear" else "convolution"
+    units = output.shape[-1 if map.kind == "linear" else 1]
     unit = engine.names.unit(owner, units, kind)
     engine.collector.register(unit)
     engine.collector.note_layout(unit, output.shape)
@@ -188,11 +191,29 @@ def matmul(engine: Engine, func: Callable, a: Tensor, b: Tensor) -> Tensor:
         rows = engine.call(torch.transpose, b, -1, -2)
         product = layer(engine, lambda x, w, _: func(w, x.mT).mT, LinearMap(), rows, a, None)
         return engine.call(torch.transpose, product, -1, -2)
+    groups = b.shape[0] if engine.depends(a) and b.dim() == 3 and engine.names.owner(b) is not None else 0
+    if groups and a.dim() > 2 and a.shape[-3] == groups:
+        product = _grouped(engine, engine.call(torch.movedim, a, -3, -2), b.detach().mT, b)
+        return engine.call(torch.movedim, product, -2, -3)
     constant = a if engine.depends(b) else b
     result = func(engine.frozen(a), engine.frozen(b))  # a constant matrix: the ordinary gradient is LRP-0
     if engine.names.owner(constant) is not None and constant.dim() > 2:
         engine.refuse(result, func, "a weight with batch dimensions is no layer that a rule knows")
     return result
+
+
+def _grouped(engine: Engine, input: Tensor, weight: Tensor, owner: Tensor) -> Tensor:
+    """[..., groups, inputs] by [groups, units, inputs]: a linear layer for each group, as a grouped convolution."""
+    groups, units, inputs = weight.shape
+
+    def run(rows: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv1d(rows, kernel, bias, groups=groups)
+
+    rows = engine.call(torch.reshape, input, (-1, groups * inputs, 1))
+    kernel = weight.reshape(groups * units, inputs, 1)
+    map = LinearMap.conv((1,), groups=groups)
+    result = layer(engine, run, map, rows, kernel, None, owner, "linear")
+    return engine.call(torch.reshape, result, (*input.shape[:-1], units))
 
 
 @handles("__rmatmul__")
@@ -246,25 +267,35 @@ def _contract(
     input: Tensor,
     weight: Tensor,
 ) -> Tensor:
-    """An einsum with a weight, brought to the form of a linear layer: [*batch, inputs] by [units, inputs]."""
+    """An einsum with a weight, brought to the form of a linear layer, [*batch, inputs] by [units, inputs], or of one
+    for each group: letters that stand in all three."""
+    groups = [c for c in of_weight if c in of_input and c in of_result]
     summed = [c for c in of_weight if c in of_input and c not in of_result]
     units = [c for c in of_weight if c in of_result and c not in of_input]
-    batch = [c for c in of_input if c not in summed]
+    batch = [c for c in of_input if c not in summed and c not in groups]
     if (
-        len(summed) + len(units) != len(of_weight)
-        or sorted(batch + units) != sorted(of_result)
+        len(groups) + len(summed) + len(units) != len(of_weight)
+        or sorted(batch + groups + units) != sorted(of_result)
         or not summed
         or not units
     ):
         result = func(f"{of_input},{of_weight}->{of_result}", engine.frozen(input), engine.frozen(weight))
         engine.refuse(result, func, f"{equation!r} with a weight is not a linear layer")
         return result
-    sizes = dict(zip(of_weight, weight.shape, strict=True))
-    rows = engine.call(torch.permute, input, [of_input.index(c) for c in batch + summed])
+    sizes = dict(zip(of_weight, weight.shape, strict=True)) | dict(zip(of_input, input.shape, strict=True))
+
+    def count(letters: list[str]) -> int:
+        return math.prod(sizes[c] for c in letters)
+
+    rows = engine.call(torch.permute, input, [of_input.index(c) for c in batch + groups + summed])
+    matrix = weight.detach().permute([of_weight.index(c) for c in groups + units + summed])
+    if groups:
+        rows = engine.call(torch.reshape, rows, [*(sizes[c] for c in batch), count(groups), count(summed)])
+        result = _grouped(engine, rows, matrix.reshape(count(groups), count(units), count(summed)), weight)
+        result = engine.call(torch.reshape, result, [sizes[c] for c in batch + groups + units])
+        return engine.call(torch.permute, result, [(batch + groups + units).index(c) for c in of_result])
     rows = engine.call(torch.flatten, rows, len(batch)) if len(summed) > 1 else rows
-    matrix = weight.detach().permute([of_weight.index(c) for c in units + summed])
-    matrix = matrix.reshape(math.prod(sizes[c] for c in units), -1)
-    result = layer(engine, F.linear, LinearMap(), rows, matrix, None, owner=weight)
+    result = layer(engine, F.linear, LinearMap(), rows, matrix.reshape(count(units), -1), None, owner=weight)
     if len(units) > 1:
         result = engine.call(torch.unflatten, result, -1, [sizes[c] for c in units])
     return engine.call(torch.permute, result, [(batch + units).index(c) for c in of_result])
