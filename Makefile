@@ -23,7 +23,7 @@ help:
 	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it"
 	@echo "make test    set up, build, run the tests (at most 10 minutes on 2 cores)"
 	@echo "make native  set up, build the C++ and (with nvcc) CUDA libraries into zsu_fast/lib"
-	@echo "make bench   measure the ops against their peers: bench/results/ops_cpu.json or ops_cuda.json"
+	@echo "make bench   measure models and ops against their peers: bench/results/, and the README's tables"
 	@echo "make lint    ruff, mypy, clang-format;   make format  apply them"
 	@echo "make clean   remove builds;   rm -r .venv removes the set-up"
 
@@ -78,8 +78,11 @@ test: $(done)/tests native
 
 bench: $(done)/tests native
 	@$(bin)/python -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")' > $(done)/device
+	$(call say,measuring whole models)
+	@$(bin)/python -m bench run --filter 'relevance/*' --json bench/results/models_$$(cat $(done)/device).json
 	$(call say,measuring the ops)
-	@$(bin)/python -m bench run --json bench/results/ops_$$(cat $(done)/device).json
+	@$(bin)/python -m bench run --without 'relevance/*' --json bench/results/ops_$$(cat $(done)/device).json
+	@$(bin)/python -m bench table
 
 sources := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
 

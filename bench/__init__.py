@@ -1,1 +1,1 @@
-"""Benchmarks of the ops: `python -m bench run`, `compare`, `table`."""
+"""Benchmarks of the ops and of whole models: `python -m bench run`, `compare`, `table`."""

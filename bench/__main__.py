@@ -14,7 +14,7 @@ from bench.registry import all_cases
 from bench.runner import run
 
 RESULTS = Path(__file__).resolve().parent / "results"
-README = RESULTS.parent.parent / "README.md"
+README, WHOLE = RESULTS.parent.parent / "README.md", RESULTS / "README.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,11 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of the ops of zsu_fast.")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of zsu_fast: ops and models.")
     commands = parser.add_subparsers(required=True)
 
     run_parser = commands.add_parser("run", help="check every case, then time it against its peers")
     run_parser.add_argument("--filter", help="only cases whose name contains this or matches it as a shell pattern")
+    run_parser.add_argument("--without", help="but not those that this matches")
     run_parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     run_parser.add_argument("--seconds", type=float, default=1.0, help="of measuring, per contender (default: 1)")
     run_parser.add_argument("--threads", type=int, help="threads of torch on the CPU")
@@ -40,9 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     compare_parser.add_argument("--fail-above", type=float, help="exit 1 if a case takes more than this times as long")
     compare_parser.set_defaults(command=_compare)
 
-    table_parser = commands.add_parser("table", help=f"write the table of {README.name} from {RESULTS.name}/ops_*.json")
-    table_parser.add_argument("--readme", type=Path, default=README)
-    table_parser.add_argument("files", nargs="*", type=Path)
+    table_parser = commands.add_parser("table", help="write the tables of README.md and bench/results/README.md")
+    table_parser.add_argument("--readme", type=Path, default=README, help="gets the models and a handful of ops")
+    table_parser.add_argument("--whole", type=Path, default=WHOLE, help="gets every case")
+    table_parser.add_argument("files", nargs="*", type=Path, help="results (default: all of bench/results)")
     table_parser.set_defaults(command=_table)
 
     list_parser = commands.add_parser("list", help="the names of the cases")
@@ -55,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     rows: list[dict[str, Any]] = []
-    for row in run(options.filter, device, options.seconds):
+    for row in run(options.filter, device, options.seconds, options.without):
         print(report.line(row), flush=True)
         rows.append(row)
     if not rows:
@@ -75,13 +77,19 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    files = options.files or sorted(RESULTS.glob("ops_*.json"))
+    files = options.files or result_files()
     if not files:
         print(f"no results: python -m bench run --json {RESULTS / 'ops_cpu.json'}", file=sys.stderr)
         return 2
-    text = report.table(report.load(path) for path in files)
-    options.readme.write_text(report.insert_table(options.readme.read_text(), text))
+    contents = [report.load(path) for path in files]
+    for path, text in ((options.readme, report.summary(contents)), (options.whole, report.table(contents))):
+        path.write_text(report.insert_table(path.read_text(), text))
     return 0
+
+
+def result_files() -> list[Path]:
+    """What `run --json` left in bench/results."""
+    return sorted([*RESULTS.glob("models_*.json"), *RESULTS.glob("ops_*.json")])
 
 
 def _list(options: argparse.Namespace) -> int:

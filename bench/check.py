@@ -1,7 +1,7 @@
 """The gate before the clock: nothing is timed whose result is wrong."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -49,15 +49,29 @@ def _tensor_error(result: Tensor, expected: Tensor) -> float:
     return math.inf if math.isnan(difference) or scale == 0 else difference / scale
 
 
-def check(case: Case, device: torch.device, dtype: torch.dtype, contender: Callable[..., Any] | None = None) -> float:
-    """The error of `contender` (default: the case's own `run`).
+def check(case: Case, device: torch.device, dtype: torch.dtype) -> float:
+    """The error of the case's result against its reference.
 
     Raises:
         AssertionError: it is larger than the case allows.
     """
-    expected = case.reference(*case.arguments(device, dtype))
-    result = (contender or case.run)(*case.arguments(device, dtype))
-    found, allowed = error(result, expected), case.tolerance * torch.finfo(dtype).eps
+    expected = case.reference(*case.gate_arguments(device, dtype))
+    result = case.run(*case.gate_arguments(device, dtype))
+    return _held(case, device, dtype, error(result, expected), case.tolerance)
+
+
+def check_peer(case: Case, device: torch.device, dtype: torch.dtype, result: Any, ours: Any) -> float:
+    """The error of a peer's `result` against `ours`.
+
+    Raises:
+        AssertionError: it is larger than the case allows.
+    """
+    tolerance = case.tolerance if case.peers_tolerance is None else case.peers_tolerance
+    return _held(case, device, dtype, error(result, case.part(ours)), tolerance)
+
+
+def _held(case: Case, device: torch.device, dtype: torch.dtype, found: float, tolerance: float) -> float:
+    allowed = tolerance * torch.finfo(dtype).eps
     if not found <= allowed:
         raise AssertionError(f"{case.name} ({dtype}, {device}): relative error {found:.3g}, allowed {allowed:.3g}")
     return found

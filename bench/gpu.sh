@@ -40,7 +40,8 @@ part info $python -c 'import json, zsu_fast; print(json.dumps(zsu_fast.build_inf
 part loaded $python -m pytest -q -p no:cacheprovider tests/test_build.py -k 'compiled_cuda or every_op_that_writes'
 part tests $python -m pytest -q -p no:cacheprovider -m cuda --durations=20 tests/ops tests/lrp \
   tests/unlearn tests/bench
-part benchmarks $python -m bench run --device cuda --json "$out/ops_cuda.json"
+part models $python -m bench run --filter 'relevance/*' --device cuda --json "$out/models_cuda.json"
+part benchmarks $python -m bench run --without 'relevance/*' --device cuda --json "$out/ops_cuda.json"
 part memcheck sanitize memcheck
 part racecheck sanitize racecheck
 echo "results in $out"

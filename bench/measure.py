@@ -1,75 +1,120 @@
 """Clocks. All contenders take turns in one process, so that a change of the machine's speed hits them alike."""
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 FLUSH_BYTES = 256 * 2**20  # more than the last-level cache of any current GPU
 
+Contender = Callable[[], object]
+
 
 @dataclass(frozen=True)
-class Timing:
-    """Seconds per call."""
+class Samples:
+    """Seconds per call, one sample per round: on the clock (CUDA: of the GPU), and of all CPU threads together."""
 
-    median: float
-    minimum: float
-    samples: int
+    wall: tuple[float, ...]
+    process: tuple[float, ...]
 
     def to_dict(self) -> dict[str, float]:
-        return asdict(self)
+        low, median, high = quartiles(self.wall)
+        summary = {"median": median, "minimum": min(self.wall), "low": low, "high": high, "samples": len(self.wall)}
+        return summary | {"process": statistics.median(self.process)}
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """The first, the median and the third."""
+    return [values[0]] * 3 if len(values) == 1 else statistics.quantiles(values, n=4, method="inclusive")
 
 
 def time_interleaved(
-    contenders: Mapping[str, Callable[[], object]], device: torch.device, seconds: float, at_least: int = 5
-) -> dict[str, Timing]:
+    contenders: Mapping[str, Contender], device: torch.device, seconds: float, at_least: int = 5
+) -> dict[str, Samples]:
     """Time each of the contenders again and again, in turn, for about `seconds` per contender.
 
     On CUDA every sample is one call between two events on the stream, after a write that empties the caches and
     keeps the GPU busy while the call is enqueued: the time is the GPU's, not Python's. On the CPU a sample is as many
-    calls as take about 2 ms, on warm caches.
+    calls as take about 2 ms; contenders see to it that these do not find their operands in the cache (`rotating`).
     """
     sample = _cuda_sampler(device) if device.type == "cuda" else _cpu_sample
     calls = {}
     for name, contender in contenders.items():
         contender()  # allocations, compilation, autotuning
-        once = sample(contender, 1)
+        once, _ = sample(contender, 1)
         calls[name] = 1 if device.type == "cuda" else max(1, round(0.002 / max(once, 1e-7)))
-    times: dict[str, list[float]] = {name: [] for name in contenders}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     deadline = time.perf_counter() + seconds * len(contenders)
     while time.perf_counter() < deadline or len(next(iter(times.values()))) < at_least:
         for name, contender in contenders.items():
             times[name].append(sample(contender, calls[name]))
-    return {name: Timing(statistics.median(t), min(t), len(t)) for name, t in times.items()}
+    on_cpu = device.type == "cpu"
+    return {
+        name: Samples(tuple(w for w, _ in t), tuple(p for _, p in t) if on_cpu else ()) for name, t in times.items()
+    }
 
 
-def copy_of(traffic: int, device: torch.device) -> Callable[[], object]:
-    """A copy that reads traffic / 2 bytes and writes as many: the ceiling for a pass with that traffic."""
-    source = torch.zeros(max(1, traffic // 2), dtype=torch.uint8, device=device)
-    target = torch.ones_like(source)  # written once, so that every page is there before the clock starts
-    return lambda: target.copy_(source)
+def rotating(function: Callable[..., object], arguments: Sequence[tuple]) -> Contender:
+    """Calls `function` with one set of arguments after the other."""
+    turns = itertools.cycle(arguments)
+    return lambda: function(*next(turns))
 
 
-def _cpu_sample(contender: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
+def rotations(traffic: int, device: torch.device) -> int:
+    """How many sets of operands of `traffic` bytes it takes to fill the last-level cache twice; 1 on CUDA, where the
+    caches are emptied before every call."""
+    return 1 if device.type == "cuda" else max(1, min(64, -(-2 * cache_bytes() // max(1, traffic))))
+
+
+def cache_bytes() -> int:
+    """Size of the last-level cache of this processor; 32 MiB where it does not say."""
+    sizes = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
+    text = [path.read_text().strip() for path in sizes]
+    return max((int(t[:-1]) * 2**10 for t in text if t.endswith("K") and t[:-1].isdigit()), default=32 * 2**20)
+
+
+def copies(traffic: int, device: torch.device) -> Contender:
+    """Copies that read traffic / 2 bytes and write as many: the ceiling for a pass with that traffic."""
+    pairs = []
+    for _ in range(rotations(traffic, device)):
+        source = torch.zeros(max(1, traffic // 2), dtype=torch.uint8, device=device)
+        pairs.append((torch.ones_like(source), source))  # written once, so that every page is there before the clock
+    return rotating(torch.Tensor.copy_, pairs)
+
+
+GEMM_SIZE = {"cpu": 1536, "cuda": 8192}
+
+
+def gemm(device: torch.device, dtype: torch.dtype) -> tuple[Contender, int]:
+    """A large matrix product, the ceiling for what is made of GEMMs, and its floating point operations."""
+    size = GEMM_SIZE[device.type]
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return lambda: torch.mm(a, b), 2 * size**3
+
+
+def _cpu_sample(contender: Contender, calls: int) -> tuple[float, float]:
+    start, process = time.perf_counter(), time.process_time()
     for _ in range(calls):
         contender()
-    return (time.perf_counter() - start) / calls
+    return (time.perf_counter() - start) / calls, (time.process_time() - process) / calls
 
 
-def _cuda_sampler(device: torch.device) -> Callable[[Callable[[], object], int], float]:
+def _cuda_sampler(device: torch.device) -> Callable[[Contender, int], tuple[float, float]]:
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
 
-    def sample(contender: Callable[[], object], calls: int) -> float:
+    def sample(contender: Contender, calls: int) -> tuple[float, float]:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        process = time.process_time()
         flush.zero_()
         start.record()
         for _ in range(calls):
             contender()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1000 / calls
+        return start.elapsed_time(end) / 1000 / calls, (time.process_time() - process) / calls
 
     return sample

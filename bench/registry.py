@@ -13,7 +13,7 @@ Arguments = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """One op on one set of arguments, against other ways to compute the same.
+    """One op or model on one set of arguments, against other ways to compute the same.
 
     Attributes:
         name: "op/what is special", for instance "lrp_epsilon_pass/conv 32x256x56x56".
@@ -25,30 +25,48 @@ class Case:
         peers: other ways to the same result, by name ("eager", "compiled", "zennit"), taking the same arguments. A
             peer that is not installed raises ImportError or skips (tests.peers) and is left out with that reason.
         bytes: the memory traffic that cannot be avoided: what must be read plus what must be written, each once.
-            A number, or computed from the arguments.
+            A number, or computed from the arguments. None for a whole model: then its floating point operations are
+            counted, and its peak memory is measured.
+        floors: less work than ours, by name, that serves as a unit for it; timed like a peer, not compared.
+        small: like `make`, for the gate, where the gate on what `make` gives would take too long.
+        part: what of the result the peers give too.
         tolerance: largest allowed error, relative to the reference's largest magnitude, in multiples of the dtype's
             machine epsilon; 0 asks for the same bits (NaN equals NaN).
-        peers_agree: hold the peers to the same tolerance (leave it on unless a peer computes something else, such as
-            the plain backward pass that serves as a floor).
+        peers_tolerance: the same for peers, which are held against our result; None: as above.
+        peers_agree: whether peers are held to anything (leave it on unless a peer computes something else).
     """
 
     name: str
     make: Callable[[torch.device, torch.dtype], Arguments]
     run: Callable[..., Any]
     reference: Callable[..., Any]
-    bytes: int | Callable[..., int]
+    bytes: int | Callable[..., int] | None
     peers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    floors: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    small: Callable[[torch.device, torch.dtype], Arguments] | None = None
+    part: Callable[[Any], Any] = lambda result: result
     tolerance: float = 0.0
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)
     devices: tuple[str, ...] = ("cpu", "cuda")
+    peers_tolerance: float | None = None
     peers_agree: bool = True
 
+    @property
+    def is_model(self) -> bool:
+        return self.bytes is None
+
     def arguments(self, device: torch.device, dtype: torch.dtype) -> Arguments:
-        """Equal arguments at every call."""
+        """What is timed. Equal arguments at every call."""
         torch.manual_seed(0)
         return self.make(device, dtype)
 
+    def gate_arguments(self, device: torch.device, dtype: torch.dtype) -> Arguments:
+        """What is checked. Equal arguments at every call."""
+        torch.manual_seed(0)
+        return (self.small or self.make)(device, dtype)
+
     def traffic(self, arguments: Arguments) -> int:
+        assert self.bytes is not None
         return self.bytes if isinstance(self.bytes, int) else int(self.bytes(*arguments))
 
 

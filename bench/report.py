@@ -1,14 +1,25 @@
-"""Results for people: lines, the comparison of two files, the table of the README."""
+"""Results for people: lines, the comparison of two files, the tables of the README and of bench/results/README.md."""
 
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.runner import COPY, OURS
+from bench.runner import COPY, GEMM, ONE_TARGET, OURS
 
 BEGIN, END = "<!-- bench table: begin -->", "<!-- bench table: end -->"
 Row = dict[str, Any]
+
+HIGHLIGHTS = (
+    "activation_gate/gelu 8x197x3072",
+    "layer_norm_gate/8192x768",
+    "lrp_epsilon_pass/conv 8x256x56x56",
+    "lrp_alpha_beta_pass/conv 8x256x56x56",
+    "neuron_relevance/conv 8x256x56x56",
+    "topk_count/36x4096 k=150",
+    "topk_mask_/4 Mi, 10 %",
+)
+"""The ops that the README shows, in float32; bench/results/README.md shows them all."""
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -27,18 +38,52 @@ def key(row: Row) -> tuple[str, str, str]:
     return row["case"], row["device"], row["dtype"]
 
 
+def medians(row: Row) -> dict[str, float]:
+    return {name: timing["median"] for name, timing in row["seconds"].items()}
+
+
+def ceiling(row: Row) -> tuple[str, float]:
+    """What bounds the case, and the share of it that was reached: a copy of its bytes, or a GEMM's flops per second."""
+    seconds = medians(row)
+    if COPY in seconds:
+        return "a copy", seconds[COPY] / seconds[OURS]
+    rate = row["gemm_flops"] / seconds[GEMM]
+    return "a GEMM's rate", row["flops"] / seconds[OURS] / rate
+
+
 def line(row: Row) -> str:
     """One row as text."""
     head = f"{row['case']:<48} {row['device']:<4} {row['dtype']:<8}"
     if "failed" in row:
         return f"{head} WRONG: {row['failed']}"
-    seconds = {name: timing["median"] for name, timing in row["seconds"].items()}
-    ours = seconds.pop(OURS)
-    share = seconds.pop(COPY) / ours
-    peers = "  ".join(f"{name} {text_of_seconds(t)} ({t / ours:.2f}x)" for name, t in seconds.items())
-    traffic = f"{row['bytes'] / 1e6:.1f} MB, {row['bytes'] / ours / 1e9:.1f} GB/s, {share:.0%} of a copy"
+    seconds = medians(row)
+    ours, (of, share) = seconds[OURS], ceiling(row)
+    if "bytes" in row:
+        counted = f"{row['bytes'] / 1e6:.1f} MB, {row['bytes'] / ours / 1e9:.1f} GB/s"
+    else:
+        counted = f"{row['flops'] / 1e9:.1f} GFLOP, {row['flops'] / ours / 1e9:.1f} GFLOP/s"
+    texts = [f"{text_of_seconds(ours):>9}  {counted}, {share:.0%} of {of}"]
+    for name in row.get("floors", ()):
+        texts.append(f"{_of_floor(row, name)} of {name}, {text_of_seconds(seconds[name])}")
+    if "further_target" in row:
+        low, median, high = row["further_target"]
+        texts.append(f"a further target: {median:.2f} [{low:.2f}, {high:.2f}] of {row['floors'][0]}")
+    if "peak_bytes" in row:
+        texts.append(f"peak memory {_peak(row):.2f} of {row['floors'][0]}")
+    peers = [name for name in seconds if name not in (OURS, COPY, GEMM, *row.get("floors", ()))]
+    texts += [f"{name} {text_of_seconds(seconds[name])} ({seconds[name] / ours:.2f}x)" for name in peers]
     absent = "".join(f"\n    without {name}: {reason}" for name, reason in row["absent"].items())
-    return f"{head} {text_of_seconds(ours):>9}  {traffic}  {peers}{absent}"
+    return f"{head} {'  '.join(texts)}{absent}"
+
+
+def _of_floor(row: Row, name: str) -> str:
+    """Our time in units of a floor's: median and quartiles over the rounds."""
+    low, median, high = (1 / ratio for ratio in reversed(row["ratios"][name]))
+    return f"{median:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _peak(row: Row) -> float:
+    return row["peak_bytes"][OURS] / row["peak_bytes"][row["floors"][0]]
 
 
 def text_of_seconds(seconds: float) -> str:
@@ -54,38 +99,87 @@ def compare(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[str], flo
     for row in after:
         if "seconds" not in row or key(row) not in old:
             continue
-        was, now = (r["seconds"][OURS]["median"] for r in (old[key(row)], row))
-        # The copy of the same size went along both times: it tells a slower machine from slower code.
-        machine = row["seconds"][COPY]["median"] / old[key(row)]["seconds"][COPY]["median"]
-        worst = max(worst, now / was)
-        change = f"{text_of_seconds(was)} -> {text_of_seconds(now)}  {now / was:.2f}x  (a copy: {machine:.2f}x)"
-        lines.append(f"{row['case']:<48} {row['device']:<4} {row['dtype']:<8} {change}")
+        was, now = (medians(r) for r in (old[key(row)], row))
+        change = now[OURS] / was[OURS]
+        worst = max(worst, change)
+        # What bounds the case went along both times: it tells a slower machine from slower code.
+        yardstick = next(name for name in (COPY, GEMM) if name in now)
+        machine = f"(a {yardstick}: {now[yardstick] / was[yardstick]:.2f}x)"
+        times = f"{text_of_seconds(was[OURS])} -> {text_of_seconds(now[OURS])}  {change:.2f}x  {machine}"
+        lines.append(f"{row['case']:<48} {row['device']:<4} {row['dtype']:<8} {times}")
     return lines, worst
 
 
 def table(files: Iterable[dict[str, Any]]) -> str:
-    """Markdown: one table per file."""
-    return "\n\n".join(_table(content) for content in files)
+    """Markdown of everything in `files`: the models first, then the ops."""
+    parts = [(content, _measured(content)) for content in files]
+    texts = []
+    for content, rows in sorted(parts, key=lambda part: not any("flops" in row for row in part[1])):
+        models, ops = [row for row in rows if "flops" in row], [row for row in rows if "flops" not in row]
+        texts += [_models(content["machine"], models)] if models else []
+        texts += [_ops(content["machine"], ops)] if ops else []
+    return "\n\n".join(texts)
 
 
-def _table(content: dict[str, Any]) -> str:
-    machine, rows = content["machine"], [row for row in content["results"] if "seconds" in row]
-    peers = sorted({name for row in rows for name in row["seconds"]} - {OURS, COPY})
+def summary(files: Iterable[dict[str, Any]]) -> str:
+    """Markdown for the README: all models, and a handful of ops."""
+    chosen = []
+    for content in files:
+        rows = [
+            row
+            for row in _measured(content)
+            if "flops" in row or (row["case"] in HIGHLIGHTS and row["dtype"] == "float32")
+        ]
+        chosen.append({**content, "results": rows})
+    return table(chosen)
+
+
+def _measured(content: dict[str, Any]) -> list[Row]:
+    return [row for row in content["results"] if "seconds" in row]
+
+
+def _where(machine: dict[str, Any]) -> str:
     where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
-    header = ["op", "dtype", OURS, "share of a copy", *(f"against {peer}" for peer in peers)]
-    lines = [
-        f"{where}, torch {machine['torch']}, {machine['date'][:10]}, commit {machine['commit']}:",
-        "",
-        f"| {' | '.join(header)} |",
-        f"| {' | '.join('---' for _ in header)} |",
-    ]
+    return f"{where}, torch {machine['torch']}, {machine['date'][:10]}, commit {machine['commit']}"
+
+
+def _models(machine: dict[str, Any], rows: Sequence[Row]) -> str:
+    """Times in units of the plain gradient's; a row for a further target holds what that one costs."""
+    peers = sorted({name for row in rows for name in row["seconds"]} - {OURS, GEMM, ONE_TARGET, *_floors(rows)})
+    header = ["model", "dtype", "rules", OURS, *peers, "peak memory", "seconds", "of a GEMM's rate"]
+    lines = []
     for row in rows:
-        seconds = {name: timing["median"] for name, timing in row["seconds"].items()}
+        model, _, rules = row["case"].partition("/")[2].partition(", ")
+        seconds, unit = medians(row), row["floors"][0]
+        if "further_target" in row:
+            low, median, high = row["further_target"]
+            rules, ours = f"{rules.partition(',')[0]}, each further target", f"{median:.2f} [{low:.2f}, {high:.2f}]"
+        else:
+            ours = _of_floor(row, unit)
+        theirs = [f"{seconds[peer] / seconds[unit]:.2f}" if peer in seconds else "" for peer in peers]
+        cells = [model, row["dtype"], rules, ours, *theirs, f"{_peak(row):.2f}", text_of_seconds(seconds[OURS])]
+        lines.append([*cells, f"{ceiling(row)[1]:.0%}"])
+    return f"Models, {_where(machine)}:\n\n{_markdown(header, lines)}"
+
+
+def _floors(rows: Sequence[Row]) -> set[str]:
+    return {name for row in rows for name in row.get("floors", ())}
+
+
+def _ops(machine: dict[str, Any], rows: Sequence[Row]) -> str:
+    header = ["op", "dtype", OURS, "share of a copy", "time of others / ours"]
+    lines = []
+    for row in rows:
+        seconds = medians(row)
         ours = seconds[OURS]
-        ratios = [f"{seconds[peer] / ours:.1f}x" if peer in seconds else "" for peer in peers]
-        cells = [row["case"], row["dtype"], text_of_seconds(ours), f"{seconds[COPY] / ours:.0%}", *ratios]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        others = (f"{name} {t / ours:.1f}x" for name, t in seconds.items() if name not in (OURS, COPY))
+        lines.append([row["case"], row["dtype"], text_of_seconds(ours), f"{ceiling(row)[1]:.0%}", ", ".join(others)])
+    return f"Ops, {_where(machine)}:\n\n{_markdown(header, lines)}"
+
+
+def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def insert_table(readme: str, text: str, begin: str = BEGIN, end: str = END) -> str:

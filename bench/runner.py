@@ -1,24 +1,36 @@
 """Check, then measure."""
 
 import fnmatch
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from bench.check import check
-from bench.measure import copy_of, time_interleaved
-from bench.registry import Arguments, Case, all_cases
+from bench.check import check, check_peer
+from bench.measure import Contender, Samples, copies, gemm, quartiles, rotating, rotations, time_interleaved
+from bench.memory import peak_memory
+from bench.registry import Case, all_cases
 
 OURS = "zsu_fast"
-COPY = "copy"
+COPY, GEMM = "copy", "gemm"
+ONE_TARGET = "one target"
+"""A floor that is the same work for a target less: from both comes what a further target costs."""
 
 
-def selected(pattern: str | None) -> list[Case]:
-    """The cases whose name contains `pattern` or matches it as a shell pattern; all of them for None."""
-    cases = all_cases()
-    return cases if pattern is None else [c for c in cases if pattern in c.name or fnmatch.fnmatch(c.name, pattern)]
+def selected(pattern: str | None, without: str | None = None) -> list[Case]:
+    """The cases whose name contains `pattern` or matches it as a shell pattern (None: all), but for those that
+    `without` matches."""
+
+    def matches(name: str, pattern: str) -> bool:
+        return pattern in name or fnmatch.fnmatch(name, pattern)
+
+    return [
+        case
+        for case in all_cases()
+        if (pattern is None or matches(case.name, pattern)) and not (without and matches(case.name, without))
+    ]
 
 
 def run_case(case: Case, device: torch.device, dtype: torch.dtype, seconds: float) -> dict[str, Any]:
@@ -29,38 +41,81 @@ def run_case(case: Case, device: torch.device, dtype: torch.dtype, seconds: floa
     """
     with torch.no_grad():
         error = check(case, device, dtype)
-        arguments = case.arguments(device, dtype)
-        traffic = case.traffic(arguments)
-        contenders: dict[str, Callable[[], object]] = {OURS: _bind(case.run, arguments)}
-        absent: dict[str, str] = {}
-        for name, peer in case.peers.items():
-            try:
-                if case.peers_agree:
-                    check(case, device, dtype, peer)
-                else:
-                    peer(*case.arguments(device, dtype))
-            except (ImportError, pytest.skip.Exception) as reason:
-                absent[name] = str(reason)
-            except AssertionError as wrong:  # worth knowing, and no reason to keep our figures back
-                absent[name] = f"its result differs: {wrong}"
-            else:
-                contenders[name] = _bind(peer, case.arguments(device, dtype))
-        contenders[COPY] = copy_of(traffic, device)
+        contenders, absent = _contenders(case, device, dtype)
+        row: dict[str, Any] = {
+            "case": case.name,
+            "device": device.type,
+            "dtype": str(dtype).removeprefix("torch."),
+            "error": error,
+            "floors": list(case.floors),
+            "absent": absent,
+        }
+        if case.is_model:
+            contenders[GEMM], row["gemm_flops"] = gemm(device, dtype)
+            row["flops"] = _flops(contenders[OURS])
+            row["peak_bytes"] = {name: peak_memory(contenders[name], device) for name in (OURS, *case.floors)}
+        else:
+            row["bytes"] = case.traffic(case.arguments(device, dtype))
+            contenders[COPY] = copies(row["bytes"], device)
         timings = time_interleaved(contenders, device, seconds)
-    return {
-        "case": case.name,
-        "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
-        "error": error,
-        "bytes": traffic,
-        "seconds": {name: timing.to_dict() for name, timing in timings.items()},
-        "absent": absent,
+    row["seconds"] = {name: samples.to_dict() for name, samples in timings.items()}
+    row["ratios"] = {
+        name: quartiles([theirs / ours for theirs, ours in zip(samples.wall, timings[OURS].wall, strict=True)])
+        for name, samples in timings.items()
+        if name not in (OURS, COPY, GEMM)
     }
+    if ONE_TARGET in timings:
+        row["further_target"] = _further_target(case, timings)
+    return row
 
 
-def run(pattern: str | None, device: torch.device, seconds: float) -> Iterator[dict[str, Any]]:
+def _contenders(case: Case, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Contender], dict[str, str]]:
+    """What takes part, ready to call, and why the others do not. Peers that give something else do not."""
+    arguments = case.arguments(device, dtype)
+    turns = 1 if case.is_model else rotations(case.traffic(arguments), device)
+
+    def ready(function: Any) -> Contender:
+        if case.is_model:  # large, and written to by none
+            return rotating(function, [arguments])
+        return rotating(function, [case.arguments(device, dtype) for _ in range(turns)])
+
+    contenders = {OURS: ready(case.run)}
+    absent: dict[str, str] = {}
+    ours = case.run(*(arguments if case.is_model else case.arguments(device, dtype)))
+    for name, floor in case.floors.items():
+        contenders[name] = ready(floor)
+    for name, peer in case.peers.items():
+        try:
+            result = peer(*(arguments if case.is_model else case.arguments(device, dtype)))
+            if case.peers_agree:
+                check_peer(case, device, dtype, result, ours)
+        except (ImportError, pytest.skip.Exception) as reason:
+            absent[name] = str(reason)
+        except AssertionError as wrong:  # worth knowing, and no reason to keep our figures back
+            absent[name] = f"its result differs: {wrong}"
+        else:
+            contenders[name] = ready(peer)
+    return contenders, absent
+
+
+def _flops(contender: Contender) -> int:
+    with FlopCounterMode(display=False) as counter:
+        contender()
+    return counter.get_total_flops()
+
+
+def _further_target(case: Case, timings: dict[str, Samples]) -> list[float]:
+    """Quartiles of what the last target costs, in units of the first floor."""
+    unit = next(iter(case.floors))
+    rounds = zip(*(timings[name].wall for name in (OURS, ONE_TARGET, unit)), strict=True)
+    return quartiles([(all_targets - one) / plain for all_targets, one, plain in rounds])
+
+
+def run(
+    pattern: str | None, device: torch.device, seconds: float, without: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Rows, one after the other; a case that fails its check yields a row with "failed" and no times."""
-    for case in selected(pattern):
+    for case in selected(pattern, without):
         if device.type not in case.devices:
             continue
         for dtype in case.dtypes:
@@ -69,7 +124,3 @@ def run(pattern: str | None, device: torch.device, seconds: float) -> Iterator[d
             except AssertionError as wrong:
                 name = str(dtype).removeprefix("torch.")
                 yield {"case": case.name, "device": device.type, "dtype": name, "failed": str(wrong)}
-
-
-def _bind(function: Callable[..., Any], arguments: Arguments) -> Callable[[], object]:
-    return lambda: function(*arguments)

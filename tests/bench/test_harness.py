@@ -10,9 +10,9 @@ import torch
 from bench import report
 from bench.__main__ import main
 from bench.check import check, error
-from bench.measure import time_interleaved
+from bench.measure import cache_bytes, rotating, rotations, time_interleaved
 from bench.registry import Case, register
-from bench.runner import COPY, OURS, run_case
+from bench.runner import COPY, GEMM, ONE_TARGET, OURS, run_case, selected
 
 CPU = torch.device("cpu")
 
@@ -97,7 +97,43 @@ class TestRow:
         timings = time_interleaved(contenders, CPU, seconds=0, at_least=3)
         collapsed = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
         assert collapsed == ["a", "b"] * 4  # once to warm up, then three rounds
-        assert timings["a"].samples == 3
+        assert len(timings["a"].wall) == 3
+
+    def test_a_model_is_measured_in_units_of_its_floor(self) -> None:
+        def floor(x: torch.Tensor) -> torch.Tensor:
+            return x @ x
+
+        x = torch.randn(64, 64)
+        case = doubling(
+            make=lambda device, dtype: (x.to(device, dtype),),
+            run=lambda x: [x @ x @ x, x @ x],
+            reference=lambda x: [x @ x @ x, x @ x],
+            floors={"plain": floor, ONE_TARGET: lambda x: x @ x @ x},
+            peers={"same": lambda x: x @ x @ x, "other": floor},
+            part=lambda result: result[0],
+            bytes=None,
+        )
+        row = run_case(case, CPU, torch.float32, seconds=0.01)
+        assert set(row["seconds"]) == {OURS, GEMM, "plain", ONE_TARGET, "same"}
+        assert "differs" in row["absent"]["other"]
+        assert row["flops"] == 3 * 2 * 64**3
+        assert row["peak_bytes"] == {OURS: 3 * x.nbytes, "plain": x.nbytes, ONE_TARGET: 2 * x.nbytes}
+        low, median, high = row["ratios"]["plain"]
+        assert 0 < low <= median <= high
+        assert len(row["further_target"]) == 3
+        text = report.line(row)
+        assert "of plain" in text
+        assert "peak memory 3.00" in text
+
+    def test_operands_rotate_through_more_than_the_cache(self) -> None:
+        seen: list[int] = []
+        contender = rotating(seen.append, [(i,) for i in range(3)])
+        for _ in range(4):
+            contender()
+        assert seen == [0, 1, 2, 0]
+        assert rotations(cache_bytes(), CPU) == 2
+        assert rotations(100 * cache_bytes(), CPU) == 1
+        assert rotations(0, CPU) == 64
 
 
 def row(case: str, ours: float, copy: float = 1.0) -> dict:
@@ -107,6 +143,7 @@ def row(case: str, ours: float, copy: float = 1.0) -> dict:
         "device": "cpu",
         "dtype": "float32",
         "bytes": 8,
+        "floors": [],
         "absent": {},
         "seconds": {name: {"median": t, "minimum": t, "samples": 1} for name, t in timing.items()},
     }
@@ -133,15 +170,35 @@ class TestReport:
 
     def test_table(self, tmp_path: Path) -> None:
         (tmp_path / "ops_cpu.json").write_text(json.dumps(content(row("a", 2.0), row("b", 0.002))))
-        readme = tmp_path / "README.md"
-        readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+        readme, whole = tmp_path / "README.md", tmp_path / "whole.md"
+        for path in (readme, whole):
+            path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
         for _ in range(2):  # writing it again changes nothing
-            assert main(["table", "--readme", str(readme), str(tmp_path / "ops_cpu.json")]) == 0
-        text = readme.read_text()
+            command = ["table", "--readme", str(readme), "--whole", str(whole), str(tmp_path / "ops_cpu.json")]
+            assert main(command) == 0
+        assert "| a |" not in readme.read_text()  # which shows a few
+        text = whole.read_text()
         assert text.startswith(f"before\n{report.BEGIN}\n")
         assert text.endswith(f"\n{report.END}\nafter\n")
         assert "old" not in text
-        assert text.count("| a | float32 | 2 s | 50% | 1.5x |") == 1
+        assert text.count("| a | float32 | 2 s | 50% | eager 1.5x |") == 1
+
+    def test_table_of_models(self) -> None:
+        timing = {OURS: 2.2, "plain gradient": 2.0, "zennit": 5.0, ONE_TARGET: 1.2, GEMM: 0.5}
+        model = {
+            **row("relevance/net x 2, epsilon", 1.0),
+            "flops": 11 * 10**9,
+            "gemm_flops": 5 * 10**9,
+            "floors": ["plain gradient", ONE_TARGET],
+            "peak_bytes": {OURS: 9, "plain gradient": 10},
+            "ratios": {"plain gradient": [0.8, 0.9091, 1.0]},
+            "seconds": {name: {"median": t, "minimum": t, "samples": 1} for name, t in timing.items()},
+        }
+        del model["bytes"]
+        further = {**model, "case": "relevance/net x 2, epsilon, two targets", "further_target": [0.4, 0.5, 0.6]}
+        for text in (report.table([content(model, further)]), report.summary([content(model, further)])):
+            assert "| net x 2 | float32 | epsilon | 1.10 [1.00, 1.25] | 2.50 | 0.90 | 2.2 s | 50% |" in text
+            assert "| epsilon, each further target | 0.50 [0.40, 0.60] |" in text
 
     def test_a_file_without_markers_is_left_alone(self) -> None:
         with pytest.raises(ValueError, match="must contain"):
@@ -162,3 +219,11 @@ def test_a_name_is_registered_once() -> None:
         from bench import registry
 
         del registry._cases["test_a_name_is_registered_once"]
+
+
+def test_cases_are_chosen_and_left_out_by_pattern() -> None:
+    relevance = {case.name for case in selected("relevance/*")}
+    assert relevance
+    assert not relevance & {case.name for case in selected(None, "relevance/*")}
+    assert {case.name for case in selected(None)} > relevance
+    assert all("z+" in case.name for case in selected("z+"))

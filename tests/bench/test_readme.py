@@ -5,15 +5,21 @@ import json
 import pytest
 
 from bench import real_models
-from bench.__main__ import README, RESULTS
-from bench.report import BEGIN, END, insert_table, load, table
+from bench.__main__ import README, RESULTS, WHOLE, result_files
+from bench.report import HIGHLIGHTS, insert_table, load, summary, table
 
 
-def test_table_of_the_ops():
-    files = sorted(RESULTS.glob("ops_*.json"))
-    assert files, "no results of the ops are committed"
-    text = README.read_text()
-    assert insert_table(text, table(map(load, files)), BEGIN, END) == text
+def test_tables_of_ops_and_models():
+    names = {path.name for path in result_files()}
+    assert {"models_cpu.json", "ops_cpu.json"} <= names, "no results are committed"
+    contents = [load(path) for path in result_files()]
+    for path, text in ((README, summary(contents)), (WHOLE, table(contents))):
+        assert insert_table(path.read_text(), text) == path.read_text(), f"{path} is not what `bench table` writes"
+
+
+def test_what_the_readme_shows_was_measured():
+    measured = {row["case"] for path in result_files() for row in load(path)["results"]}
+    assert set(HIGHLIGHTS) <= measured
 
 
 def test_table_of_the_real_models():
