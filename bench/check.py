@@ -1,13 +1,13 @@
 """The gate before the clock: nothing is timed whose result is wrong."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.registry import Case
+from bench.registry import Case, Tolerance
 
 
 def tensors_of(result: Any) -> Iterator[Tensor]:
@@ -70,8 +70,9 @@ def check_peer(case: Case, device: torch.device, dtype: torch.dtype, result: Any
     return _held(case, device, dtype, error(result, case.part(ours)), tolerance)
 
 
-def _held(case: Case, device: torch.device, dtype: torch.dtype, found: float, tolerance: float) -> float:
-    allowed = tolerance * torch.finfo(dtype).eps
+def _held(case: Case, device: torch.device, dtype: torch.dtype, found: float, tolerance: Tolerance) -> float:
+    epsilons = tolerance[dtype] if isinstance(tolerance, Mapping) else tolerance
+    allowed = epsilons * torch.finfo(dtype).eps
     if not found <= allowed:
         raise AssertionError(f"{case.name} ({dtype}, {device}): relative error {found:.3g}, allowed {allowed:.3g}")
     return found

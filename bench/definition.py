@@ -65,9 +65,9 @@ def _define(model: nn.Module, composite: Composite, neurons: Neurons) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             by_rule(module, name, module.weight, module.bias)
-        elif isinstance(module, ConvNorm) and len(module) == 2:
+        elif isinstance(module, ConvNorm):
             conv, norm = module
-            assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and conv.bias is None
+            assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
             assert norm.running_var is not None and norm.running_mean is not None
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()
             by_rule(conv, f"{name}.0", conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale)

@@ -9,21 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ConvNorm(nn.Sequential):
-    """A convolution and its BatchNorm, or without `norm` a convolution with a bias."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, norm: bool = True) -> None:
-        super().__init__(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=not norm))
-        if norm:
-            self.append(nn.BatchNorm2d(outputs))
-
-
 class VGG(nn.Module):
-    """VGG-16 (Simonyan & Zisserman 2015, configuration D), with BatchNorm if `norm`."""
+    """VGG-16 (Simonyan & Zisserman 2015, configuration D), without BatchNorm."""
 
     LAYERS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 
-    def __init__(self, norm: bool = False, size: int = 224, divisor: int = 1, classes: int = 1000) -> None:
+    def __init__(self, size: int = 224, divisor: int = 1, classes: int = 1000) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
@@ -31,7 +22,7 @@ class VGG(nn.Module):
             if layer == 0:
                 layers.append(nn.MaxPool2d(2))
                 continue
-            layers += [*ConvNorm(channels, layer // divisor, 3, norm=norm), nn.ReLU(inplace=True)]
+            layers += [nn.Conv2d(channels, layer // divisor, 3, padding=1), nn.ReLU(inplace=True)]
             channels = layer // divisor
         self.features = nn.Sequential(*layers)
         hidden = 4096 // divisor
@@ -43,6 +34,13 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(torch.flatten(self.features(x), 1))
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution and its BatchNorm."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs))
 
 
 class Sum(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 Arguments = tuple[Any, ...]
+Tolerance = float | Mapping[torch.dtype, float]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Case:
         small: like `make`, for the gate, where the gate on what `make` gives would take too long.
         part: what of the result the peers give too.
         tolerance: largest allowed error, relative to the reference's largest magnitude, in multiples of the dtype's
-            machine epsilon; 0 asks for the same bits (NaN equals NaN).
+            machine epsilon; 0 asks for the same bits (NaN equals NaN). One for all dtypes, or one for each.
         peers_tolerance: the same for peers, which are held against our result; None: as above.
         peers_agree: whether peers are held to anything (leave it on unless a peer computes something else).
     """
@@ -45,10 +46,10 @@ class Case:
     floors: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     small: Callable[[torch.device, torch.dtype], Arguments] | None = None
     part: Callable[[Any], Any] = lambda result: result
-    tolerance: float = 0.0
+    tolerance: Tolerance = 0.0
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)
     devices: tuple[str, ...] = ("cpu", "cuda")
-    peers_tolerance: float | None = None
+    peers_tolerance: Tolerance | None = None
     peers_agree: bool = True
 
     @property

@@ -88,14 +88,20 @@ def cases() -> Iterator[Case]:
     for name, kind, build, (on_cpu, on_cuda), devices, rules in MODELS:
         small, small_size = SMALL[kind]
         for label, composite in rules.items():
+            stable = kind is ViT or label == "z+"  # enough for bfloat16: epsilon divides by sums that cancel
+            tolerance = {
+                torch.float32: 2**17 if label == "epsilon" else 2**11,
+                torch.bfloat16: 2**3 if kind is ViT else 2**5,
+            }
             for device in devices:
                 batch = on_cpu if device == "cpu" else on_cuda
                 common: dict[str, Any] = {
                     "make": partial(make, build=build, size=224, batch=batch),
                     "small": partial(make, build=small, size=small_size, batch=3),
                     "bytes": None,
-                    "tolerance": 2**17 if label == "epsilon" else 2**11,  # epsilon divides by sums that cancel
+                    "tolerance": tolerance,
                     "devices": (device,),
+                    "dtypes": (torch.float32, torch.bfloat16) if stable and device == "cuda" else (torch.float32,),
                 }
                 yield Case(
                     name=f"relevance/{name} x {batch}, {label}",
@@ -104,7 +110,8 @@ def cases() -> Iterator[Case]:
                     floors={"plain gradient": plain_gradient},
                     peers=others(kind, label),
                     part=lambda result: result["input"],
-                    peers_tolerance=2**17,  # summed and stabilised in other orders
+                    # They sum and stabilise in other orders.
+                    peers_tolerance={torch.float32: 2**17, torch.bfloat16: tolerance[torch.bfloat16]},
                     **common,
                 )
                 if label not in ("epsilon", "z+", "AttnLRP"):
