@@ -22,6 +22,7 @@ from zsu_fast.reference.lrp import propagate
 Neurons = dict[str, Tensor]
 
 
+@torch.enable_grad()
 def relevance_by_definition(
     model: nn.Module, images: Tensor, target: Tensor, composite: str | Composite
 ) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench.check import check, check_peer
+from bench.flops import flops
 from bench.measure import Contender, Samples, copies, gemm, quartiles, rotating, rotations, time_interleaved
 from bench.memory import peak_memory
 from bench.registry import Case, all_cases
@@ -52,7 +52,7 @@ def run_case(case: Case, device: torch.device, dtype: torch.dtype, seconds: floa
         }
         if case.is_model:
             contenders[GEMM], row["gemm_flops"] = gemm(device, dtype)
-            row["flops"] = _flops(contenders[OURS])
+            row["flops"] = flops(contenders[OURS])
             row["peak_bytes"] = {name: peak_memory(contenders[name], device) for name in (OURS, *case.floors)}
         else:
             row["bytes"] = case.traffic(case.arguments(device, dtype))
@@ -96,12 +96,6 @@ def _contenders(case: Case, device: torch.device, dtype: torch.dtype) -> tuple[d
         else:
             contenders[name] = ready(peer)
     return contenders, absent
-
-
-def _flops(contender: Contender) -> int:
-    with FlopCounterMode(display=False) as counter:
-        contender()
-    return counter.get_total_flops()
 
 
 def _further_target(case: Case, timings: dict[str, Samples]) -> list[float]:

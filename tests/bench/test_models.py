@@ -1,5 +1,6 @@
 """The models that are measured, the definition that they are held against, and the meter of their memory."""
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from bench.check import error
 from bench.memory import peak_memory
 from bench.models import VGG, ResNet, ViT, natural, settle
 from bench.registry import Case, all_cases
-from bench.runner import ONE_TARGET
+from bench.runner import GEMM, ONE_TARGET, OURS, run_case
 
 CPU = torch.device("cpu")
 PARAMETERS = {VGG: 138_357_544, ResNet: 25_557_032, ViT: 86_567_656}  # as torchvision and timm count them
@@ -63,6 +64,21 @@ def test_peers_find_the_same(case: Case) -> None:
     found = case.part(case.run(*arguments))
     for name, peer in case.peers.items():
         assert error(peer(*arguments), found) < 5e-3, name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["relevance/VGG-16 x 1, epsilon", "relevance/ResNet-50 x 2, z+, two targets", "relevance/ViT-B/16 x 2, CP-LRP"],
+)
+def test_a_row_of_each_kind(name: str) -> None:
+    (case,) = (case for case in all_cases() if case.name == name)
+    assert case.small is not None
+    row = run_case(dataclasses.replace(case, make=case.small), CPU, torch.float32, seconds=0)
+    assert row["absent"] == {}
+    assert set(row["seconds"]) == {OURS, GEMM, *case.floors, *case.peers}
+    assert row["flops"] > 0
+    assert set(row["peak_bytes"]) == {OURS, *case.floors}
+    assert ("further_target" in row) == (ONE_TARGET in case.floors)
 
 
 def test_peak_memory_counts_what_lives_at_once() -> None:
