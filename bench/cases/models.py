@@ -72,7 +72,7 @@ VIT_RULES: Rules = {"AttnLRP": "attnlrp", "CP-LRP": "cp_lrp"}
 MODELS: tuple[tuple[str, type[nn.Module], Callable[[], nn.Module], tuple[int, int], tuple[str, ...], Rules], ...] = (
     ("VGG-16", VGG, VGG, (1, 32), ("cpu", "cuda"), CNN_RULES),
     ("ResNet-50", ResNet, ResNet, (2, 64), ("cpu", "cuda"), CNN_RULES),
-    ("ViT-B/16", ViT, ViT, (2, 64), ("cpu", "cuda"), VIT_RULES),
+    ("ViT-B/16", ViT, ViT, (1, 64), ("cpu", "cuda"), VIT_RULES),
     ("ViT-L/16", ViT, partial(ViT, width=1024, depth=24, heads=16), (1, 32), ("cuda",), VIT_RULES),
 )
 
