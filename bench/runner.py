@@ -1,7 +1,7 @@
 """Check, then measure."""
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from bench.check import check, check_peer
 from bench.flops import flops
 from bench.measure import Contender, Samples, copies, gemm, quartiles, rotating, rotations, time_interleaved
 from bench.memory import peak_memory
-from bench.registry import Case, all_cases
+from bench.registry import Arguments, Case, all_cases
 
 OURS = "zsu_fast"
 COPY, GEMM = "copy", "gemm"
@@ -74,19 +74,18 @@ def _contenders(case: Case, device: torch.device, dtype: torch.dtype) -> tuple[d
     arguments = case.arguments(device, dtype)
     turns = 1 if case.is_model else rotations(case.traffic(arguments), device)
 
-    def ready(function: Any) -> Contender:
-        if case.is_model:  # large, and written to by none
-            return rotating(function, [arguments])
-        return rotating(function, [case.arguments(device, dtype) for _ in range(turns)])
+    def fresh() -> Arguments:
+        return arguments if case.is_model else case.arguments(device, dtype)  # models are large, and not written to
 
-    contenders = {OURS: ready(case.run)}
+    def ready(function: Callable[..., Any]) -> Contender:
+        return rotating(function, [fresh() for _ in range(turns)])
+
+    contenders = {OURS: ready(case.run), **{name: ready(floor) for name, floor in case.floors.items()}}
     absent: dict[str, str] = {}
-    ours = case.run(*(arguments if case.is_model else case.arguments(device, dtype)))
-    for name, floor in case.floors.items():
-        contenders[name] = ready(floor)
+    ours = case.run(*fresh())
     for name, peer in case.peers.items():
         try:
-            result = peer(*(arguments if case.is_model else case.arguments(device, dtype)))
+            result = peer(*fresh())
             if case.peers_agree:
                 check_peer(case, device, dtype, result, ours)
         except (ImportError, pytest.skip.Exception) as reason:

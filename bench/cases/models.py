@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,6 @@ def two_by_definition(model: nn.Module, images: Tensor, target: Tensor, composit
     return [relevance_by_definition(model, images, t, composite) for t in (target, target + 1)]
 
 
-# name, model, batch (CPU, CUDA), devices, rules by label, other libraries by label
 Rules = dict[str, str | Composite]
 CNN_RULES: Rules = {
     "epsilon": "epsilon",
@@ -69,11 +68,21 @@ CNN_RULES: Rules = {
     "alpha2beta1": "epsilon_alpha2_beta1",
 }
 VIT_RULES: Rules = {"AttnLRP": "attnlrp", "CP-LRP": "cp_lrp"}
-MODELS: tuple[tuple[str, type[nn.Module], Callable[[], nn.Module], tuple[int, int], tuple[str, ...], Rules], ...] = (
-    ("VGG-16", VGG, VGG, (1, 32), ("cpu", "cuda"), CNN_RULES),
-    ("ResNet-50", ResNet, ResNet, (2, 64), ("cpu", "cuda"), CNN_RULES),
-    ("ViT-B/16", ViT, ViT, (1, 64), ("cpu", "cuda"), VIT_RULES),
-    ("ViT-L/16", ViT, partial(ViT, width=1024, depth=24, heads=16), (1, 32), ("cuda",), VIT_RULES),
+
+
+class Model(NamedTuple):
+    name: str
+    build: Callable[[], nn.Module]
+    kind: type[nn.Module]
+    rules: Rules
+    batch: dict[str, int]  # by device; on others it is not measured
+
+
+MODELS = (
+    Model("VGG-16", VGG, VGG, CNN_RULES, {"cpu": 1, "cuda": 32}),
+    Model("ResNet-50", ResNet, ResNet, CNN_RULES, {"cpu": 4, "cuda": 64}),
+    Model("ViT-B/16", ViT, ViT, VIT_RULES, {"cpu": 1, "cuda": 64}),
+    Model("ViT-L/16", partial(ViT, width=1024, depth=24, heads=16), ViT, VIT_RULES, {"cuda": 32}),
 )
 
 
@@ -85,7 +94,7 @@ def others(kind: type[nn.Module], label: str) -> dict[str, Callable[..., Tensor]
 
 
 def cases() -> Iterator[Case]:
-    for name, kind, build, (on_cpu, on_cuda), devices, rules in MODELS:
+    for name, build, kind, rules, batches in MODELS:
         small, small_size = SMALL[kind]
         for label, composite in rules.items():
             stable = kind is ViT or label == "z+"  # enough for bfloat16: epsilon divides by sums that cancel
@@ -93,8 +102,7 @@ def cases() -> Iterator[Case]:
                 torch.float32: 2**17 if label == "epsilon" else 2**11,
                 torch.bfloat16: 2**3 if kind is ViT else 2**5,
             }
-            for device in devices:
-                batch = on_cpu if device == "cpu" else on_cuda
+            for device, batch in batches.items():
                 common: dict[str, Any] = {
                     "make": partial(make, build=build, size=224, batch=batch),
                     "small": partial(make, build=small, size=small_size, batch=3),

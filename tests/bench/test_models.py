@@ -68,7 +68,7 @@ def test_peers_find_the_same(case: Case) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["relevance/VGG-16 x 1, epsilon", "relevance/ResNet-50 x 2, z+, two targets", "relevance/ViT-B/16 x 1, CP-LRP"],
+    ["relevance/VGG-16 x 1, epsilon", "relevance/ResNet-50 x 4, z+, two targets", "relevance/ViT-B/16 x 1, CP-LRP"],
 )
 def test_a_row_of_each_kind(name: str) -> None:
     (case,) = (case for case in all_cases() if case.name == name)
