@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 if TYPE_CHECKING:
     from .functions import LayerCall
@@ -44,15 +44,21 @@ class Mark:
 NOTHING = Mark()
 
 
-@dataclass
 class Marks:
-    """Marks by tensor; a tensor without one has `NOTHING`."""
+    """Marks by tensor; a tensor without one has `NOTHING`.
 
-    _marks: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
+    A dictionary by identity, from which tensors that die take themselves: torch's WeakTensorKeyDictionary, which does
+    the same, takes as long as a small function runs.
+    """
+
+    def __init__(self) -> None:
+        self._marks: dict[int, tuple[weakref.ref[Tensor], Mark]] = {}
 
     def __getitem__(self, tensor: object) -> Mark:
-        return self._marks.get(tensor, NOTHING) if isinstance(tensor, Tensor) else NOTHING
+        entry = self._marks.get(id(tensor))
+        return NOTHING if entry is None else entry[1]
 
     def __setitem__(self, tensor: Tensor, mark: Mark) -> None:
         if mark is not NOTHING:
-            self._marks[tensor] = mark
+            marks, key = self._marks, id(tensor)
+            marks[key] = weakref.ref(tensor, lambda _: marks.pop(key, None)), mark
