@@ -98,7 +98,7 @@ def theirs(composite: Any, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor,
         x = x.clone().requires_grad_()
         logits = attributor.model(x)
         kept = dict(outputs)
-        start = nn.functional.one_hot(TARGET, logits.shape[1]) * logits.detach()
+        start = nn.functional.one_hot(TARGET[: len(x)], logits.shape[1]) * logits.detach()
         grads = torch.autograd.grad(logits, [x, *kept.values()], start)
     for hook in hooks:
         hook.remove()
@@ -208,3 +208,32 @@ def test_w_square_differs_on_purpose(images: Tensor) -> None:
     arrived = conserving.neurons["features.0"].sum(1)
     torch.testing.assert_close(conserving.input.sum((1, 2, 3)), arrived)
     assert ((like_zennit.input.sum((1, 2, 3)) / arrived).abs() < 1).all()
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["epsilon_plus_flat", "epsilon_gamma_box", "epsilon_alpha2_beta1"])
+def test_torchvisions_resnet_with_zennits_canonizer(name: str) -> None:
+    """It folds BatchNorm and puts modules in the place of residual sums; here the model stays as it is."""
+    torchvision = peers.import_torchvision()
+    peers.import_zennit()
+    from zennit import composites, layer, types
+    from zennit import torchvision as canonizers
+    from zennit.rules import Norm
+
+    model = randomize(torchvision.models.resnet18(num_classes=7))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-14
+    x = torch.randn(1, 3, 32, 32, dtype=torch.float64).clamp(LOW, HIGH)
+    bounds = (LOW, HIGH) if name == "epsilon_gamma_box" else ()
+    ours = relevance(model, x, TARGET[:1], composite=COMPOSITES[name](*bounds))
+
+    norm = Norm(stabilizer=TINY)
+    composite = composites.COMPOSITES[name](
+        *(torch.full_like(x[:1], value) for value in bounds),
+        layer_map=[(layer.Sum, norm), (types.AvgPool, norm)],
+        canonizers=[canonizers.ResNetCanonizer()],
+    )
+    _, expected, _ = theirs(composite, model, x)
+    scale = expected.abs().max()
+    torch.testing.assert_close(ours.input / scale, expected / scale, rtol=0, atol=1e-6)
