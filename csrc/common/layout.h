@@ -37,9 +37,12 @@ inline MemoryFormat memory_format(const Tensor& t) {
   return !t.is_contiguous() && is_channels_last(t) ? MemoryFormat::channels_last : MemoryFormat::contiguous;
 }
 
+// `t` itself if it is contiguous, otherwise a copy that is. Asking first spares a call of the dispatcher.
+inline Tensor made_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
 // `t` itself if it is dense in `format`, otherwise a copy that is.
 inline Tensor in_format(const Tensor& t, MemoryFormat format) {
-  if (format == MemoryFormat::contiguous) return torch::stable::contiguous(t);
+  if (format == MemoryFormat::contiguous) return made_contiguous(t);
   if (is_channels_last(t)) return t;
   return torch::stable::contiguous(t, t.dim() == 4 ? torch::headeronly::MemoryFormat::ChannelsLast
                                                    : torch::headeronly::MemoryFormat::ChannelsLast3d);

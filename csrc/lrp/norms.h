@@ -18,7 +18,7 @@ template <class Backend>
 Tensor row_norm_gate(const char* op, const Tensor& gradient, const std::optional<Tensor>& weight, const Tensor& rstd,
                      int64_t normalized_dims, bool centred) {
   STD_TORCH_CHECK(normalized_dims >= 1 && normalized_dims <= gradient.dim(), op, ": normalized_dims is out of range");
-  const Operands operands(op, torch::stable::contiguous(gradient));
+  const Operands operands(op, made_contiguous(gradient));
   RowNorm norm{1, 1, centred, operands.first().const_data_ptr(), nullptr, nullptr, nullptr};
   const int64_t kept = gradient.dim() - normalized_dims;
   for (int64_t d = 0; d < gradient.dim(); ++d) (d < kept ? norm.rows : norm.size) *= gradient.size(d);

@@ -1,6 +1,9 @@
 // The host half of every pass, shared by the backends: checks, memory formats, dtypes of parameters.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -41,7 +44,7 @@ class Operands {
     const ScalarType wide = accumulate_type(dtype());
     ZSU_CHECK(tensor.scalar_type() == dtype() || tensor.scalar_type() == wide, op_, ": ", name, " has the wrong dtype");
     ZSU_CHECK(tensor.device() == first_.device(), op_, ": ", name, " is on another device than the first operand");
-    return torch::stable::contiguous(tensor.scalar_type() == wide ? tensor : torch::stable::to(tensor, wide));
+    return made_contiguous(tensor.scalar_type() == wide ? tensor : torch::stable::to(tensor, wide));
   }
 
   Layout layout(int64_t unit_dim) const { return layout_of(first_, check_unit_dim(op_, first_, unit_dim), format_); }
@@ -49,10 +52,12 @@ class Operands {
   // The whole tensor as the elements of one unit, for operations that know no units.
   Layout flat() const { return {1, 1, 1, first_.numel()}; }
 
-  Tensor empty_like_first() const { return torch::stable::empty_like(first_); }
+  Tensor empty_like_first() const { return empty(first_.sizes(), first_.strides(), dtype()); }
 
-  Tensor empty_wide(std::vector<int64_t> sizes) const {
-    return torch::stable::new_empty(first_, sizes, accumulate_type(dtype()));
+  Tensor empty_wide(const std::vector<int64_t>& sizes) const {
+    std::vector<int64_t> strides(sizes.size(), 1);
+    for (size_t d = sizes.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * std::max<int64_t>(1, sizes[d]);
+    return empty(sizes, strides, accumulate_type(dtype()));
   }
 
   Tensor empty_neurons(const Layout& layout, bool collect) const {
@@ -60,6 +65,19 @@ class Operands {
   }
 
  private:
+  using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
+
+  // Of a dense tensor beside the first operand. Not by empty_like or new_empty: those go through the dispatcher.
+  Tensor empty(Sizes sizes, Sizes strides, ScalarType type) const {
+    AtenTensorHandle tensor;
+    int32_t device = 0;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(first_.get(), &device));
+    const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype, device,
+                                                    first_.get_device_index(), &tensor));
+    return Tensor(tensor);
+  }
+
   const char* op_;
   MemoryFormat format_;
   Tensor first_;

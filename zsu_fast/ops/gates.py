@@ -17,7 +17,6 @@ define_constant(
 )
 
 
-@torch.no_grad()
 def activation_gate(gradient: Tensor, input: Tensor, activation: str) -> Tensor:
     """gradient * act(input) / input, elementwise, with the limit of act(x) / x at x = 0 (AttnLRP, section 3.3).
 

@@ -22,7 +22,6 @@ define_constant(
 )
 
 
-@torch.no_grad()
 def neuron_relevance(gradient: Tensor, activation: Tensor, unit_dim: int = 1, per_sample: bool = True) -> Tensor:
     """Sum of gradient * activation over every dimension but the units': the relevance R = c * a of each neuron.
 

@@ -25,7 +25,6 @@ define_constant(
 )
 
 
-@torch.no_grad()
 def layer_norm_gate(gradient: Tensor, weight: Tensor | None, rstd: Tensor, normalized_dims: int = 1) -> Tensor:
     """(g - mean(g)) * rstd with g = gradient * weight: LayerNorm's backward with 1/sigma constant (AttnLRP, Prop. 3.4).
 
@@ -44,14 +43,12 @@ def layer_norm_gate(gradient: Tensor, weight: Tensor | None, rstd: Tensor, norma
     return torch.ops.zsu_fast.layer_norm_gate(gradient, weight, rstd, normalized_dims)
 
 
-@torch.no_grad()
 def rms_norm_gate(gradient: Tensor, weight: Tensor | None, rstd: Tensor, normalized_dims: int = 1) -> Tensor:
     """gradient * weight * rstd: RMSNorm's backward with its 1/rms constant. Arguments as for `layer_norm_gate`."""
     _check_norm(gradient, weight, rstd, normalized_dims)
     return torch.ops.zsu_fast.rms_norm_gate(gradient, weight, rstd, normalized_dims)
 
 
-@torch.no_grad()
 def batch_norm_gate(gradient: Tensor, scale: Tensor, unit_dim: int = 1) -> Tensor:
     """gradient * scale, per unit: the backward of a BatchNorm in eval mode, scale = weight / sqrt(running_var + eps).
 
