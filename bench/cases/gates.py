@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.cases.lrp import compiled, operands, traffic
+from bench.cases.lrp import DTYPES, compiled, operands, traffic
 from bench.registry import Case, register
 from zsu_fast.reference import gates as reference
 
@@ -34,6 +34,6 @@ for _name in ("relu", "gelu", "silu"):
             peers={"eager": eager, "compiled": lambda *args: compiled(reference.activation_gate)(*args)},
             tolerance=16,
             peers_agree=False,  # the quotient is wrong at and next to x = 0
-            dtypes=(torch.float32, torch.bfloat16),
+            dtypes=DTYPES,
         )
     )

@@ -12,10 +12,10 @@ from bench.registry import Case, register
 from zsu_fast import ops
 from zsu_fast.reference import lrp as reference
 
-DTYPES = (torch.float32, torch.bfloat16)
-RELU, EPSILON = 1, 1e-3
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+RELU, GELU, EPSILON = 1, 2, 1e-3
 
-# label, shape, unit dimension, channels_last
+# label, shape, unit dimension, channels_last; convolutions are followed by ReLU, linear layers of tokens by GELU
 SHAPES = (
     ("conv 8x256x56x56", (8, 256, 56, 56), 1, False),
     ("conv 8x256x56x56 channels_last", (8, 256, 56, 56), 1, True),
@@ -36,12 +36,16 @@ def operands(
     return [torch.randn(shape, device=device).to(dtype).contiguous(memory_format=layout) for _ in range(count)]
 
 
+def activation_after(unit_dim: int) -> int:
+    return RELU if unit_dim == 1 else GELU
+
+
 def epsilon_arguments(
     device: torch.device, dtype: torch.dtype, *, shape: tuple[int, ...], unit_dim: int, channels_last: bool
 ) -> tuple[Any, ...]:
     gradient, output = operands(device, dtype, shape, channels_last, 2)
     scale = torch.rand(shape[unit_dim], device=device) + 0.5
-    return gradient, output, None, scale, EPSILON, RELU, unit_dim, True
+    return gradient, output, None, scale, EPSILON, activation_after(unit_dim), unit_dim, True
 
 
 def signed_arguments(
@@ -52,7 +56,7 @@ def signed_arguments(
     parameters = (0.25,) if rule == "gamma" else (2.0, 1.0)
     # Far from z = 0, where results would be as large as 1 / EPSILON and their errors a matter of luck.
     magnitude = 2 * (magnitude.abs() + output.abs()) + 8
-    return gradient, output, magnitude, bias, scale, *parameters, EPSILON, RELU, unit_dim, True
+    return gradient, output, magnitude, bias, scale, *parameters, EPSILON, activation_after(unit_dim), unit_dim, True
 
 
 def eager_epsilon(
@@ -66,7 +70,7 @@ def eager_epsilon(
     _: bool,
 ) -> tuple[Tensor, Tensor]:
     """What one writes without the op, in the dtype of the operands."""
-    numerator = gradient * output.relu()
+    numerator = gradient * (output.relu() if code == RELU else F.gelu(output))
     s = numerator / (output + torch.where(output >= 0, epsilon, -epsilon).to(output.dtype))
     shape = [-1 if d == unit_dim else 1 for d in range(output.dim())]
     rest = [d for d in range(1, output.dim()) if d != unit_dim]

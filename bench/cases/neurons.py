@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases.lrp import SHAPES, compiled, operands, traffic
+from bench.cases.lrp import DTYPES, SHAPES, compiled, operands, traffic
 from bench.registry import Case, register
 from zsu_fast.reference import neurons as reference
 
@@ -34,6 +34,6 @@ for _label, _shape, _unit_dim, _channels_last in SHAPES:
             peers={"eager": eager, "compiled": lambda *args: compiled(reference.neuron_relevance)(*args)},
             tolerance=64,
             peers_agree=False,  # eager rounds every product to the dtype
-            dtypes=(torch.float32, torch.bfloat16),
+            dtypes=DTYPES,
         )
     )

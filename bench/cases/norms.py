@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases.lrp import SHAPES, compiled, operands, traffic
+from bench.cases.lrp import DTYPES, SHAPES, compiled, operands, traffic
 from bench.registry import Case, register
 from zsu_fast.reference import norms as reference
 
@@ -51,7 +51,7 @@ for _size in (192, 768):
                 peers={**_peers, "compiled": lambda *args, _twin=_twin: compiled(_twin)(*args)},
                 tolerance=16,
                 peers_agree=False,  # eager rounds after every step; the plain backward is another function
-                dtypes=(torch.float32, torch.bfloat16),
+                dtypes=DTYPES,
             )
         )
 
@@ -78,6 +78,6 @@ for _label, _shape, _unit_dim, _channels_last in SHAPES:
             bytes=traffic(1),
             peers={"eager": eager_batch_norm},
             tolerance=4,
-            dtypes=(torch.float32, torch.bfloat16),
+            dtypes=DTYPES,
         )
     )
