@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "lrp/convert_cpu.h"
 #include "lrp/norms.h"
 #include "lrp/unit_pass_cpu.h"
 
@@ -14,6 +13,7 @@ namespace zsu::lrp {
 template <class Scalar>
 struct RowNormCpu {
   using T = accumulate_t<Scalar>;
+  using P = Pack<T>;
 
   static void run(const RowNorm& norm) {
     const int64_t grain = std::max<int64_t>(1, kChunk / norm.size);
@@ -28,31 +28,29 @@ struct RowNormCpu {
     Scalar* output = static_cast<Scalar*>(norm.output) + row * norm.size;
     const T* weight = static_cast<const T*>(norm.weight);
     const T rstd = static_cast<const T*>(norm.rstd)[row];
-    T buffer[kTile], scaled[kTile], result[kTile];
-
-    T mean = 0;
-    if (norm.centred) {
-      double sum = 0;
-      for (int64_t i = 0; i < norm.size; i += kTile) {
-        const int64_t n = std::min(kTile, norm.size - i);
-        sum += sum_tile(times_weight(load(gradient + i, buffer, n), weight, i, scaled, n), n);
-      }
-      mean = static_cast<T>(sum / static_cast<double>(norm.size));
-    }
-    for (int64_t i = 0; i < norm.size; i += kTile) {
-      const int64_t n = std::min(kTile, norm.size - i);
-      const T* values = times_weight(load(gradient + i, buffer, n), weight, i, scaled, n);
-      T* target = store_target(output + i, result);
-#pragma GCC ivdep
-      for (int64_t j = 0; j < n; ++j) target[j] = (values[j] - mean) * rstd;
-      store(target, output + i, n);
-    }
+    if (norm.size >= kBlock<T>) return gate_blocks(norm, gradient, weight, rstd, output, norm.size);
+    // Through buffers of one block, zero where there are no elements.
+    Scalar gradients[kBlock<T>] = {}, outputs[kBlock<T>];
+    T weights[kBlock<T>] = {};
+    std::copy_n(gradient, norm.size, gradients);
+    if (weight) std::copy_n(weight, norm.size, weights);
+    gate_blocks(norm, gradients, weight ? weights : nullptr, rstd, outputs, kBlock<T>);
+    std::copy_n(outputs, norm.size, output);
   }
 
-  static const T* times_weight(const T* values, const T* weight, int64_t first, T* scaled, int64_t n) {
-    if (!weight) return values;
-    for (int64_t j = 0; j < n; ++j) scaled[j] = values[j] * weight[first + j];
-    return scaled;
+  static void gate_blocks(const RowNorm& norm, const Scalar* gradient, const T* weight, T rstd, Scalar* output,
+                          int64_t n) {
+    const auto weighted = [&](int64_t i) {
+      const P values = load(gradient + i);
+      return weight ? values * load(weight + i) : values;
+    };
+    P mean = T(0);
+    if (norm.centred) {
+      BlockSum<T> sum;
+      for_each_pack<T>(n, [&](int64_t i, int p, auto keep) { sum.add(p, select(keep, weighted(i), P(0))); });
+      mean = static_cast<T>(sum.total() / static_cast<double>(norm.size));
+    }
+    for_each_pack<T>(n, [&](int64_t i, int, auto) { store((weighted(i) - mean) * P(rstd), output + i); });
   }
 };
 

@@ -4,8 +4,8 @@
 // parameters of its unit, `staged` what its stage computed from the first two operands:
 //   numerator: tensors[0] * act(tensors[1]), the relevance of a unit from its modified gradient;
 //   gate:      tensors[0] * act(tensors[1]) / tensors[1].
-// Numerators are also what is summed per unit where the sum is asked for. Arithmetic is in T: float, or double for
-// double.
+// Numerators are also what is summed per unit where the sum is asked for. T is the type of the arithmetic, float or
+// (for double) double; V is T or, on the CPU, a pack of them.
 #pragma once
 
 #include "lrp/activations.h"
@@ -19,30 +19,30 @@ enum class Stage { kNone, kNumerator, kGate };
 
 template <class T>
 ZSU_HOST_DEVICE T positive_part(T x) {
-  return x < T(0) ? T(0) : x;
+  return select(x < T(0), T(0), x);
 }
 
 template <class T>
 ZSU_HOST_DEVICE T negative_part(T x) {
-  return x > T(0) ? T(0) : x;
+  return select(x > T(0), T(0), x);
 }
 
 template <class T>
 ZSU_HOST_DEVICE T magnitude_of(T x) {
-  return x < T(0) ? -x : x;
+  return select(x < T(0), -x, x);
 }
 
 template <class T>
 ZSU_HOST_DEVICE T sign_of(T x) {
-  return x > T(0) ? T(1) : (x < T(0) ? T(-1) : x);
+  return select(x > T(0), T(1), select(x < T(0), T(-1), x));
 }
 
 // numerator / (z + epsilon sgn(z)) with sgn(0) = 1; 0 where the stabilised z is exactly 0 (only epsilon = 0 allows it).
 template <class T>
 ZSU_HOST_DEVICE T ratio(T numerator, T z, T epsilon) {
-  const T stabilized = z + (z >= T(0) ? epsilon : -epsilon);
+  const T stabilized = z + select(z >= T(0), epsilon, -epsilon);
   const T quotient = numerator / stabilized;
-  return stabilized == T(0) ? T(0) : quotient;
+  return select(stabilized == T(0), T(0), quotient);
 }
 
 // gradient, output, denominator; scale -> s
@@ -53,8 +53,9 @@ struct EpsilonRule {
   static constexpr T neutral(int) { return T(1); }  // what an absent vector stands for
   T epsilon;
 
-  ZSU_HOST_DEVICE void operator()(T staged, const T* tensors, const T* vectors, T* outputs) const {
-    outputs[0] = ratio(staged, tensors[2], epsilon) * vectors[0];
+  template <class V>
+  ZSU_HOST_DEVICE void operator()(V staged, const V* tensors, const V* vectors, V* outputs) const {
+    outputs[0] = ratio(staged, tensors[2], V(epsilon)) * vectors[0];
   }
 };
 
@@ -66,13 +67,14 @@ struct GammaRule {
   static constexpr T neutral(int vector) { return vector == 0 ? T(0) : T(1); }
   T gamma, epsilon;
 
-  ZSU_HOST_DEVICE void operator()(T staged, const T* tensors, const T* vectors, T* outputs) const {
-    const T y = tensors[1], bias = vectors[0], scale = vectors[1], absolute_scale = magnitude_of(scale);
-    const T linear = y - bias, absolute = tensors[2] * absolute_scale, side = sign_of(y), half = gamma / T(2);
-    const T favoured = y > T(0) ? positive_part(bias) : negative_part(bias);
-    const T z = (T(1) + half) * linear + side * half * absolute + bias + gamma * favoured;
-    const T quotient = ratio(staged, z, epsilon);
-    const T v = y == T(0) ? T(0) : quotient;  // at y = 0 no side is favoured, and relevance is dropped
+  template <class V>
+  ZSU_HOST_DEVICE void operator()(V staged, const V* tensors, const V* vectors, V* outputs) const {
+    const V y = tensors[1], bias = vectors[0], scale = vectors[1], absolute_scale = magnitude_of(scale);
+    const V linear = y - bias, absolute = tensors[2] * absolute_scale, side = sign_of(y), half = gamma / T(2);
+    const V favoured = select(y > V(0), positive_part(bias), negative_part(bias));
+    const V z = (V(1) + half) * linear + side * half * absolute + bias + gamma * favoured;
+    const V quotient = ratio(staged, z, V(epsilon));
+    const V v = select(y == V(0), V(0), quotient);  // at y = 0 no side is favoured, and relevance is dropped
     outputs[0] = v * scale;
     outputs[1] = side * v * absolute_scale;
   }
@@ -86,19 +88,21 @@ struct AlphaBetaRule {
   static constexpr T neutral(int vector) { return vector == 0 ? T(0) : T(1); }
   T alpha, beta, epsilon, noise;  // noise: how much of |W||x| + |W x| rounding may leave in a half that is empty
 
-  ZSU_HOST_DEVICE void operator()(T staged, const T* tensors, const T* vectors, T* outputs) const {
-    const T bias = vectors[0], scale = vectors[1], absolute_scale = magnitude_of(scale);
-    const T linear = tensors[1] - bias, absolute = tensors[2] * absolute_scale;
-    const T floor = noise * (absolute + magnitude_of(linear));
-    const T activating = alpha * half(staged, (absolute + linear) / T(2) + positive_part(bias), floor);
-    const T inhibiting = beta * half(staged, (linear - absolute) / T(2) + negative_part(bias), floor);
+  template <class V>
+  ZSU_HOST_DEVICE void operator()(V staged, const V* tensors, const V* vectors, V* outputs) const {
+    const V bias = vectors[0], scale = vectors[1], absolute_scale = magnitude_of(scale);
+    const V linear = tensors[1] - bias, absolute = tensors[2] * absolute_scale;
+    const V floor = noise * (absolute + magnitude_of(linear));
+    const V activating = alpha * half(staged, (absolute + linear) * V(0.5) + positive_part(bias), floor);
+    const V inhibiting = beta * half(staged, (linear - absolute) * V(0.5) + negative_part(bias), floor);
     outputs[0] = (activating - inhibiting) * scale;
     outputs[1] = (activating + inhibiting) * absolute_scale;
   }
 
-  ZSU_HOST_DEVICE T half(T staged, T z, T floor) const {
-    const T quotient = ratio(staged, z, epsilon);
-    return magnitude_of(z) <= floor ? T(0) : quotient;
+  template <class V>
+  ZSU_HOST_DEVICE V half(V staged, V z, V floor) const {
+    const V quotient = ratio(staged, z, V(epsilon));
+    return select(magnitude_of(z) <= floor, V(0), quotient);
   }
 };
 
@@ -109,7 +113,8 @@ struct Combine {
   static constexpr int kTensors = 3, kVectors = 0, kOutputs = 1;
   T plain_factor, absolute_factor;
 
-  ZSU_HOST_DEVICE void operator()(T, const T* tensors, const T*, T* outputs) const {
+  template <class V>
+  ZSU_HOST_DEVICE void operator()(V, const V* tensors, const V*, V* outputs) const {
     outputs[0] = plain_factor * tensors[0] + absolute_factor * sign_of(tensors[2]) * tensors[1];
   }
 };
@@ -120,7 +125,10 @@ struct ActivationGate {
   static constexpr Stage kStage = Stage::kGate;
   static constexpr int kTensors = 2, kVectors = 0, kOutputs = 1;
 
-  ZSU_HOST_DEVICE void operator()(T staged, const T*, const T*, T* outputs) const { outputs[0] = staged; }
+  template <class V>
+  ZSU_HOST_DEVICE void operator()(V staged, const V*, const V*, V* outputs) const {
+    outputs[0] = staged;
+  }
 };
 
 // gradient; scale -> gradient * scale
@@ -130,7 +138,8 @@ struct BatchNormGate {
   static constexpr int kTensors = 1, kVectors = 1, kOutputs = 1;
   static constexpr T neutral(int) { return T(1); }  // what an absent vector stands for
 
-  ZSU_HOST_DEVICE void operator()(T, const T* tensors, const T* vectors, T* outputs) const {
+  template <class V>
+  ZSU_HOST_DEVICE void operator()(V, const V* tensors, const V* vectors, V* outputs) const {
     outputs[0] = tensors[0] * vectors[0];
   }
 };
@@ -141,7 +150,8 @@ struct NeuronSum {
   static constexpr Stage kStage = Stage::kNumerator;
   static constexpr int kTensors = 2, kVectors = 0, kOutputs = 0;
 
-  ZSU_HOST_DEVICE void operator()(T, const T*, const T*, T*) const {}
+  template <class V>
+  ZSU_HOST_DEVICE void operator()(V, const V*, const V*, V*) const {}
 };
 
 }  // namespace zsu::lrp

@@ -57,6 +57,7 @@ def layouts(draw: Draw) -> Iterator[tuple[str, Tensor, int]]:
     yield "linear", draw.normal(3, 40), 1
     yield "conv1d", draw.normal(2, 4, 11), 1
     yield "units in the middle", draw.normal(2, 3, 4, 5), 2
+    yield "units in the middle, runs of whole vectors", draw.normal(2, 3, 4, 5, 7), 2
     yield "one element", draw.normal(1, 1), 1
     yield "one channel", draw.normal(2, 1, 3, 3), 1
     yield "slice", draw.normal(4, 9, 7, 9)[::2, 1:6], 1
@@ -78,9 +79,9 @@ def samples(op: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> 
         units = gradient.shape[unit_dim]
         output, magnitude = draw.like(gradient) + 0.25, draw.like(gradient).abs()
         bias, scale = draw.normal(units), draw.normal(units)
-        # Every optional argument absent and present; every activation in two layouts, one in those that are large.
+        # Every optional argument absent and present; every activation in two layouts, two in the others.
         large = gradient.numel() > 4096
-        for code in CODES if label in ("channels-first", "tokens") else (1,) if large else (RELEVANCE, 2):
+        for code in CODES if label in ("channels-first", "tokens") else (1, 2) if large else (RELEVANCE, 2):
             present = bool(code % 2)
             vectors = (bias if present else None, scale if present else None)
             for collect in (True, False):

@@ -55,9 +55,9 @@ def load_libraries() -> None:
 
 def _cpu_library() -> Path | None:
     """The build for the highest instruction set level that this processor has."""
-    if torch.backends.cpu.get_cpu_capability().startswith(("AVX2", "AVX512")):
-        return _find(f"{_CPU}_x86-64-v3") or _find(_CPU)
-    return _find(_CPU)
+    levels = {"AVX2": ("x86-64-v3",), "AVX512": ("x86-64-v4", "x86-64-v3")}
+    names = [f"{_CPU}_{level}" for level in levels.get(torch.backends.cpu.get_cpu_capability(), ())]
+    return next(filter(None, map(_find, [*names, _CPU])), None)
 
 
 def _load(name: str, path: Path | None) -> bool:
