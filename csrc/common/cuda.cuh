@@ -78,6 +78,19 @@ struct alignas(sizeof(T) * N) Vector {
   T values[N];
 };
 
+// Writes them in one access. Spelt out for 16 bytes: a plain assignment may be compiled to four stores.
+template <class T, int N>
+__device__ __forceinline__ void store(T* target, const Vector<T, N>& vector) {
+  if constexpr (sizeof(vector) == sizeof(uint4)) {
+    const uint4 bits = __builtin_bit_cast(uint4, vector);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(target)), "r"(bits.x),
+                 "r"(bits.y), "r"(bits.z), "r"(bits.w)
+                 : "memory");
+  } else {
+    *reinterpret_cast<Vector<T, N>*>(target) = vector;
+  }
+}
+
 template <class... Pointers>
 bool aligned(int bytes, Pointers... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % bytes == 0) && ...);

@@ -1,12 +1,30 @@
-// The CUDA form of the LayerNorm and RMSNorm gates: a warp or a block per row. The second reading of a row, after its
-// mean is known, comes from the cache.
+// The CUDA form of the LayerNorm and RMSNorm gates: a warp or a block per row. A row is kept in registers between its
+// mean and its result; what of a very long one does not fit is read again, from the cache.
 #pragma once
 
 #include "common/cuda.cuh"
 #include "lrp/norms.h"
-#include "lrp/unit_pass.cuh"
+#include "lrp/unit_pass_kernels.cuh"
 
 namespace zsu::lrp {
+
+constexpr int kHeld = 8;  // packs of a row that a thread keeps
+
+// N values of gradient * weight from `i` on.
+template <int N, class Scalar, class T>
+__device__ __forceinline__ void weighted(const Vector<Scalar, N>& gradient, const T* weight, int64_t i,
+                                         T (&values)[N]) {
+#pragma unroll
+  for (int j = 0; j < N; ++j) values[j] = static_cast<T>(gradient.values[j]);
+  if (weight == nullptr) return;  // uniform over the grid
+  constexpr int kWide = N * sizeof(T) < 16 ? N : 16 / sizeof(T);
+#pragma unroll
+  for (int j = 0; j < N; j += kWide) {
+    const auto wide = *reinterpret_cast<const Vector<T, kWide>*>(weight + i + j);
+#pragma unroll
+    for (int w = 0; w < kWide; ++w) values[j + w] *= wide.values[w];
+  }
+}
 
 template <int N, int kGroup, class Scalar, class T>
 __global__ void __launch_bounds__(kThreads) row_norm_kernel(const RowNorm norm) {
@@ -16,30 +34,44 @@ __global__ void __launch_bounds__(kThreads) row_norm_kernel(const RowNorm norm) 
   const T* weight = static_cast<const T*>(norm.weight);
   __shared__ T warp_sums[kThreads / kWarp];
 
-  const auto load = [&](const Scalar* gradient, int64_t i, T(&values)[N]) {
-    const Packed packed = *reinterpret_cast<const Packed*>(gradient + i);
-#pragma unroll
-    for (int j = 0; j < N; ++j) {
-      values[j] = static_cast<T>(packed.values[j]) * (weight ? weight[i + j] : T(1));
-    }
-  };
-
   // All threads of a block go through the same number of rounds: they meet at barriers.
   for (int64_t first = int64_t{blockIdx.x} * kGroups; first < norm.rows; first += int64_t{gridDim.x} * kGroups) {
     const int64_t row = min(first + group, norm.rows - 1);  // a group without a row of its own repeats the last one
     const Scalar* gradient = static_cast<const Scalar*>(norm.gradient) + row * norm.size;
     Scalar* output = static_cast<Scalar*>(norm.output) + row * norm.size;
+    const T rstd = static_cast<const T*>(norm.rstd)[row];
+    Packed held[kHeld];
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k) {
+      const int64_t i = int64_t{k * kGroup + lane} * N;
+      if (i < norm.size) held[k] = *reinterpret_cast<const Packed*>(gradient + i);
+    }
+
+    // Calls use(i, values) for every pack of this thread.
+    const auto for_packs_of_row = [&](const auto& use) {
+      T values[N];
+#pragma unroll
+      for (int k = 0; k < kHeld; ++k) {
+        const int64_t i = int64_t{k * kGroup + lane} * N;
+        if (i < norm.size) {
+          weighted(held[k], weight, i, values);
+          use(i, values);
+        }
+      }
+      for (int64_t i = int64_t{kHeld * kGroup + lane} * N; i < norm.size; i += kGroup * N) {
+        weighted(*reinterpret_cast<const Packed*>(gradient + i), weight, i, values);
+        use(i, values);
+      }
+    };
+
     T mean = 0;
     if (norm.centred) {
       T sum = 0;
-      for (int64_t i = int64_t{lane} * N; i < norm.size; i += kGroup * N) {
-        T values[N];
-        load(gradient, i, values);
+      for_packs_of_row([&](int64_t, const T(&values)[N]) {
 #pragma unroll
         for (int j = 0; j < N; ++j) sum += values[j];
-      }
-#pragma unroll
-      for (int distance = kWarp / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+      });
+      sum = warp_sum(sum);
       if constexpr (kGroup > kWarp) {
         if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = sum;
         __syncthreads();
@@ -51,15 +83,12 @@ __global__ void __launch_bounds__(kThreads) row_norm_kernel(const RowNorm norm) 
       mean = sum / static_cast<T>(norm.size);
     }
     if (first + group >= norm.rows) continue;
-    const T rstd = static_cast<const T*>(norm.rstd)[row];
-    for (int64_t i = int64_t{lane} * N; i < norm.size; i += kGroup * N) {
-      T values[N];
-      load(gradient, i, values);
+    for_packs_of_row([&](int64_t i, const T(&values)[N]) {
       Packed packed;
 #pragma unroll
       for (int j = 0; j < N; ++j) packed.values[j] = static_cast<Scalar>((values[j] - mean) * rstd);
-      *reinterpret_cast<Packed*>(output + i) = packed;
-    }
+      store(output + i, packed);
+    });
   }
 }
 
@@ -70,15 +99,23 @@ struct RowNormCuda {
   static constexpr int N = 16 / sizeof(Scalar);
 
   static void run(const RowNorm& norm, cudaStream_t stream) {
-    const bool packed = norm.size % N == 0 && aligned(16, norm.gradient, norm.output);
-    if (norm.size <= 16 * kWarp) {
-      packed ? launch<N, kWarp>(norm, stream) : launch<1, kWarp>(norm, stream);
+    if (norm.size % N == 0 && aligned(16, norm.gradient, norm.weight, norm.output)) {
+      launch<N>(norm, stream);
     } else {
-      packed ? launch<N, kThreads>(norm, stream) : launch<1, kThreads>(norm, stream);
+      launch<1>(norm, stream);
     }
   }
 
  private:
+  template <int kWidth>
+  static void launch(const RowNorm& norm, cudaStream_t stream) {
+    if (norm.size <= kWarp * kWidth * kHeld) {
+      launch<kWidth, kWarp>(norm, stream);
+    } else {
+      launch<kWidth, kThreads>(norm, stream);
+    }
+  }
+
   template <int kWidth, int kGroup>
   static void launch(const RowNorm& norm, cudaStream_t stream) {
     const unsigned grid = grid_for(norm.rows * kGroup, kThreads, 16);
