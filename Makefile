@@ -8,6 +8,7 @@ PYTEST_FLAGS ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 # The GPUs of this machine; without one, compiling for one architecture shows that the code compiles.
+nvcc := $(shell command -v nvcc)
 CUDA_ARCHS := $(if $(shell command -v nvidia-smi),native,90a-real)
 
 bin := .venv/bin
@@ -56,9 +57,15 @@ $(done)/lint: $(done)/torch tests/requirements-lint.txt
 	@$(pip) --constraint $(done)/constraints.txt --requirement tests/requirements-lint.txt
 	@touch $@
 
+# Headers of CUTLASS for the fused GEMM; what else the package asks for is not needed.
+$(done)/cutlass: $(done)/torch
+	$(call say,installing the headers of CUTLASS)
+	@$(pip) --no-deps 'nvidia-cutlass==4.2.*' || echo "zsu_fast: not to be had: going on without the fused GEMM"
+	@touch $@
+
 setup: $(done)/package
 
-native: $(done)/package
+native: $(done)/package $(if $(nvcc),$(done)/cutlass)
 	$(call say,building the libraries (csrc/))
 	@mkdir -p build
 	@$(tools) cmake -G Ninja -S . -B build/dev -DPython_EXECUTABLE="$(CURDIR)/$(bin)/python" \
