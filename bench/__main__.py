@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import math
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     run_parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     run_parser.add_argument("--seconds", type=float, default=1.0, help="of measuring, per contender (default: 1)")
     run_parser.add_argument("--threads", type=int, help="threads of torch on the CPU")
+    run_parser.add_argument("--peer", action="append", help="this peer, and no other that is not named", metavar="NAME")
+    run_parser.add_argument("--no-peer", action="append", default=[], help="not this peer", metavar="NAME")
+    run_parser.add_argument("--at-most", type=float, help="start no case after so many seconds", metavar="SECONDS")
     run_parser.add_argument("--json", type=Path, help="write the results to this file")
     run_parser.set_defaults(command=_run)
 
@@ -56,17 +61,26 @@ def _run(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    deadline = math.inf if options.at_most is None else time.monotonic() + options.at_most
+    facts = machine.describe(device)
     rows: list[dict[str, Any]] = []
-    for row in run(options.filter, device, options.seconds, options.without):
+
+    def wanted(peer: str) -> bool:
+        return peer not in options.no_peer and (options.peer is None or peer in options.peer)
+
+    for row in run(options.filter, device, options.seconds, options.without, wanted):
         print(report.line(row), flush=True)
         rows.append(row)
+        if options.json:  # after every row: what was measured stays, whatever happens
+            content = {"kind": "zsu_fast op benchmark", "machine": facts, "results": rows}
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(content, indent=1) + "\n")
+        if time.monotonic() > deadline:
+            print(f"stopped after {options.at_most:.0f} s: what cases follow are left out")
+            break
     if not rows:
         print(f"no case for {options.device} matches {options.filter!r}", file=sys.stderr)
         return 2
-    if options.json:
-        content = {"kind": "zsu_fast op benchmark", "machine": machine.describe(device), "results": rows}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
     return 1 if any("failed" in row for row in rows) else 0
 
 

@@ -15,6 +15,7 @@ from bench.registry import Arguments, Case, all_cases
 
 OURS = "zsu_fast"
 COPY, GEMM = "copy", "gemm"
+Wanted = Callable[[str], bool]
 ONE_TARGET = "one target"
 """A floor that is the same work for a target less: from both comes what a further target costs."""
 
@@ -33,15 +34,21 @@ def selected(pattern: str | None, without: str | None = None) -> list[Case]:
     ]
 
 
-def run_case(case: Case, device: torch.device, dtype: torch.dtype, seconds: float) -> dict[str, Any]:
-    """One row of results (JSON-able).
+def every_peer(name: str) -> bool:
+    return True
+
+
+def run_case(
+    case: Case, device: torch.device, dtype: torch.dtype, seconds: float, wanted: Wanted = every_peer
+) -> dict[str, Any]:
+    """One row of results (JSON-able), with the peers that are `wanted`.
 
     Raises:
         AssertionError: the result is wrong; nothing was timed.
     """
     with torch.no_grad():
         error = check(case, device, dtype)
-        contenders, absent = _contenders(case, device, dtype)
+        contenders, absent = _contenders(case, device, dtype, wanted)
         row: dict[str, Any] = {
             "case": case.name,
             "device": device.type,
@@ -69,7 +76,9 @@ def run_case(case: Case, device: torch.device, dtype: torch.dtype, seconds: floa
     return row
 
 
-def _contenders(case: Case, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Contender], dict[str, str]]:
+def _contenders(
+    case: Case, device: torch.device, dtype: torch.dtype, wanted: Wanted
+) -> tuple[dict[str, Contender], dict[str, str]]:
     """What takes part, ready to call, and why the others do not. Peers that give something else do not."""
     arguments = case.arguments(device, dtype)
     turns = 1 if case.is_model else rotations(case.traffic(arguments), device)
@@ -84,6 +93,8 @@ def _contenders(case: Case, device: torch.device, dtype: torch.dtype) -> tuple[d
     absent: dict[str, str] = {}
     ours = case.run(*fresh())
     for name, peer in case.peers.items():
+        if not wanted(name):
+            continue
         try:
             result = peer(*fresh())
             if case.peers_agree:
@@ -105,7 +116,11 @@ def _further_target(case: Case, timings: dict[str, Samples]) -> list[float]:
 
 
 def run(
-    pattern: str | None, device: torch.device, seconds: float, without: str | None = None
+    pattern: str | None,
+    device: torch.device,
+    seconds: float,
+    without: str | None = None,
+    wanted: Wanted = every_peer,
 ) -> Iterator[dict[str, Any]]:
     """Rows, one after the other; a case that fails its check yields a row with "failed" and no times."""
     for case in selected(pattern, without):
@@ -113,7 +128,7 @@ def run(
             continue
         for dtype in case.dtypes:
             try:
-                yield run_case(case, device, dtype, seconds)
+                yield run_case(case, device, dtype, seconds, wanted)
             except AssertionError as wrong:
                 name = str(dtype).removeprefix("torch.")
                 yield {"case": case.name, "device": device.type, "dtype": name, "failed": str(wrong)}
