@@ -38,8 +38,9 @@ part() { # part NAME SECONDS COMMAND...: run it for at most that long, keep its 
 }
 
 machine() {
-  nvidia-smi
-  $python -c 'import sys, torch; print(sys.version, torch.__version__, torch.version.cuda, torch.cuda.get_device_name())'
+  nvidia-smi || return
+  $python -c 'import sys, torch; print(sys.version, torch.__version__, torch.version.cuda, torch.cuda.get_device_name())' ||
+    return
   for module in cutlass_library hypothesis xdist zennit captum lxt timm torchvision transformers; do
     $python -c "import importlib.util as i, sys; sys.exit(i.find_spec('$module') is None)" ||
       echo "skipped: what needs $module, which is not here"

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -52,5 +53,6 @@ def install() -> None:
         attributes = {"given": _given, "settings": _Settings, "strategies": anything, "HealthCheck": anything}
         for name, value in {**attributes, "assume": anything, "example": lambda *a, **k: lambda test: test}.items():
             setattr(module, name, value)
+        module.__spec__ = ModuleSpec("hypothesis", None)  # torch asks whether it could be imported
         sys.modules["hypothesis"] = module
         sys.modules["hypothesis.strategies"] = anything  # type: ignore[assignment]
