@@ -56,4 +56,5 @@ def test_a_captured_call_follows_its_input(make: type, composite: str, device: t
         images.copy_(torch.randn(4, 3, 16, 16))
         replay()
         for output, expected in zip(outputs, call(), strict=True):
-            torch.testing.assert_close(output, expected)
+            # cuDNN and attention may add up in another order from run to run.
+            torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
