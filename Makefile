@@ -5,6 +5,8 @@ TORCH ?= torch==2.13.0
 # Options of CMakeLists.txt, e.g. NATIVE_FLAGS="-DZSU_CUDA=OFF"; of pytest, e.g. PYTEST_FLAGS="-k lrp".
 NATIVE_FLAGS ?=
 PYTEST_FLAGS ?=
+# Where make test-zoo writes its table.
+MODELS_TABLE ?= docs/models.md
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 # The GPUs of this machine; without one, compiling for one architecture shows that the code compiles.
@@ -18,11 +20,12 @@ say = @echo "zsu_fast: $(1)"
 # cmake, ninja and the compilers' helpers come from .venv.
 tools := PATH="$(CURDIR)/$(bin):$$PATH"
 
-.PHONY: help setup native demo test bench lint format clean
+.PHONY: help setup native demo test test-zoo bench lint format clean
 
 help:
 	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it"
 	@echo "make test    set up, build, run the tests (at most 10 minutes on 2 cores)"
+	@echo "make test-zoo  relevance on the models of timm, torchvision and transformers: docs/models.md (15 minutes)"
 	@echo "make native  set up, build the C++ and (with nvcc) CUDA libraries into zsu_fast/lib"
 	@echo "make bench   measure models and ops against their peers: bench/results/, and the README's tables"
 	@echo "make lint    ruff, mypy, clang-format;   make format  apply them"
@@ -82,6 +85,13 @@ demo: $(done)/package
 test: $(done)/tests native
 	$(call say,running the tests)
 	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q --numprocesses=2 --durations=10 $(PYTEST_FLAGS)
+
+test-zoo: $(done)/tests native
+	$(call say,installing the newest torch and the libraries of models)
+	@environment=.venv-cuda; .ci/newest_torch || environment=.venv; \
+	echo "zsu_fast: running every model of the zoo in $$environment"; \
+	ZSU_FAST_ZOO_TABLE=$(MODELS_TABLE) OMP_NUM_THREADS=1 $$environment/bin/python -m pytest -q --numprocesses=2 \
+	  --durations=10 $(PYTEST_FLAGS) tests/zoo
 
 bench: $(done)/tests native
 	@$(bin)/python -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")' > $(done)/device
