@@ -192,6 +192,20 @@ def test_attribution_is_conserved_through_residual_sums() -> None:
     torch.testing.assert_close(several[0].input, found.input)
 
 
+def test_batch_norm_that_no_layer_takes_in() -> None:
+    """As in pre-activation nets: relevance passes, a signal is unscaled."""
+    norm, layer = randomize(nn.BatchNorm1d(4)), nn.Linear(4, 3).double()
+    x = torch.randn(200, 4, dtype=torch.float64)
+    patterns = estimate_patterns(lambda t: layer(norm(t)), [x])
+    (a,) = patterns.tensors.values()
+    y = layer(norm(x[:5])).detach()[:, 1:2]
+    found = relevance(lambda t: layer(norm(t)), x[:5], 1, composite=pattern_attribution(patterns))
+    torch.testing.assert_close(found.input, y * layer.weight[1].detach() * a[1])
+    found = relevance(lambda t: layer(norm(t)), x[:5], 1, composite=pattern_net(patterns))
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
+    torch.testing.assert_close(found.input, y * a[1] / scale)
+
+
 def test_shared_layers_and_rows_of_a_parameter() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -3,12 +3,22 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsu_fast.lrp import COMPOSITES, Composite, Zero, epsilon_gamma_box, relevance
+from zsu_fast.lrp import (
+    COMPOSITES,
+    Composite,
+    Zero,
+    epsilon_gamma_box,
+    estimate_patterns,
+    pattern_attribution,
+    pattern_net,
+    relevance,
+)
 
 SHAPES = {
     "lenet5_mnist": (2, 1, 28, 28),
@@ -61,6 +71,27 @@ def test_trained_models(data_dir: Path, name: str) -> None:
             assert F.cosine_similarity(zero.input.flatten(), (gradient * y).detach().flatten(), 0) > 0.5
         else:
             torch.testing.assert_close(zero.input, (gradient * y).detach())
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("rule", [pattern_attribution, pattern_net])
+def test_patterns_find_the_strokes_of_digits(data_dir: Path, rule) -> None:
+    """Without the tenth of the pixels that they name, the logit is gone; without a random tenth, it stays."""
+    model = load(data_dir, "lenet5_mnist")
+    with np.load(data_dir / "mnist.npz") as archive:
+        images = torch.from_numpy(archive["x_test"][:864]).float().view(-1, 1, 28, 28) / 255
+        labels = torch.from_numpy(archive["y_test"][800:864]).long()
+    patterns, digits = estimate_patterns(model, images[:800].split(200)), images[800:]
+    found = relevance(model, digits, labels, composite=rule(patterns)).input
+    found = found * digits if rule is pattern_net else found
+    logits = []
+    for score in (torch.zeros_like(found), found, torch.rand_like(found)):
+        named = score.flatten(1).argsort(1, descending=True)[:, : 28 * 28 // 10]
+        masked = digits.flatten(1).scatter(1, named, 0.0) if score.any() else digits
+        logits.append(model(masked.view_as(digits)).gather(1, labels[:, None]).mean().item())
+    plain, without_named, without_random = logits
+    assert without_named < 0.25 * plain
+    assert without_random > 0.7 * plain
 
 
 @pytest.mark.data

@@ -16,6 +16,7 @@ from zsu_fast.ops.lrp import derived
 from .engine import Engine, handles
 from .functions import Norm, Scale
 from .linear_handlers import autocast_dtype
+from .patterns import PatternRule, pattern_scale
 
 
 @handles("layer_norm")
@@ -140,14 +141,20 @@ def _batch_norm(engine: Engine, func: Callable, input: Tensor, *args: Any, **kwa
     mark = engine.marks[input]
     call = mark.call
     if call is None or call.activation != 0 or mark.source is None or input.shape[1] != scale.numel():
-        return Scale.apply(input, (output,), scale)
+        return _scaled(engine, input, output, scale)
     if call.unit_dim(output) != 1:
-        return Scale.apply(input, (output,), scale)
+        return _scaled(engine, input, output, scale)
     shift = _batch_norm_shift(mean, scale, bias, call.bias).to(call.weight.dtype)
     if call.scale is not None:
         with torch.no_grad():
             scale = scale * call.scale
     return engine.node(mark.source, replace(call, scale=scale, bias=shift), output, output)
+
+
+def _scaled(engine: Engine, input: Tensor, output: Tensor, scale: Tensor) -> Tensor:
+    """A BatchNorm that no layer takes in."""
+    rule = engine.composite.linear
+    return Scale.apply(input, (output,), pattern_scale(rule, scale) if isinstance(rule, PatternRule) else scale)
 
 
 def _batch_norm_scale(weight: Tensor | None, variance: Tensor, eps: float) -> Tensor:

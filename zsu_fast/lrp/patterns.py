@@ -112,7 +112,7 @@ class Patterns:
 class PatternRule(Rule):
     """A rule that takes part in one plain backward pass with other weights. All layers of a composite have it, or none.
 
-    It is made for nets of linear layers, convolutions, ReLU, BatchNorm (folded), pooling and residual sums (each
+    It is made for nets of linear layers, convolutions, ReLU, BatchNorm, pooling and residual sums (each
     summand gets half); other functions are refused, so that images are normalised before the model. The gate of a ReLU
     holds: units that do not fire send nothing on.
     """
@@ -126,12 +126,18 @@ class PatternRule(Rule):
 
 @dataclass(frozen=True)
 class PatternNet(PatternRule):
-    """s_in = A^T s: the estimated signal, in units of the input (Kindermans et al. 2017)."""
+    """s_in = A^T s: the estimated signal, in units of the input (Kindermans et al. 2017).
+
+    Its size is a product of patterns, which nothing bounds: with dozens of layers it may need float64.
+    """
 
 
 @dataclass(frozen=True)
 class PatternAttribution(PatternRule):
-    """R_in = (W * A)^T R (Kindermans et al. 2017)."""
+    """R_in = (W * A)^T R (Kindermans et al. 2017).
+
+    The shares of each unit add up to 1; what falls to units that do not fire is lost at their gates.
+    """
 
 
 def pattern_backward(
@@ -149,6 +155,13 @@ def pattern_backward(
         through = derived("weight times pattern", (weight, pattern), lambda w, a: w * a.to(w))
         return map.transpose(signal, through, input_shape)
     if scale is not None:
-        factor = per_unit(scale, signal.dim() - 1 if map.kind == "linear" else 1, signal)
-        signal = torch.where(factor == 0, 0.0, signal / factor).to(signal.dtype)
+        factor = per_unit(pattern_scale(rule, scale), signal.dim() - 1 if map.kind == "linear" else 1, signal)
+        signal = (signal * factor).to(signal.dtype)
     return map.transpose(signal, pattern.to(weight), input_shape)
+
+
+def pattern_scale(rule: PatternRule, scale: Tensor) -> Tensor:
+    """What a signal, or relevance, is multiplied with on its way back through y = scale x + shift: a, or w a = 1."""
+    if isinstance(rule, PatternAttribution):
+        return torch.ones_like(scale)
+    return torch.where(scale == 0, 0.0, 1 / scale)

@@ -27,6 +27,7 @@ from .rules import InputRule
 
 Init = Literal["logit", "one", "probability"]
 Target = int | Tensor | None
+_PATTERN_NODES = (functions.Layer, functions.Scale, functions.Share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +257,7 @@ def _check_graph(logits: Tensor, engine: Engine, strict: bool) -> None:
             )
         if node in engine.refused:
             found.append(engine.refused[node])
-        elif function is not None and engine.follows_patterns and function not in (functions.Layer, functions.Share):
+        elif function is not None and engine.follows_patterns and function not in _PATTERN_NODES:
             reason = "PatternNet and PatternAttribution are not defined for a norm or an activation that stands alone"
             found.append(UncoveredFunctionError(reason))
         elif function is not None and function.__module__ != functions.__name__:
