@@ -83,13 +83,13 @@ struct Slices {
 
 // In row-major order where something lies beside the slices in that order, otherwise in the order of memory.
 template <class Scalar>
-Slices<Scalar> slices_of(const Tensor& tensor, const Tensor& index, int64_t dim, const Tensor* saved,
+Slices<Scalar> slices_of(const Tensor& tensor, const std::vector<int64_t>& index, int64_t dim, const Tensor* saved,
                          const Tensor* noise) {
   Slices<Scalar> slices{static_cast<Scalar*>(tensor.mutable_data_ptr()),
                         saved ? static_cast<Scalar*>(saved->mutable_data_ptr()) : nullptr,
                         noise ? static_cast<const Scalar*>(noise->const_data_ptr()) : nullptr,
-                        index.const_data_ptr<int64_t>(),
-                        index.numel(),
+                        index.data(),
+                        int64_t(index.size()),
                         tensor.stride(dim),
                         {},
                         {}};
@@ -127,16 +127,21 @@ void mask_neurons_(std::vector<Tensor> tensors, std::vector<Tensor> indices, std
     if (indices[i].numel() == 0 || tensors[i].numel() == 0) continue;
     const Tensor* saved_slice = saved.empty() ? nullptr : &saved[i];
     const Tensor* noise_slice = noise.empty() ? nullptr : &noise[i];
+    const int64_t* index = indices[i].const_data_ptr<int64_t>();
+    std::vector<int64_t> order(index, index + indices[i].numel());
+    if (!saved_slice && !noise_slice) {  // the order does not show: that of memory is read best
+      std::sort(order.begin(), order.end());
+    }
     dispatch_float(tensors[i].scalar_type(), [&]<class Scalar>(Scalar) {
       using Bits = typename FormatOf<Scalar>::Bits;
       if (operation == kSet) {
         const Bits fill = std::bit_cast<Bits>(static_cast<Scalar>(value));
-        slices_of<Bits>(tensors[i], indices[i], dims[i], saved_slice, nullptr).template apply<kSet>(fill, 0);
+        slices_of<Bits>(tensors[i], order, dims[i], saved_slice, nullptr).template apply<kSet>(fill, 0);
       } else if (operation == kScale) {
-        const auto slices = slices_of<Scalar>(tensors[i], indices[i], dims[i], saved_slice, nullptr);
+        const auto slices = slices_of<Scalar>(tensors[i], order, dims[i], saved_slice, nullptr);
         slices.template apply<kScale>(Scalar{}, value);
       } else {
-        const auto slices = slices_of<Scalar>(tensors[i], indices[i], dims[i], saved_slice, noise_slice);
+        const auto slices = slices_of<Scalar>(tensors[i], order, dims[i], saved_slice, noise_slice);
         slices.template apply<kAdd>(Scalar{}, 0);
       }
     });

@@ -8,7 +8,6 @@
 
 #include "masking/check.h"
 #include "selection/dispatch.h"
-#include "selection/places_cpu.h"
 #include "selection/ties_cpu.h"
 
 namespace zsu {
@@ -41,27 +40,6 @@ void mask_tile(const typename Format::Bits* scores, int64_t n, bool absolute, ty
     }
   }
   for (; i < n; ++i) weight[i] = K::of(scores[i], absolute) >= least ? value : weight[i];
-}
-
-// Writes the places (from 0) of the selected scores to `places` and returns how many there are.
-template <class Format>
-int64_t find_selected(const typename Format::Bits* scores, int64_t n, bool absolute, typename Keys<Format>::Key least,
-                      Place* places) {
-  using K = Keys<Format>;
-  using Key = typename K::Key;
-  const Vec<Key> below = filled(Key(least - 1)), sign = filled(Key(absolute ? 0 : -1));
-  int64_t found = 0, i = 0;
-  for (; i + kGroup<Key> <= n; i += kGroup<Key>) {
-    Vec<Key> selected[kGroupVectors];
-    for (int v = 0; v < kGroupVectors; ++v) {
-      selected[v] = K::of(load_vector<Key>(scores + i + v * kLanes<Key>), sign) > below;
-    }
-    found += find_places(group_bits<Key>(selected), kGroup<Key>, i, places + found);
-  }
-  for (; i < n; ++i) {
-    if (K::of(scores[i], absolute) >= least) places[found++] = Place(i);
-  }
-  return found;
 }
 
 template <class Format, class Element>

@@ -44,8 +44,8 @@ void count_tile(const typename Format::Bits* scores, int64_t n, bool absolute,
                 Bracket<typename Keys<Format>::Key> bracket, Chunk<typename Keys<Format>::Key>& chunk) {
   using Key = typename Keys<Format>::Key;
   const Vec<Key> low = filled(bracket.low), high = filled(bracket.high), sign = filled(Key(absolute ? 0 : -1));
-  Vec<Key> above{}, at_high{};    // at most kScoreTile: fits every type of key
-  Place places[kScoreTile];  // of the keys inside
+  Vec<Key> above{}, at_high{};  // at most kScoreTile: fits every type of key
+  Place places[kScoreTile];     // of the keys inside
   int64_t found = 0, i = 0;
   for (; i + kGroup<Key> <= n; i += kGroup<Key>) {
     Vec<Key> inside[kGroupVectors];

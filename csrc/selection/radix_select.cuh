@@ -90,4 +90,53 @@ __device__ FlagScan scan_flags(int flags) {
   return result;
 }
 
+// Selected are the keys above `key`, and of those equal to it the ones of an index below `tie_limit`.
+template <class Format>
+struct BlockSelection {
+  typename Format::Bits key;
+  int64_t tie_limit;
+
+  __device__ __forceinline__ bool holds(typename Format::Bits other, int64_t index) const {
+    return other > key || (other == key && index < tie_limit);
+  }
+};
+
+// The k largest of key_at(0) .. key_at(n - 1), 1 <= k <= n, by one block of kSelectThreads. Synchronises.
+template <class Format, class KeyAt>
+__device__ BlockSelection<Format> select_in_block(int64_t n, int64_t k, KeyAt key_at) {
+  __shared__ unsigned histogram[kBins];
+  __shared__ int64_t tie_limit;
+  uint64_t prefix = 0;
+  int64_t rank = k, equal = 0;
+  for (int pass = 0; pass < kPasses<Format>; ++pass) {
+    for (int bin = threadIdx.x; bin < kBins; bin += kSelectThreads) histogram[bin] = 0;
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < n; i += kSelectThreads) count_digit<Format>(key_at(i), pass, prefix, histogram);
+    const DigitChoice choice = choose_digit(histogram, rank);
+    prefix = prefix << digit_width<Format>(pass) | choice.digit;
+    rank -= choice.above;
+    equal = choice.count;
+    __syncthreads();  // the choice has been read by all before the next pass makes another
+  }
+  const auto key = typename Format::Bits(prefix);
+
+  // Of the `equal` keys at the threshold the first `rank` are taken: those below tie_limit.
+  if (threadIdx.x == 0) tie_limit = n;
+  __syncthreads();
+  if (rank < equal) {
+    int64_t left = rank;
+    for (int64_t first = 0; left > 0; first += kSelectThreads) {
+      const int64_t i = first + threadIdx.x;
+      const bool tie = i < n && key_at(i) == key;
+      const FlagScan scan = scan_flags<kSelectThreads>(tie);
+      if (tie && scan.rank + 1 == left) tie_limit = i + 1;
+      left -= scan.total;
+    }
+    __syncthreads();
+  }
+  const BlockSelection<Format> result{key, tie_limit};
+  __syncthreads();  // tie_limit has been read by all before another selection writes it
+  return result;
+}
+
 }  // namespace zsu

@@ -1,6 +1,7 @@
 // Ties at the threshold go to the scores of the lowest index.
 #pragma once
 
+#include "places_cpu.h"
 #include "threshold_cpu.h"
 
 namespace zsu {
@@ -41,6 +42,27 @@ Selection<typename Keys<Format>::Key> resolve_ties(const Scores<Format>& scores,
     ties -= here;
   }
   return selection;
+}
+
+// Writes the places (from 0) of the keys of at least `least` to `places` and returns how many there are.
+template <class Format>
+int64_t find_selected(const typename Format::Bits* scores, int64_t n, bool absolute, typename Keys<Format>::Key least,
+                      Place* places) {
+  using K = Keys<Format>;
+  using Key = typename K::Key;
+  const Vec<Key> below = filled(Key(least - 1)), sign = filled(Key(absolute ? 0 : -1));
+  int64_t found = 0, i = 0;
+  for (; i + kGroup<Key> <= n; i += kGroup<Key>) {
+    Vec<Key> selected[kGroupVectors];
+    for (int v = 0; v < kGroupVectors; ++v) {
+      selected[v] = K::of(load_vector<Key>(scores + i + v * kLanes<Key>), sign) > below;
+    }
+    found += find_places(group_bits<Key>(selected), kGroup<Key>, i, places + found);
+  }
+  for (; i < n; ++i) {
+    if (K::of(scores[i], absolute) >= least) places[found++] = Place(i);
+  }
+  return found;
 }
 
 }  // namespace zsu

@@ -10,7 +10,7 @@ from zsu_fast.ops.masking import mask_neurons_, topk_mask_
 from zsu_fast.ops.matmul import matmul_multiply
 from zsu_fast.ops.neurons import neuron_relevance
 from zsu_fast.ops.norms import batch_norm_gate, layer_norm_gate, rms_norm_gate
-from zsu_fast.ops.selection import topk_count
+from zsu_fast.ops.selection import topk_count, topk_indices
 
 _load.load_libraries()
 
@@ -28,5 +28,6 @@ __all__ = [
     "neuron_relevance",
     "rms_norm_gate",
     "topk_count",
+    "topk_indices",
     "topk_mask_",
 ]

@@ -109,6 +109,7 @@ def mask_neurons_(
     scale: float = 1.0,
     generator: torch.Generator | None = None,
     record: Literal[False] = False,
+    check: bool = True,
 ) -> Given: ...
 @overload
 def mask_neurons_(
@@ -121,6 +122,7 @@ def mask_neurons_(
     scale: float = 1.0,
     generator: torch.Generator | None = None,
     record: Literal[True],
+    check: bool = True,
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def mask_neurons_(
@@ -133,6 +135,7 @@ def mask_neurons_(
     scale: float = 1.0,
     generator: torch.Generator | None = None,
     record: Literal[True],
+    check: bool = True,
 ) -> tuple[Sequence[Tensor], list[Tensor]]: ...
 def mask_neurons_(
     tensors: Tensor | Sequence[Tensor],
@@ -144,6 +147,7 @@ def mask_neurons_(
     scale: float = 1.0,
     generator: torch.Generator | None = None,
     record: bool = False,
+    check: bool = True,
 ) -> Tensor | Sequence[Tensor] | tuple[Tensor, Tensor] | tuple[Sequence[Tensor], list[Tensor]]:
     """Overwrite, scale or disturb slices of many tensors in place, in one call: the weights that make up neurons.
 
@@ -154,14 +158,18 @@ def mask_neurons_(
         tensors: A tensor or a sequence of them, all on one device; float32, float64, float16 or bfloat16, any shape
             (a scalar counts as a vector of one), any strides without overlap, sharing no memory with each other.
         indices: Which slices: unique ints in 0..size-1 (a sequence, an int64 or int32 tensor) or a bool mask tensor
-            [size]; one for all tensors, or a sequence of one per tensor. Indices in CUDA memory are checked at the
-            price of one synchronisation, except while a CUDA graph is captured; those on the host cost none.
+            [size]; one for all tensors, or a sequence of one per tensor. A mask in CUDA memory is waited for: how many
+            slices it picks is for the host to know.
         dim: The dimension that is indexed, for all tensors or one per tensor. Negative counts from the back.
         mode: "zero": 0; "value": `value`; "scale": multiplied by `value`; "gaussian", "laplace": noise is added.
         value: The new value, or the factor of "scale"; only with these modes.
         scale: Of the noise: the standard deviation of "gaussian", b of "laplace" (density exp(-|x| / b) / (2 b)).
         generator: Source of the noise, on the device of the tensors; torch's default generator otherwise.
         record: Return the old values, too, collected in the same pass.
+        check: Look at the values of index tensors in CUDA memory first, which waits for the GPU once. False trusts them
+            (from `topk_indices`, they are right): nothing is waited for, and a kernel that meets an index out of range
+            stops with a CUDA error. Off in any case while a CUDA graph is captured. Indices on the host are always
+            checked.
 
     Returns:
         `tensors` as given; with `record` (tensors, old), old[i] = tensors[i].index_select(dim, indices[i]) as it was
@@ -177,10 +185,11 @@ def mask_neurons_(
     single = isinstance(tensors, Tensor)
     given = [tensors] if isinstance(tensors, Tensor) else _check_sequence(tensors)
     labels = ["tensors"] if single else [f"tensors[{i}]" for i in range(len(given))]
+    device = given[0].device if given and isinstance(given[0], Tensor) else None
     for label, tensor in zip(labels, given, strict=True):
         check_float(label, tensor)
-        if tensor.device != given[0].device:
-            raise ValueError(f"tensors must be on one device, got {given[0].device} and, for {label}, {tensor.device}")
+        if tensor.device != device:
+            raise ValueError(f"tensors must be on one device, got {device} and, for {label}, {tensor.device}")
         _check_writable(label, tensor)
     if pair := first_overlap(given):
         raise ValueError(
@@ -189,19 +198,16 @@ def mask_neurons_(
     code, number = _check_mode(mode, value, scale, given, labels)
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-    if generator is not None and given and generator.device.type != given[0].device.type:
-        raise ValueError(f"generator must be on the device of the tensors, {given[0].device}, got {generator.device}")
+    if generator is not None and device is not None and generator.device.type != device.type:
+        raise ValueError(f"generator must be on the device of the tensors, {device}, got {generator.device}")
 
     # A scalar is masked as a vector of one: a view, which shares memory and version counter.
-    targets = [tensor.unsqueeze(0) if tensor.dim() == 0 else tensor for tensor in given]
+    targets = [tensor if tensor.dim() else tensor.unsqueeze(0) for tensor in given]
     dims = _check_dims(dim, targets, labels)
-    sizes = [tensor.shape[d] for tensor, d in zip(targets, dims, strict=True)]
-    chosen = index_per_tensor(indices, sizes, given[0].device if given else None, single)
-    shapes = [
-        (*tensor.shape[:d], index.shape[0], *tensor.shape[d + 1 :])
-        for tensor, d, index in zip(targets, dims, chosen, strict=True)
-    ]
+    sizes = [tensor.size(d) for tensor, d in zip(targets, dims, strict=True)]
+    chosen = index_per_tensor(indices, sizes, device, single, check)
     with torch.no_grad():
+        shapes = _slice_shapes(targets, chosen, dims) if record or code == ADD else []
         old = [tensor.new_empty(shape) for tensor, shape in zip(targets, shapes, strict=True)] if record else []
         noise = (
             [_noise(mode, scale, shape, tensor, generator) for tensor, shape in zip(targets, shapes, strict=True)]
@@ -221,11 +227,18 @@ def _check_sequence(tensors: Sequence[Tensor]) -> list[Tensor]:
     return list(tensors)
 
 
+def _slice_shapes(tensors: Sequence[Tensor], indices: Sequence[Tensor], dims: Sequence[int]) -> list[tuple[int, ...]]:
+    return [
+        (*tensor.shape[:d], index.shape[0], *tensor.shape[d + 1 :])
+        for tensor, index, d in zip(tensors, indices, dims, strict=True)
+    ]
+
+
 def _check_writable(label: str, tensor: Tensor) -> None:
     if tensor.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{label} requires grad: masking in place is not differentiable, wrap it in torch.no_grad()")
-    tracing = torch.compiler.is_compiling()  # which cannot ask for inference mode
-    if not tracing and tensor.is_inference() and not torch.is_inference_mode_enabled():
+    # Tracing cannot ask for inference mode.
+    if not torch.compiler.is_compiling() and tensor.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError(f"{label} is an inference tensor: write to it under torch.inference_mode(), or clone it")
     if overlaps_itself(tensor):
         raise ValueError(
@@ -273,12 +286,15 @@ def _check_dims(dim: int | Sequence[int], tensors: Sequence[Tensor], labels: Seq
     dims = [dim] * len(tensors) if isinstance(dim, int) else list(dim)
     if len(dims) != len(tensors):
         raise ValueError(f"dim must be an int or one per tensor ({len(tensors)}), got {len(dims)}")
+    positive = []
     for label, tensor, d in zip(labels, tensors, dims, strict=True):
         if isinstance(d, bool) or not isinstance(d, int):
             raise TypeError(f"dim for {label} must be an int, got {type(d).__name__}")
-        if not -tensor.dim() <= d < tensor.dim():
+        rank = tensor.dim()
+        if not -rank <= d < rank:
             raise ValueError(f"dim for {label} of shape {tuple(tensor.shape)} is out of range, got {d}")
-    return [d % tensor.dim() for tensor, d in zip(tensors, dims, strict=True)]
+        positive.append(d % rank)
+    return positive
 
 
 def _noise(mode: str, scale: float, shape: Sequence[int], tensor: Tensor, generator: torch.Generator | None) -> Tensor:

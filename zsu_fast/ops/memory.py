@@ -11,15 +11,13 @@ from torch import Tensor
 
 
 def has_addresses(tensor: Tensor) -> bool:
-    """False where memory cannot be compared: tracing, fake and meta tensors, tensor subclasses."""
-    if torch.compiler.is_compiling() or tensor.device.type == "meta":
-        return False
-    return type(tensor) in (Tensor, torch.nn.Parameter)
+    """False where memory cannot be compared: fake and meta tensors, tensor subclasses, while tracing."""
+    return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_meta and not torch.compiler.is_compiling()
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
     """True if two elements of `tensor` lie at the same address: expanded dimensions, overlapping windows."""
-    if tensor.numel() == 0:
+    if tensor.is_contiguous() or tensor.numel() == 0:
         return False
     reach = 0  # offset of the last element, over the dimensions met so far
     for stride, size in sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
@@ -41,27 +39,29 @@ def same_elements(a: Tensor, b: Tensor) -> bool:
 
 
 def first_overlap(tensors: Sequence[Tensor]) -> tuple[int, int] | None:
-    """Positions of two of the `tensors` that share memory with each other; None if there are none.
+    """Positions of two of the `tensors`, all on one device, that share memory with each other; None if there are none.
 
     Costs a sort of the address ranges. Only ranges that do meet are looked into, at one byte of host memory per element
     between their ends.
     """
+    if torch.compiler.is_compiling():
+        return None
     ranges = sorted(
-        (str(tensor.device), tensor.data_ptr(), _end(tensor), position)
+        (tensor.data_ptr(), _end(tensor), position)
         for position, tensor in enumerate(tensors)
-        if tensor.numel() and has_addresses(tensor)
+        if has_addresses(tensor) and tensor.numel()
     )
     group: list[int] = []
-    group_device, group_end = "", 0
-    for device, begin, end, position in [*ranges, ("", 0, 0, -1)]:
-        if device == group_device and begin < group_end:
+    group_end = 0
+    for begin, end, position in ranges:
+        if begin < group_end:
             group.append(position)
             group_end = max(group_end, end)
             continue
         if len(group) > 1 and (pair := _collision(tensors, group)):
             return pair
-        group, group_device, group_end = [position], device, end
-    return None
+        group, group_end = [position], end
+    return _collision(tensors, group) if len(group) > 1 else None
 
 
 def _collision(tensors: Sequence[Tensor], group: Sequence[int]) -> tuple[int, int] | None:
@@ -93,4 +93,5 @@ def _last_offset(tensor: Tensor) -> int:
 
 
 def _end(tensor: Tensor) -> int:
-    return tensor.data_ptr() + (_last_offset(tensor) + 1) * tensor.element_size()
+    elements = tensor.numel() if tensor.is_contiguous() else _last_offset(tensor) + 1
+    return tensor.data_ptr() + elements * tensor.element_size()

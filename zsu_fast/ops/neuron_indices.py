@@ -11,9 +11,16 @@ Indices = Sequence[int] | Tensor
 
 
 def index_per_tensor(
-    indices: Indices | Sequence[Indices], sizes: Sequence[int], device: torch.device | None, single: bool
+    indices: Indices | Sequence[Indices],
+    sizes: Sequence[int],
+    device: torch.device | None,
+    single: bool,
+    check: bool = True,
 ) -> list[Tensor]:
-    """One checked int64 index on `device` for each of the sizes. `single`: `indices` is for the only tensor."""
+    """One int64 index on `device` for each of the sizes. `single`: `indices` is for the only tensor.
+
+    All are checked; those in CUDA memory, which must be waited for, only with `check`.
+    """
     if isinstance(indices, Tensor) or _is_ints(indices):
         labels = ["indices"] * len(sizes)
         each: list[Indices] = [indices] * len(sizes)
@@ -34,7 +41,7 @@ def index_per_tensor(
         key = (id(index), size)
         if key not in known:
             known[key] = _index(label, index, size, device)
-            if isinstance(index, Tensor) and index.dtype != torch.bool and index.device.type == "cuda":
+            if check and isinstance(index, Tensor) and index.is_cuda and index.dtype != torch.bool:
                 unchecked.append((label, known[key], size))
         result.append(known[key])
     _check_on_device(unchecked)
@@ -56,7 +63,7 @@ def _index(label: str, indices: Indices, size: int, device: torch.device) -> Ten
         return torch.tensor(indices, dtype=torch.int64, device=device)
     if indices.dim() != 1:
         raise ValueError(f"{label} must be one-dimensional, got shape {tuple(indices.shape)}")
-    if indices.device.type != "cpu" and indices.device != device:
+    if not indices.is_cpu and indices.device != device:
         raise ValueError(f"{label} must be on the device of the tensors, {device}, or on the CPU, got {indices.device}")
     if indices.dtype == torch.bool:
         if indices.shape[0] != size:
@@ -64,9 +71,9 @@ def _index(label: str, indices: Indices, size: int, device: torch.device) -> Ten
         return indices.nonzero().flatten().to(device)
     if indices.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{label} must be int64, int32 or bool, got {indices.dtype}")
-    if indices.device.type == "cpu" and not torch.compiler.is_compiling():
+    if indices.is_cpu and not torch.compiler.is_compiling():
         _check_on_host(label, indices.tolist(), size)
-    return indices.to(device, torch.int64)
+    return indices.to(device, torch.int64).contiguous()
 
 
 def _check_on_host(label: str, indices: Sequence[int], size: int) -> None:

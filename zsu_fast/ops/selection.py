@@ -1,4 +1,7 @@
-"""Selection: how often each unit is among the most relevant."""
+"""Selection: which units are the most relevant, and how often each is among them."""
+
+from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -13,6 +16,11 @@ define(
     reference.topk_count,
     lambda relevance, k, absolute: relevance.new_empty((relevance.shape[1],), dtype=torch.int64),
 )
+define(
+    "topk_indices(Tensor[] scores, int[] k, bool absolute) -> Tensor",
+    reference.topk_indices,
+    lambda scores, k, absolute: scores[0].new_empty((sum(k),), dtype=torch.int64),
+)
 
 
 def check_float(label: str, tensor: Tensor) -> None:
@@ -26,7 +34,7 @@ def check_float(label: str, tensor: Tensor) -> None:
         )
 
 
-def check_k(k: int, available: int, of: str) -> None:
+def check_k(k: object, available: int, of: str) -> None:
     """`k` is an int in 0..available."""
     if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
         raise TypeError(f"k must be an int, got {type(k).__name__}")
@@ -60,3 +68,54 @@ def topk_count(relevance: Tensor, k: int, *, absolute: bool = False) -> Tensor:
         raise ValueError(f"relevance must have shape [samples, units], got {tuple(relevance.shape)}")
     check_k(k, relevance.shape[1], "units")
     return torch.ops.zsu_fast.topk_count(relevance, k, bool(absolute))
+
+
+@overload
+def topk_indices(scores: Tensor, k: int, *, absolute: bool = False) -> Tensor: ...
+@overload
+def topk_indices(scores: Sequence[Tensor], k: int | Sequence[int], *, absolute: bool = False) -> list[Tensor]: ...
+@torch.no_grad()
+def topk_indices(
+    scores: Tensor | Sequence[Tensor], k: int | Sequence[int], *, absolute: bool = False
+) -> Tensor | list[Tensor]:
+    """Where the k largest scores are, of one vector or, in one call, of many: the neurons of every layer of a network.
+
+    Ties go to the lowest index, -0.0 equals +0.0, and NaN comes after every number: the result is the same on every
+    device. On a GPU nothing is waited for: `mask_neurons_` takes the result with `check=False`.
+
+    Args:
+        scores: [units], or a sequence of such vectors of any lengths, of one dtype (float32, float64, float16 or
+            bfloat16) on one device. Any strides.
+        k: How many, 0 to units; for a sequence also one per vector.
+        absolute: Rank by |scores|.
+
+    Returns:
+        int64 [k] on the device of `scores`, ascending; a list of those for a sequence.
+
+    Raises:
+        TypeError: scores that are no dense tensors of one of those dtypes, `k` not an int.
+        ValueError: scores that are not one-dimensional, or differ in dtype or device; `k` out of range, or not one per
+            vector.
+    """
+    single = isinstance(scores, Tensor)
+    if not single and (not isinstance(scores, Sequence) or isinstance(scores, str)):
+        raise TypeError(f"scores must be a Tensor or a sequence of Tensors, got {type(scores).__name__}")
+    vectors = [scores] if isinstance(scores, Tensor) else list(scores)
+    counts = list(k) if not single and isinstance(k, Sequence) else [k] * len(vectors)
+    if len(counts) != len(vectors):
+        raise ValueError(f"k must be an int or one for each of the {len(vectors)} vectors, got {len(counts)}")
+    for i, (vector, count) in enumerate(zip(vectors, counts, strict=True)):
+        label = "scores" if single else f"scores[{i}]"
+        check_float(label, vector)
+        if vector.dim() != 1:
+            raise ValueError(f"{label} must be one-dimensional, got shape {tuple(vector.shape)}")
+        if vector.dtype != vectors[0].dtype or vector.device != vectors[0].device:
+            raise ValueError(
+                f"scores must have one dtype and device, got {vectors[0].dtype} on {vectors[0].device} and, for "
+                f"{label}, {vector.dtype} on {vector.device}"
+            )
+        check_k(count, vector.shape[0], "units" if single else f"units of {label}")
+    if not vectors:
+        return []
+    indices = torch.ops.zsu_fast.topk_indices(vectors, counts, bool(absolute))
+    return indices if single else list(indices.split(counts))

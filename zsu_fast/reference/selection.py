@@ -23,3 +23,7 @@ def topk_count(relevance: Tensor, k: int, absolute: bool) -> Tensor:
     picked = descending(relevance, absolute)[:, :k].flatten()
     counts = torch.zeros(relevance.shape[1], dtype=torch.int64, device=relevance.device)
     return counts.index_add_(0, picked, torch.ones_like(picked))
+
+
+def topk_indices(scores: list[Tensor], k: list[int], absolute: bool) -> Tensor:
+    return torch.cat([descending(each, absolute)[:count].sort().values for each, count in zip(scores, k, strict=True)])
