@@ -1,6 +1,6 @@
 // The key of the k-th largest score, found in one pass over memory.
 //
-// A sample brackets the key; one pass counts what lies above the bracket and collects what lies inside (less than a
+// A sample brackets the key; one pass counts what lies above the bracket and collects what lies inside (about a
 // hundredth), where the k-th is then looked up. A key that many scores share sits at the upper end of the bracket,
 // where it is only counted. The sample decides how long it takes, never the result: a bracket that misses is moved.
 #pragma once
