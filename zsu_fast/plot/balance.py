@@ -103,4 +103,5 @@ def _kept(ax: Axes, books: Conservation, outside: list[str]) -> None:
             ends[positive] = np.where((values >= 0) == positive, start + values, ends[positive])
     for place, reason in enumerate(outside, len(places) + 2):
         ax.barh(place, _lost(books, reason), height=0.72, color=SOFT)
+    ax.use_sticky_edges = False  # the ends of stacked bars would be edges of the panel
     zero_line(ax)

@@ -1,0 +1,75 @@
+"""Every Python example of the documentation runs, every link leads somewhere, every table is what was measured."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from bench import faithfulness
+from bench.__main__ import RESULTS
+from bench.report import insert_table
+from tests.examples import BLOCK, run_examples
+
+ROOT = Path(__file__).resolve().parent.parent
+GUIDE = ROOT / "docs" / "lrp.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture(scope="module")
+def guide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """The guide's examples, run once: the folder that they wrote into, and their names."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("guide")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, run_examples(GUIDE)
+
+
+def test_the_guide(guide: tuple[Path, dict]) -> None:
+    folder, _ = guide
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (ROOT / "docs").glob("lrp-*.png")}
+
+
+def test_the_readme(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `model` is a trained one, its `images` show a three; `labels` is the class of each."""
+    monkeypatch.chdir(tmp_path)
+    _, names = guide
+    images = names["parts"].probes
+    found = run_examples(
+        ROOT / "README.md",
+        {"model": copy.deepcopy(names["model"]), "images": images, "labels": images.new_full((len(images),), 3).long()},
+    )
+    assert found["result"].reached and (tmp_path / "class3.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page not in (GUIDE, ROOT / "README.md")], ids=lambda p: p.name
+)
+def test_other_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_examples(page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text)):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, heading = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.is_file(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+            assert heading in anchors, target
+
+
+def test_table_of_faithfulness() -> None:
+    results = json.loads((RESULTS / "faithfulness.json").read_text())
+    assert [row["model"] for row in results["rows"]] == list(faithfulness.MODELS)
+    text = GUIDE.read_text()
+    assert insert_table(text, faithfulness.table(results), faithfulness.BEGIN, faithfulness.END) == text
