@@ -283,7 +283,7 @@ MAPS = torch.zeros(2, 3, 4, 4)
         (lambda: plot.heatmaps(MAPS, samples=["a"]), "samples must be 2"),
         (lambda: plot.heatmaps(MAPS, scale="row"), "scale must be"),
         (lambda: plot.heatmaps(MAPS, cell=0), "cell must be"),
-        (lambda: plot.heatmaps(MAPS, cmap="reds"), "reds"),
+        (lambda: plot.heatmaps(MAPS, cmap="reds"), "cmap must be.*reds"),
         (lambda: plot.heatmaps(torch.zeros(700, 1, 2, 2)), "at most 600"),
         (lambda: plot.layers({}), "some layers|is empty"),
         (lambda: plot.layers({"a": torch.zeros(3)}), r"'a' must be \[N, units\], got \[3\]"),
@@ -296,7 +296,7 @@ MAPS = torch.zeros(2, 3, 4, 4)
     ],
 )  # fmt: skip
 def test_refusals(call, message: str) -> None:
-    with pytest.raises((ValueError, KeyError), match=message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 

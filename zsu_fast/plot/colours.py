@@ -52,8 +52,11 @@ def limit_of(values: Array, clip: float = 99.5) -> float:
 
 def colour(values: Array, limit: float, cmap: str = "seismic") -> Array:
     """Relevance [H, W] as uint8 RGBA [H, W, 4]: ``-limit`` and ``limit`` and all beyond have full colour."""
+    known = require("matplotlib", "report").colormaps
+    if cmap not in known:
+        raise ValueError(f"cmap must be a colour map of matplotlib such as 'seismic', got {cmap!r}")
     # Of an odd number of colours the middle one is exactly that of zero.
-    table = require("matplotlib", "report").colormaps[cmap].resampled(255).with_extremes(bad=MISSING)
+    table = known[cmap].resampled(255).with_extremes(bad=MISSING)
     with np.errstate(over="ignore"):
         share = np.clip(values / limit, -1.0, 1.0)
     return table(np.ma.masked_invalid(np.where(np.isfinite(values), share, np.nan)) / 2.0 + 0.5, bytes=True)
