@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import faithfulness
 from bench.__main__ import RESULTS
@@ -34,14 +35,17 @@ def test_the_guide(guide: tuple[Path, dict]) -> None:
 
 
 def test_the_readme(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its `model` is a trained one, its `images` show a three; `labels` is the class of each."""
+    """Its `model` is a trained one, its `images` show a three; `labels` is the class of each, `loader` has batches."""
     monkeypatch.chdir(tmp_path)
     _, names = guide
     images = names["parts"].probes
-    found = run_examples(
-        ROOT / "README.md",
-        {"model": copy.deepcopy(names["model"]), "images": images, "labels": images.new_full((len(images),), 3).long()},
-    )
+    given = {
+        "model": copy.deepcopy(names["model"]),
+        "images": images,
+        "labels": torch.full((len(images),), 3),
+        "loader": names["parts"].train[0].split(128),
+    }
+    found = run_examples(ROOT / "README.md", given)
     assert found["result"].reached and (tmp_path / "class3.safetensors").exists()
 
 
