@@ -38,15 +38,28 @@ int64_t count_above(const Key* keys, int64_t n, Key bound) {
   return total;
 }
 
-// Requires 1 <= rank <= n, and no key that is the smallest number of its type.
+// The smallest of the keys above `bound`, which must exist.
 template <class Key>
-Threshold<Key> threshold_of(const Key* keys, int64_t n, int64_t rank) {
-  using Unsigned = std::make_unsigned_t<Key>;
-  Key low = keys[0], high = keys[0];
-  for (int64_t i = 1; i < n; ++i) {
-    low = std::min(low, keys[i]);
-    high = std::max(high, keys[i]);
+Key smallest_above(const Key* keys, int64_t n, Key bound) {
+  constexpr Key kMax = std::numeric_limits<Key>::max();
+  const Vec<Key> bounds = filled(bound);
+  Vec<Key> smallest = filled(kMax);
+  int64_t i = 0;
+  for (; i + kLanes<Key> <= n; i += kLanes<Key>) {
+    const Vec<Key> loaded = load_vector<Key>(keys + i);
+    smallest = (loaded > bounds) & (loaded < smallest) ? loaded : smallest;
   }
+  Key result = kMax;
+  for (int64_t lane = 0; lane < kLanes<Key>; ++lane) result = std::min(result, Key(smallest[lane]));
+  for (; i < n; ++i) result = keys[i] > bound ? std::min(result, keys[i]) : result;
+  return result;
+}
+
+// Requires 1 <= rank <= n and low <= key <= high for every key; `low` must not be the smallest number of its type.
+template <class Key>
+Threshold<Key> threshold_of(const Key* keys, int64_t n, int64_t rank, Key low = std::numeric_limits<Key>::min() + 1,
+                            Key high = std::numeric_limits<Key>::max()) {
+  using Unsigned = std::make_unsigned_t<Key>;
   int64_t above = 0;     // keys above `high`: less than rank
   int64_t at_least = n;  // keys of `low` or more: rank or more
   while (low < high && at_least > rank) {
@@ -60,8 +73,8 @@ Threshold<Key> threshold_of(const Key* keys, int64_t n, int64_t rank) {
       at_least = count;
     }
   }
-  if (low < high) {  // the key is the smallest of those that are at least `low`
-    for (int64_t i = 0; i < n; ++i) high = keys[i] >= low ? std::min(high, keys[i]) : high;
+  if (low < high) {  // exactly the keys of `low` or more are selected
+    high = smallest_above(keys, n, Key(low - 1));
     above = count_above(keys, n, high);
   }
   return {high, rank - above, at_least - above};

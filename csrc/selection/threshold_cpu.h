@@ -94,7 +94,8 @@ Ranking<Format> find_threshold(const Scores<Format>& scores, int64_t k) {
     } else if (rank <= total.at_high) {
       return {{bracket.high, rank, total.at_high}, bracket, std::move(chunks)};
     } else if ((rank -= total.at_high) <= inside) {
-      return {threshold_of(total.inside.data(), inside, rank), bracket, std::move(chunks)};
+      return {threshold_of(total.inside.data(), inside, rank, Key(bracket.low + 1), Key(bracket.high - 1)), bracket,
+              std::move(chunks)};
     } else {
       // At `low` itself, where many scores may be that are better counted than collected, or below.
       bracket = {bracket.low == bracket.high ? K::kNone : bracket.low, bracket.low};
