@@ -136,6 +136,7 @@ _TRAITS: dict[str, dict[str, str]] = {
     "edgenext_xx_small": {"absorbs": "positions (sines) that are no parameters"},
     "gemma4_vit_167m": {"absorbs": "pixels are shifted by a constant"},
     "iformer_t": {"absorbs": "a sigmoid on the path of the values"},
+    "xcit_nano_12_p16_224": {"absorbs": "positions (sines) that are no parameters"},
 }
 
 _TORCHVISION_SIZES = {

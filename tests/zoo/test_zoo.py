@@ -65,10 +65,10 @@ def test_model(entry: ZooModel, record_property) -> None:
             name: relevance(model, images[:1], TARGET, composite=rules, conservation=not large)
             for name, rules in RULES.items()
         }
-    check_result(both, logits, model)
+    check_result(both, logits)
     check_names(both, order, model)
     for name, found in alone.items():
-        check_result(found, logits[:1], model)
+        check_result(found, logits[:1])
         assert large or found.check().ok, f"{name}: {found.check()}"
     if not large:
         if not entry.mixes:
