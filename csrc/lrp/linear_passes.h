@@ -47,7 +47,9 @@ struct LinearPasses {
     return signed_pass("lrp_alpha_beta_pass", gradient, output, magnitude, bias, scale, activation, unit_dim, collect,
                        [&]<class Scalar>() {
                          using T = accumulate_t<Scalar>;
-                         const T noise = T(4) * static_cast<T>(std::numeric_limits<Scalar>::epsilon());
+                         // Half precision rounds each operand once, at the end; wider types add up their own errors.
+                         const T roundings = sizeof(Scalar) == 2 ? T(1) : T(4);
+                         const T noise = roundings * static_cast<T>(std::numeric_limits<Scalar>::epsilon());
                          return AlphaBetaRule<T>{T(alpha), T(beta), T(epsilon), noise};
                        });
   }

@@ -86,13 +86,13 @@ struct AlphaBetaRule {
   static constexpr Stage kStage = Stage::kNumerator;
   static constexpr int kTensors = 3, kVectors = 2, kOutputs = 2;
   static constexpr T neutral(int vector) { return vector == 0 ? T(0) : T(1); }
-  T alpha, beta, epsilon, noise;  // noise: how much of |W||x| + |W x| rounding may leave in a half that is empty
+  T alpha, beta, epsilon, noise;  // noise: how much of |W||x| + |y| rounding may leave in a half that is empty
 
   template <class V>
   ZSU_HOST_DEVICE void operator()(V staged, const V* tensors, const V* vectors, V* outputs) const {
     const V bias = vectors[0], scale = vectors[1], absolute_scale = magnitude_of(scale);
     const V linear = tensors[1] - bias, absolute = tensors[2] * absolute_scale;
-    const V floor = noise * (absolute + magnitude_of(linear));
+    const V floor = noise * (absolute + magnitude_of(tensors[1]));
     const V activating = alpha * half(staged, (absolute + linear) * V(0.5) + positive_part(bias), floor);
     const V inhibiting = beta * half(staged, (linear - absolute) * V(0.5) + negative_part(bias), floor);
     outputs[0] = (activating - inhibiting) * scale;

@@ -99,7 +99,8 @@ def test_inside_of_a_compiled_function(compiled: bool, images: Tensor) -> None:
     run = torch.compile(explain, backend=backend)
     for _ in range(2):
         torch.testing.assert_close(run(images), expected, rtol=0, atol=0)
-    assert [[name.split("_")[0] for name in names] for names in graphs] == [["relu"], ["sub", "sum", "truediv"]]
+    compiled_functions = {name.split("_")[0] for names in graphs for name in names}
+    assert "relu" in compiled_functions <= {"relu", "sub", "sum", "truediv"}  # nothing of the model, nothing of ours
     with pytest.raises(torch._dynamo.exc.Unsupported, match=r"zsu_fast\.relevance follows a model's functions"):
         torch.compile(explain, backend="eager", fullgraph=True)(images)
 

@@ -119,7 +119,7 @@ def exact(op: str, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
     """The reference in float64, on the CPU, from the operands as they are in their own dtype."""
     wide = (a.detach().cpu().double() if isinstance(a, Tensor) else a for a in arguments)
     # What counts as rounding noise is a matter of the operands' own dtype.
-    keywords = {"noise": 4 * torch.finfo(arguments[0].dtype).eps} if op == "lrp_alpha_beta_pass" else {}
+    keywords = {"noise": lrp.rounding_noise(arguments[0].dtype)} if op == "lrp_alpha_beta_pass" else {}
     return tensors_of(REFERENCES[op](*wide, **keywords))
 
 

@@ -196,6 +196,14 @@ def test_rounding_noise_in_an_empty_half_is_not_divided_by(dtype: torch.dtype) -
     torch.testing.assert_close(spread, expected, rtol=0.05, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_small_half_is_not_noise(dtype: torch.dtype, device: torch.device) -> None:
+    input, weight = torch.ones(1, 2, dtype=dtype, device=device), torch.tensor([[0.03125, -1.0]])
+    relevance = torch.ones(1, 1, dtype=dtype, device=device)
+    spread = lrp_linear(relevance, input, weight.to(device, dtype), rule="zplus", epsilon=0.0)
+    assert spread.tolist() == [[1.0, 0.0]]
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_low_precision_follows_float64(rule: str, dtype: torch.dtype, device: torch.device) -> None:

@@ -96,10 +96,12 @@ class Collector:
         others = [d for d in range(1, relevance.dim()) if d != unit_dim]
         self.add(unit, relevance.sum(others, dtype=dtype) if others else relevance.to(dtype, copy=True))
 
-    def take(self, like: Tensor) -> dict[str, Tensor]:
-        """The result of one backward pass, handed over; layers that no relevance reached have zeros."""
+    def take(self, like: Tensor, scale: float) -> dict[str, Tensor]:
+        """The result of a backward pass that ran `scale` times as large; zeros where no relevance arrived."""
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         sums, self._sums = self._sums, {}
+        if scale != 1:
+            sums = {name: units / scale for name, units in sums.items()}
         return {
             name: sums[name] if name in sums else torch.zeros(self.samples, unit.total, dtype=dtype, device=like.device)
             for name, unit in self.seen.items()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zsu_fast.ops.lrp import ForwardTerms
-from zsu_fast.reference.lrp import ratio
+from zsu_fast.reference.lrp import ratio, rounding_noise
 
 from . import tables
 from .rules import LayerRule
@@ -271,8 +271,8 @@ class Ledger:
             for number, share in enumerate((bias * s, kept, nowhere)):
                 flow.shares[number] = flow.shares[number] + sign * share.sum()
 
-    def take(self, start: Tensor, input: Tensor, dtype: torch.dtype) -> Conservation:
-        """The books of one backward pass; the next begins with empty ones."""
+    def take(self, start: Tensor, input: Tensor, dtype: torch.dtype, scale: float) -> Conservation:
+        """The books of one backward pass that ran `scale` times as large; the next begins with empty ones."""
         flows, self._flows = self._flows, {}
         order = [label for label in self._order if label in flows]
         numbers: list[Tensor | float] = [start, input]
@@ -282,7 +282,8 @@ class Ledger:
         plain = torch.stack([torch.as_tensor(n, dtype=torch.float64, device=start.device) for n in numbers]).tolist()
         layers, elsewhere = {}, []
         for place, label in enumerate(order):
-            output, passed_on, amount, bias, stabiliser, unplaced = plain[2 + 6 * place : 8 + 6 * place]
+            sums = (number / scale for number in plain[2 + 6 * place : 8 + 6 * place])
+            output, passed_on, amount, bias, stabiliser, unplaced = sums
             if label.reason is None:
                 layers[label.name] = LayerBalance(output, passed_on, bias, stabiliser, unplaced, amount)
             elif abs(output - passed_on) > 1e-9 * amount:
@@ -333,7 +334,7 @@ def _splits(call: LayerCall, output: Tensor, terms: ForwardTerms) -> Iterator[tu
                 favoured = b + gamma * torch.where(side > 0, b.clamp(min=0), b.clamp(max=0))
                 yield 1.0, (1 + gamma / 2) * linear + side * (gamma / 2) * absolute + favoured, favoured, never
             else:
-                noise = 4 * torch.finfo(output.dtype).eps * (absolute + linear.abs())
+                noise = rounding_noise(output.dtype) * (absolute + y.abs())
                 for sign, half in ((parameters["alpha"], 1), (-parameters["beta"], -1)):
                     share = half * (half * b).clamp(min=0)
                     z = (linear + half * absolute) / 2 + share

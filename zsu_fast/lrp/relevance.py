@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointFunction
 
+from zsu_fast.reference.layout import widen
+
 from . import activation_handlers, arithmetic_handlers, attention, functions, linear_handlers, norm_handlers, recurrent  # noqa: F401
 from .collector import Collector
 from .composites import Composite, composite_of
@@ -119,6 +121,9 @@ def relevance(
     unless `init` is "logit", when all passes are under way. A CUDA graph leaves that out: what it would have refused
     becomes NaN.
 
+    Typical errors, relative to float64: 1e-6 in float32; in float16 0.5 % (alpha-beta 1 %), in bfloat16 3 % (alpha-beta
+    10 %). Epsilon and LRP-0 are as exact as the plain gradient times the input, which loses more the deeper the net.
+
     Args:
         model: A module or function from inputs to logits [N, classes], or to an object with `.logits`.
         inputs: [N, ...], floating point, on the model's device.
@@ -178,20 +183,22 @@ def relevance(
             collector.sequence_first = _sequence_first(model, inputs[:1], collector)
         _check_names(rules, collector)
         starts = [_Start.at(logits.detach(), label, value, init) for label, value in targets]
-        factor = logits.detach() if patterned else 1.0
+        scale = _half_scale(inputs, logits)
+        factor = scale * logits.detach() if patterned else scale
         leaves = [leaf] if carrier is None else [leaf, carrier]
         device = inputs.device.type
         found = []
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             for number, start in enumerate(starts, 1):
                 collector.last = number == len(starts)
-                c, *carried = torch.autograd.grad(
+                sent = torch.autograd.grad(
                     logits, leaves, start.c * factor, retain_graph=not collector.last, allow_unused=True
                 )
-                at_input = _at_input(inputs, None, [c]) if patterned else _at_input(inputs, c, carried)
-                plain = logits.detach()
-                books = None if ledger is None else ledger.take(_total(start.c * plain), _total(at_input), inputs.dtype)
-                found.append(Relevance(at_input, collector.take(inputs), plain, books))
+                at_input = _at_input(inputs, (None, *sent) if patterned else sent, scale)
+                plain, books = logits.detach(), None
+                if ledger is not None:
+                    books = ledger.take(_total(start.c.double() * plain), _total(at_input), inputs.dtype, scale)
+                found.append(Relevance(at_input, collector.take(inputs, scale), plain, books))
     for start in starts:
         start.check()
     return tuple(found) if isinstance(target, list | tuple) else found[0]
@@ -210,13 +217,23 @@ def _total(relevance: Tensor) -> Tensor:
     return relevance.sum(dtype=torch.float64)
 
 
+def _half_scale(inputs: Tensor, logits: Tensor) -> float:
+    """The relevance passes are linear: in float16 they run this much larger, so that the shares of many inputs are not
+    lost below its smallest number. A power of 2 rounds nothing; a larger one gains little and overflows sooner."""
+    device = inputs.device.type
+    cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return 32.0 if torch.float16 in (inputs.dtype, logits.dtype, cast) else 1.0
+
+
 @torch.no_grad()
-def _at_input(inputs: Tensor, c: Tensor | None, carried: Sequence[Tensor | None]) -> Tensor:
-    """R of the inputs: c times them, and what rules left in R itself."""
-    result = torch.zeros_like(inputs) if c is None else c * inputs
+def _at_input(inputs: Tensor, sent: Sequence[Tensor | None], scale: float) -> Tensor:
+    """R of the inputs: c times them, and what was sent as R itself, all of it too large by `scale`."""
+    c, *carried = sent
+    values = inputs if scale == 1 else widen(inputs)
+    result = torch.zeros_like(values) if c is None else c * values
     for extra in carried:
         result = result if extra is None else result + extra
-    return result
+    return result if scale == 1 else (result / scale).to(inputs.dtype)
 
 
 def _check_arguments(inputs: Tensor, init: str, layers: Sequence[str] | None) -> None:

@@ -152,6 +152,14 @@ def lrp_gamma_pass(
     )
 
 
+def rounding_noise(dtype: torch.dtype) -> float:
+    """What rounding may leave of |W||x| + |y| where nothing should be left.
+
+    Half precision rounds each operand once, at the end; wider types add up their own errors.
+    """
+    return (1 if dtype.itemsize == 2 else 4) * torch.finfo(dtype).eps
+
+
 def lrp_alpha_beta_pass(
     gradient: Tensor,
     output: Tensor,
@@ -170,8 +178,8 @@ def lrp_alpha_beta_pass(
     numerator = _numerator(widen(gradient), widen(output), activation)
     linear, absolute, b, factor = _signed_parts(output, magnitude, bias, scale, unit_dim)
     # A half this small is the rounding noise of |W||x| - |Wx|: it is empty, and must not be divided by.
-    noise = 4 * torch.finfo(gradient.dtype).eps if noise is None else noise
-    floor = noise * (absolute + linear.abs())
+    noise = rounding_noise(gradient.dtype) if noise is None else noise
+    floor = noise * (absolute + widen(output).abs())
 
     def half(z: Tensor) -> Tensor:
         return torch.where(z.abs() <= floor, 0.0, ratio(numerator, z, epsilon))
