@@ -14,7 +14,8 @@ struct Multiply {
   static constexpr Stage kStage = Stage::kNone;
   static constexpr int kTensors = 2, kVectors = 0, kOutputs = 1;
 
-  ZSU_HOST_DEVICE void operator()(T, const T* tensors, const T*, T* outputs) const {
+  template <class V>
+  ZSU_HOST_DEVICE void operator()(V, const V* tensors, const V*, V* outputs) const {
     outputs[0] = tensors[0] * tensors[1];
   }
 };
