@@ -31,7 +31,7 @@ def _zennit(model: nn.Module, rules: str) -> nn.Module:
     library = peers.import_zennit()
     from zennit.canonizers import SequentialMergeBatchNorm
     from zennit.composites import LayerMapComposite, layer_map_base
-    from zennit.rules import AlphaBeta, Epsilon, Gamma, ZPlus
+    from zennit.rules import AlphaBeta, Epsilon, Gamma, Norm, ZPlus
 
     class Stacked(nn.Module):
         """A residual sum in the form that zennit has a rule for."""
@@ -47,10 +47,16 @@ def _zennit(model: nn.Module, rules: str) -> nn.Module:
     for module in model.modules():
         if isinstance(module, Bottleneck):
             module.sum = Stacked()  # type: ignore[assignment]
+        elif isinstance(module, nn.BatchNorm2d):  # whose eps it adds twice, when it merges and when it runs
+            assert module.running_var is not None
+            module.running_var += module.eps
+            module.eps = 0.0
     convolution = {
         "epsilon": Epsilon(), "z+": ZPlus(), "gamma": Gamma(0.25), "alpha2beta1": AlphaBeta(2, 1),
     }[rules]  # fmt: skip
-    layer_map = [*layer_map_base(), (library.types.Convolution, convolution), (nn.Linear, Epsilon())]
+    # Where sums cancel, its default stabiliser would keep relevance that ours passes on.
+    exact = [(kind, Norm(stabilizer=1e-12)) for kind in (library.layer.Sum, library.types.AvgPool)]
+    layer_map = [*exact, *layer_map_base(), (library.types.Convolution, convolution), (nn.Linear, Epsilon())]
     LayerMapComposite(layer_map, canonizers=[SequentialMergeBatchNorm()]).register(model)
     return model
 

@@ -91,12 +91,12 @@ def _contenders(
 
     contenders = {OURS: ready(case.run), **{name: ready(floor) for name, floor in case.floors.items()}}
     absent: dict[str, str] = {}
-    ours = case.run(*fresh())
+    ours = case.run(*case.gate_arguments(device, dtype))
     for name, peer in case.peers.items():
         if not wanted(name):
             continue
         try:
-            result = peer(*fresh())
+            result = peer(*case.gate_arguments(device, dtype))
             if case.peers_agree:
                 check_peer(case, device, dtype, result, ours)
         except (ImportError, pytest.skip.Exception) as reason:

@@ -80,7 +80,7 @@ class Model(NamedTuple):
 
 MODELS = (
     Model("VGG-16", VGG, VGG, CNN_RULES, {"cpu": 1, "cuda": 32}),
-    Model("ResNet-50", ResNet, ResNet, CNN_RULES, {"cpu": 4, "cuda": 64}),
+    Model("ResNet-50", ResNet, ResNet, CNN_RULES, {"cpu": 2, "cuda": 64}),
     Model("ViT-B/16", ViT, ViT, VIT_RULES, {"cpu": 1, "cuda": 64}),
     Model("ViT-L/16", partial(ViT, width=1024, depth=24, heads=16), ViT, VIT_RULES, {"cuda": 32}),
 )
