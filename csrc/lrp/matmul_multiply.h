@@ -1,5 +1,5 @@
-// matmul_multiply: everything but the kernels, for any backend. ATen's matrix product and one pass that multiplies it
-// in place, where the backend has no kernel that does both.
+// matmul_multiply: everything but the kernel, for any backend. ATen's matrix product, multiplied in place, where the
+// backend has no kernel that does both.
 #pragma once
 
 #include <array>
@@ -7,18 +7,6 @@
 #include "lrp/operands.h"
 
 namespace zsu::lrp {
-
-// tensor, factor -> tensor * factor
-template <class T>
-struct Multiply {
-  static constexpr Stage kStage = Stage::kNone;
-  static constexpr int kTensors = 2, kVectors = 0, kOutputs = 1;
-
-  template <class V>
-  ZSU_HOST_DEVICE void operator()(V, const V* tensors, const V*, V* outputs) const {
-    outputs[0] = tensors[0] * tensors[1];
-  }
-};
 
 // Without it, autograd would record the matrix product of a result that is a constant to it.
 inline Tensor detached(const Tensor& t) {
@@ -45,11 +33,10 @@ Tensor matmul_multiply(const Tensor& input, const Tensor& weight, const Tensor& 
   const Tensor multiplier = torch::stable::contiguous(factor);
   if (const auto result = Backend::matmul_multiply(input, weight, multiplier)) return *result;
   const Tensor product = torch::stable::contiguous(torch::stable::matmul(detached(input), detached(weight)));
-  ZSU_DISPATCH_FLOATS(product.scalar_type(), op, [&] {
-    run_pass<Backend, scalar_t>(Multiply<accumulate_t<scalar_t>>{}, Layout{1, 1, 1, product.numel()}, kIdentity,
-                                {product, multiplier}, {}, {product}, nullptr);
-  });
-  return product;
+  std::array<StableIValue, 2> stack{torch::stable::detail::from(product),
+                                    torch::stable::detail::from(detached(multiplier))};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mul_", "Tensor", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 }  // namespace zsu::lrp

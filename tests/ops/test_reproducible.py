@@ -23,6 +23,12 @@ def _topk_count(device: torch.device) -> Iterator[Arguments]:
         yield (torch.randn(shape, device=device).round(decimals=1), k, False)
 
 
+def _topk_indices(device: torch.device) -> Iterator[Arguments]:
+    scores = [torch.randn(units, device=device).round(decimals=1) for units in (4096, 70, 9)]
+    yield (scores, [500, 0, 9], False)
+    yield (scores, [1, 69, 3], True)
+
+
 def _topk_mask(device: torch.device) -> Iterator[Arguments]:
     for absolute in (False, True):
         weight, scores = torch.randn(2, 40_000, device=device)
@@ -50,6 +56,7 @@ ARGUMENTS: dict[str, Callable[[torch.device], Iterator[Arguments]]] = {
     },
     "matmul_multiply": lambda device: (arguments for _, arguments in test_matmul.operands(torch.bfloat16, device)),
     "topk_count": _topk_count,
+    "topk_indices": _topk_indices,
     "topk_mask_": _topk_mask,
     "mask_neurons_": _mask_neurons,
 }
