@@ -54,7 +54,7 @@ class UnitPassCpu {
 
   // Rows of `units` elements. A work item is a block of rows of one sample, summed into a row of its own.
   void units_innermost(const Layout& v, T* neurons) {
-    const int64_t rows = std::clamp<int64_t>(kChunk / v.units, 8, 256), blocks = ceil_div(v.before, rows);
+    const int64_t rows = std::clamp<int64_t>(2 * kChunk / v.units, 8, 256), blocks = ceil_div(v.before, rows);
     std::unique_ptr<T[]> partial(neurons && blocks > 1 ? new T[v.samples * blocks * v.units] : nullptr);
     T* sums = partial ? partial.get() : neurons;
     parallel_over(v.samples * blocks, rows * v.units, [&](int64_t begin, int64_t end) {
@@ -131,11 +131,17 @@ class UnitPassCpu {
 
   // neurons[o, i] = sum over b of partial[o, b, i], in order.
   static void add_partials(const T* partial, T* neurons, int64_t outer, int64_t blocks, int64_t inner) {
+    constexpr int64_t kColumns = 512;
+    double sums[kColumns];
     for (int64_t o = 0; o < outer; ++o) {
-      for (int64_t i = 0; i < inner; ++i) {
-        double sum = 0;
-        for (int64_t b = 0; b < blocks; ++b) sum += partial[(o * blocks + b) * inner + i];
-        neurons[o * inner + i] = static_cast<T>(sum);
+      for (int64_t first = 0; first < inner; first += kColumns) {
+        const int64_t columns = std::min(kColumns, inner - first);
+        std::fill_n(sums, columns, 0.0);
+        for (int64_t b = 0; b < blocks; ++b) {
+          const T* row = partial + (o * blocks + b) * inner + first;
+          for (int64_t i = 0; i < columns; ++i) sums[i] += row[i];
+        }
+        for (int64_t i = 0; i < columns; ++i) neurons[o * inner + first + i] = static_cast<T>(sums[i]);
       }
     }
   }
