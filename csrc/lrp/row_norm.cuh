@@ -27,7 +27,7 @@ __device__ __forceinline__ void weighted(const Vector<Scalar, N>& gradient, cons
 }
 
 template <int N, int kGroup, class Scalar, class T>
-__global__ void __launch_bounds__(kThreads) row_norm_kernel(const RowNorm norm) {
+__global__ void __launch_bounds__(kThreads, 2) row_norm_kernel(const RowNorm norm) {
   using Packed = Vector<Scalar, N>;
   constexpr int kGroups = kThreads / kGroup;
   const int lane = threadIdx.x % kGroup, group = threadIdx.x / kGroup;
