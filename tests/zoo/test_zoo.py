@@ -14,13 +14,13 @@ import torch
 from tests import peers
 from tests.zoo.checks import (
     RULES,
-    TARGET,
     check_names,
     check_nothing_is_lost,
     check_result,
     check_samples_apart,
     left_untouched,
     run,
+    told_class,
 )
 from tests.zoo.measure import cost_ratios
 from tests.zoo.models import ZOO, ZooModel, enliven
@@ -59,10 +59,11 @@ def test_model(entry: ZooModel, record_property) -> None:
     images = entry.images(2, dtype)
     logits, order = run(model, images)
 
+    target = told_class(logits)
     with left_untouched(model):
-        both = relevance(model, images, TARGET)
+        both = relevance(model, images, target)
         alone = {
-            name: relevance(model, images[:1], TARGET, composite=rules, conservation=not large)
+            name: relevance(model, images[:1], target, composite=rules, conservation=not large)
             for name, rules in RULES.items()
         }
     check_result(both, logits)
