@@ -1,7 +1,9 @@
 """Features of torch that change how a model runs: relevance is what it is without them, or they are refused."""
 
 import gc
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -80,7 +82,7 @@ def test_saved_tensors_may_be_moved(images: Tensor) -> None:
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 def test_inside_of_a_compiled_function(compiled: bool, images: Tensor) -> None:
-    """It breaks the graph: what stands around it may be compiled, nothing of the model and nothing of ours."""
+    """It breaks the graph: what stands around it is compiled, nothing of the model and nothing of ours."""
     torch._dynamo.reset()
     model = randomize(VGG())
     images = images.repeat(1, 1, 2, 2)
@@ -101,9 +103,48 @@ def test_inside_of_a_compiled_function(compiled: bool, images: Tensor) -> None:
     for _ in range(2):
         torch.testing.assert_close(run(images), expected, rtol=0, atol=0)
     compiled_functions = {name.split("_")[0] for names in graphs for name in names}
-    assert compiled_functions <= {"relu", "sub", "sum", "truediv"}
+    assert compiled_functions == {"relu", "sub", "sum", "truediv"}
     with pytest.raises(torch._dynamo.exc.Unsupported, match=r"zsu_fast\.relevance follows a model's functions"):
         torch.compile(explain, backend="eager", fullgraph=True)(images)
+
+
+def test_the_compiler_is_back_after_calls_in_two_threads(images: Tensor) -> None:
+    """Its stance is one for all threads: the call that begins first may end first."""
+    torch._dynamo.reset()
+    compiled_graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, example: list[Tensor]):
+        compiled_graphs.append(graph)
+        return graph.forward
+
+    model = randomize(ResNet())
+    compiled = torch.compile(model, backend=backend)
+    first_is_in, second_is_in, first_has_ended = (threading.Event() for _ in range(3))
+
+    def first(x: Tensor) -> Tensor:
+        first_is_in.set()
+        assert second_is_in.wait(60)
+        return compiled(x)
+
+    def second(x: Tensor) -> Tensor:
+        second_is_in.set()
+        assert first_has_ended.wait(60)
+        return compiled(x)
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(relevance, first, images, 1)
+        assert first_is_in.wait(60)
+        other = pool.submit(relevance, second, images, 1)
+        try:
+            found = [one.result(60)]
+        finally:
+            first_has_ended.set()
+        found.append(other.result(60))
+    for each in found:
+        torch.testing.assert_close(each.input, relevance(model, images, 1).input)
+    assert not compiled_graphs
+    compiled(images)
+    assert compiled_graphs
 
 
 def test_transforms_are_refused(images: Tensor) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -38,9 +39,28 @@ def uncompiled(function: _Function) -> _Function:
     return run  # type: ignore[return-value]
 
 
-def compiled_parts_as_written() -> AbstractContextManager[Any]:
-    """Modules and functions that torch.compile has wrapped run without it."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+_lock = threading.Lock()
+_inside: list[Any] = []  # what switched the compiler off, once for every call that is under way
+
+
+@contextmanager
+def compiled_parts_as_written() -> Iterator[None]:
+    """Modules and functions that torch.compile has wrapped run without it.
+
+    The compiler's stance is one for all threads: the first call that is under way sets it, the last one sets it back.
+    """
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with _lock:
+        _inside.append(_inside[0] if _inside else torch.compiler.set_stance("force_eager"))
+    try:
+        yield
+    finally:
+        with _lock:
+            stance = _inside.pop()
+            if not _inside:
+                stance.__exit__(None, None, None)
 
 
 def refuse_transforms() -> None:
