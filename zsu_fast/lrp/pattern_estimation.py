@@ -25,6 +25,7 @@ from .composites import Composite
 from .eager import compiled_parts_as_written
 from .engine import Engine
 from .functions import LayerCall
+from .graph import nodes_behind
 from .models import checked_model, logits_of
 from .names import Names
 from .patterns import Estimator, Patterns
@@ -108,20 +109,14 @@ def _layers(model: Callable[[Tensor], Any], inputs: Tensor) -> Iterator[tuple[La
         with compiled_parts_as_written(), engine:
             output = model(leaf)
         logits = engine.renewals.latest(logits_of(output, len(inputs)))
-    waiting, seen = [logits.grad_fn], set()
     found: dict[int, Any] = {}
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in nodes_behind(logits):
         call = getattr(node, "call", None)
         if isinstance(call, LayerCall):
             # A layer may be there twice, if its output is used both as it is and behind its activation.
             known = found.setdefault(call.choice.position, node)
             if call.activation > known.call.activation:
                 found[call.choice.position] = node
-        waiting.extend(parent for parent, _ in node.next_functions)
     for _, node in sorted(found.items()):
         yield node.call, *node.saved_tensors
 

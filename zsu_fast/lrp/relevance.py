@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -13,23 +11,22 @@ from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import CheckpointFunction
 
 from zsu_fast.reference.layout import widen
 
-from . import activation_handlers, arithmetic_handlers, attention, functions, linear_handlers, norm_handlers, recurrent  # noqa: F401
+from . import activation_handlers, arithmetic_handlers, attention, linear_handlers, norm_handlers, recurrent  # noqa: F401
 from .collector import Collector
 from .composites import Composite, composite_of
 from .conservation import Conservation, Ledger
 from .eager import compiled_parts_as_written, refuse_transforms, uncompiled
-from .engine import Engine, UncoveredFunctionError
+from .engine import Engine
+from .graph import check_graph
 from .models import checked_model, logits_of
 from .names import Names
 from .rules import InputRule
 
 Init = Literal["logit", "one", "probability"]
 Target = int | Tensor | None
-_PATTERN_NODES = (functions.Layer, functions.Scale, functions.Share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +171,7 @@ def relevance(
         logits = engine.renewals.latest(logits_of(output, len(inputs)))
         if not logits.requires_grad:
             raise ValueError("model: its logits do not depend on the inputs (through differentiable functions)")
-        _check_graph(logits, engine, strict)
+        check_graph(logits, engine, strict)
         if ledger is not None:
             ledger.watch(logits, carrier, engine.refused)
         del engine, output  # what only they hold on to is free before the backward passes
@@ -247,56 +244,6 @@ def _check_arguments(inputs: Tensor, init: str, layers: Sequence[str] | None) ->
     for name in layers or ():
         if not isinstance(name, str):
             raise TypeError(f"layers must be names or patterns, got {name!r}")
-
-
-def _check_graph(logits: Tensor, engine: Engine, strict: bool) -> None:
-    """Look for what no rule covers in the graph that leads to the logits; elsewhere it does not matter.
-
-    A user's own autograd.Function, and tensors that were computed before, did not pass by the engine: they show here.
-    """
-    waiting, seen, found = [logits.grad_fn], set(), []
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and not engine.depends(leaf):
-            raise ValueError(
-                "model: it uses a tensor that was computed before the call, with a graph that leads to a parameter of "
-                f"shape {tuple(leaf.shape)}; compute it in forward, or detach it"
-            )
-        function = getattr(node, "_forward_cls", None)
-        if function is CheckpointFunction:
-            raise ValueError(
-                "model: torch.utils.checkpoint with use_reentrant=True hides what runs inside of it; pass "
-                "use_reentrant=False, or switch checkpointing off"
-            )
-        if node in engine.refused:
-            found.append(engine.refused[node])
-        elif function is not None and engine.follows_patterns and function not in _PATTERN_NODES:
-            reason = "PatternNet and PatternAttribution are not defined for a norm or an activation that stands alone"
-            found.append(UncoveredFunctionError(reason))
-        elif function is not None and function.__module__ != functions.__name__:
-            reason = "an autograd.Function brings a gradient of its own, which is no LRP rule"
-            found.append(UncoveredFunctionError(f"{function.__qualname__}.apply: {reason}"))
-        waiting.extend(parent for parent, _ in node.next_functions)
-    if not found:
-        return
-    if strict:
-        raise found[-1]  # the one that runs first
-    listed = "; ".join(sorted({str(error) for error in found}))
-    warnings.warn(
-        f"relevance goes through ordinary gradients where no rule holds: {listed}", stacklevel=_depth_of_caller()
-    )
-
-
-def _depth_of_caller() -> int:
-    """`stacklevel` of the code that called `relevance`, for a warning of the function that asks."""
-    frame, depth = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("zsu_fast.lrp.", "torch._dynamo.")):
-        frame, depth = frame.f_back, depth + 1
-    return depth
 
 
 def _check_names(composite: Composite, collector: Collector) -> None:

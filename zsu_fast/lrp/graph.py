@@ -1,0 +1,72 @@
+"""Autograd's graph behind the logits: what the engine has recorded, and what did not pass by it."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointFunction
+
+from . import functions
+from .engine import Engine, UncoveredFunctionError
+
+_PATTERN_NODES = (functions.Layer, functions.Scale, functions.Share)
+
+
+def nodes_behind(logits: Tensor) -> Iterator[Any]:
+    """Every node that `logits` come from, each once."""
+    waiting, seen = [logits.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(parent for parent, _ in node.next_functions)
+
+
+def check_graph(logits: Tensor, engine: Engine, strict: bool) -> None:
+    """Look for what no rule covers in the graph that leads to the logits; elsewhere it does not matter.
+
+    A user's own autograd.Function, and tensors that were computed before, did not pass by the engine: they show here.
+    """
+    found = []
+    for node in nodes_behind(logits):
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and not engine.depends(leaf):
+            raise ValueError(
+                "model: it uses a tensor that was computed before the call, with a graph that leads to a parameter of "
+                f"shape {tuple(leaf.shape)}; compute it in forward, or detach it"
+            )
+        function = getattr(node, "_forward_cls", None)
+        if function is CheckpointFunction:
+            raise ValueError(
+                "model: torch.utils.checkpoint with use_reentrant=True hides what runs inside of it; pass "
+                "use_reentrant=False, or switch checkpointing off"
+            )
+        if node in engine.refused:
+            found.append(engine.refused[node])
+        elif function is not None and engine.follows_patterns and function not in _PATTERN_NODES:
+            reason = "PatternNet and PatternAttribution are not defined for a norm or an activation that stands alone"
+            found.append(UncoveredFunctionError(reason))
+        elif function is not None and function.__module__ != functions.__name__:
+            reason = "an autograd.Function brings a gradient of its own, which is no LRP rule"
+            found.append(UncoveredFunctionError(f"{function.__qualname__}.apply: {reason}"))
+    if not found:
+        return
+    if strict:
+        raise found[-1]  # the one that runs first
+    listed = "; ".join(sorted({str(error) for error in found}))
+    warnings.warn(
+        f"relevance goes through ordinary gradients where no rule holds: {listed}", stacklevel=_depth_of_caller()
+    )
+
+
+def _depth_of_caller() -> int:
+    """`stacklevel` of the code that called `relevance`, for a warning of the function that asks."""
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("zsu_fast.lrp.", "torch._dynamo.")):
+        frame, depth = frame.f_back, depth + 1
+    return depth
