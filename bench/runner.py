@@ -46,6 +46,7 @@ def run_case(
     Raises:
         AssertionError: the result is wrong; nothing was timed.
     """
+    torch.compiler.reset()  # a function that is compiled for one case after the other reaches the compiler's limit
     with torch.no_grad():
         error = check(case, device, dtype)
         contenders, absent = _contenders(case, device, dtype, wanted)

@@ -125,6 +125,12 @@ class TestRow:
         assert "of plain" in text
         assert "peak memory 2.00" in text
 
+    def test_a_compiled_peer_serves_any_number_of_cases(self) -> None:
+        double = torch.compile(lambda x: x + x, backend="eager", fullgraph=True, dynamic=False)
+        for size in range(2, 2 + 2 * torch._dynamo.config.recompile_limit):
+            case = doubling(make=lambda device, dtype, size=size: (torch.randn(size),), peers={"compiled": double})
+            assert "compiled" in run_case(case, CPU, torch.float32, seconds=0)["seconds"]
+
     def test_operands_rotate_through_more_than_the_cache(self) -> None:
         seen: list[int] = []
         contender = rotating(seen.append, [(i,) for i in range(3)])
