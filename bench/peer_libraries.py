@@ -50,7 +50,7 @@ def _zennit(model: nn.Module, rules: str) -> nn.Module:
         elif isinstance(module, nn.BatchNorm2d):  # whose eps it adds twice, when it merges and when it runs
             assert module.running_var is not None
             module.running_var += module.eps
-            module.eps = 0.0
+            module.eps = 1e-14  # torch 2.11 refuses 0
     convolution = {
         "epsilon": Epsilon(), "z+": ZPlus(), "gamma": Gamma(0.25), "alpha2beta1": AlphaBeta(2, 1),
     }[rules]  # fmt: skip

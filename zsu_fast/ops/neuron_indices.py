@@ -36,9 +36,10 @@ def index_per_tensor(
     known: dict[tuple[int, int], Tensor] = {}
     unchecked: list[tuple[str, Tensor, int]] = []
     result = []
-    for label, index, size in zip(labels, each, sizes, strict=True):
+    for position, (label, index, size) in enumerate(zip(labels, each, sizes, strict=True)):
         assert device is not None
-        key = (id(index), size)
+        # The compiler of torch 2.11 knows no id() of a list; it finds by itself what is computed twice.
+        key = (position if torch.compiler.is_compiling() else id(index), size)
         if key not in known:
             known[key] = _index(label, index, size, device)
             if check and isinstance(index, Tensor) and index.is_cuda and index.dtype != torch.bool:
