@@ -30,6 +30,13 @@ def describe(device: torch.device) -> dict[str, Any]:
     return facts
 
 
+def in_a_line(facts: dict[str, Any]) -> str:
+    """What `describe` found, in a line: of a CPU or of a GPU."""
+    threads = f"{facts['threads']} thread{'' if facts['threads'] == 1 else 's'}"
+    where = facts.get("gpu") or f"{facts['cpu']}, {threads}"
+    return f"{where}, torch {facts['torch']}, {facts['date'][:10]}, commit {facts['commit']}"
+
+
 def _build_facts() -> dict[str, Any]:
     """`build_info` without the paths of this machine, which are nobody's business in a published result."""
     facts = zsu_fast.build_info()

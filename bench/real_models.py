@@ -261,8 +261,7 @@ def table(results: dict[str, Any]) -> str:
             f"{row['peak_memory_mib']:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    where = "{cpu}, {threads} thread(s), torch {torch}, {date:.10}".format(**results["machine"])
-    return "\n".join([f"Time and memory of one `forget` call: {where}.", "", *lines])
+    return "\n".join([f"Time and memory of one `forget` call: {machine.in_a_line(results['machine'])}.", "", *lines])
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.machine import in_a_line
 from bench.runner import COPY, GEMM, ONE_TARGET, OURS
 
 BEGIN, END = "<!-- bench table: begin -->", "<!-- bench table: end -->"
@@ -138,11 +139,6 @@ def _measured(content: dict[str, Any]) -> list[Row]:
     return [row for row in content["results"] if "seconds" in row]
 
 
-def _where(machine: dict[str, Any]) -> str:
-    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
-    return f"{where}, torch {machine['torch']}, {machine['date'][:10]}, commit {machine['commit']}"
-
-
 def _models(machine: dict[str, Any], rows: Sequence[Row]) -> str:
     """Times in units of the plain gradient's; a row for a further target holds what that one costs."""
     peers = sorted({name for row in rows for name in row["seconds"]} - {OURS, GEMM, ONE_TARGET, *_floors(rows)})
@@ -159,7 +155,7 @@ def _models(machine: dict[str, Any], rows: Sequence[Row]) -> str:
         theirs = [f"{seconds[peer] / seconds[unit]:.2f}" if peer in seconds else "" for peer in peers]
         cells = [model, row["dtype"], rules, ours, *theirs, f"{_peak(row):.2f}", text_of_seconds(seconds[OURS])]
         lines.append([*cells, f"{ceiling(row)[1]:.0%}"])
-    return f"Models, {_where(machine)}:\n\n{_markdown(header, lines)}"
+    return f"Models, {in_a_line(machine)}:\n\n{_markdown(header, lines)}"
 
 
 def _floors(rows: Sequence[Row]) -> set[str]:
@@ -174,7 +170,7 @@ def _ops(machine: dict[str, Any], rows: Sequence[Row]) -> str:
         ours = seconds[OURS]
         others = (f"{name} {t / ours:.1f}x" for name, t in seconds.items() if name not in (OURS, COPY))
         lines.append([row["case"], row["dtype"], text_of_seconds(ours), f"{ceiling(row)[1]:.0%}", ", ".join(others)])
-    return f"Ops, {_where(machine)}:\n\n{_markdown(header, lines)}"
+    return f"Ops, {in_a_line(machine)}:\n\n{_markdown(header, lines)}"
 
 
 def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
