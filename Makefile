@@ -101,7 +101,8 @@ bench: $(done)/tests native
 	@$(bin)/python -m bench run --without 'relevance/*' --json bench/results/ops_$$(cat $(done)/device).json
 	@$(bin)/python -m bench table
 
-sources := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
+sources := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh \
+  tests/emulated_cuda/*.h tests/emulated_cuda/*.cpp)
 
 lint: $(done)/tests $(done)/lint
 	@$(bin)/ruff check .

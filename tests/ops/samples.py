@@ -69,6 +69,8 @@ def layouts(draw: Draw) -> Iterator[tuple[str, Tensor, int]]:
     yield "no units", draw.normal(2, 0, 2, 2), 1
     yield "no space", draw.normal(2, 3, 0, 2), 1
     yield "long runs", draw.normal(1, 2, 131, 257), 1
+    yield "many short runs", draw.normal(3, 65, 9, 11), 1
+    yield "long rows", draw.normal(7, 5, 300), 2
     yield "many rows", draw.normal(1, 20, 31, 37).contiguous(memory_format=torch.channels_last), 1
     yield "many units", draw.normal(3, 1300), 1
 
