@@ -116,7 +116,6 @@ __device__ BlockSelection<Format> select_in_block(int64_t n, int64_t k, KeyAt ke
     prefix = prefix << digit_width<Format>(pass) | choice.digit;
     rank -= choice.above;
     equal = choice.count;
-    __syncthreads();  // the choice has been read by all before the next pass makes another
   }
   const auto key = typename Format::Bits(prefix);
 
@@ -134,9 +133,7 @@ __device__ BlockSelection<Format> select_in_block(int64_t n, int64_t k, KeyAt ke
     }
     __syncthreads();
   }
-  const BlockSelection<Format> result{key, tie_limit};
-  __syncthreads();  // tie_limit has been read by all before another selection writes it
-  return result;
+  return {key, tie_limit};  // between this and the next selection's there are barriers
 }
 
 }  // namespace zsu
