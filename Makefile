@@ -102,7 +102,7 @@ bench: $(done)/tests native
 	@$(bin)/python -m bench table
 
 sources := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh \
-  tests/emulated_cuda/*.h tests/emulated_cuda/*.cpp)
+  $(addprefix tests/emulated_cuda/,*.h *.cpp *.cu cub/block/*.cuh))
 
 lint: $(done)/tests $(done)/lint
 	@$(bin)/ruff check .

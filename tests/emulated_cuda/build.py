@@ -68,7 +68,7 @@ def arguments(text: str) -> list[str]:
             parts.append("")
         else:
             parts[-1] += c
-    return parts
+    return [part.strip() for part in parts]
 
 
 def translate(text: str) -> str:
