@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zsu_fast.evaluate.accuracy import summarise
-from zsu_fast.report import Analysis, Report, render, write_report
+from zsu_fast.report import Analysis, Report, analyse, render, write_report
 
 pytest.importorskip("matplotlib")
 
@@ -112,3 +112,28 @@ def test_written_whole(tmp_path) -> None:
     write_report(report(), tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text(encoding="utf-8").endswith("</html>\n")
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
+
+
+class Cosine(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cos(x)
+
+
+class Broken(torch.nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.requires_grad:
+            raise RuntimeError("out of memory")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (torch.nn.Sequential(torch.nn.Linear(6, 4), Cosine(), torch.nn.Linear(4, 3)), r"UncoveredFunctionError.*cos"),
+        (Broken(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3)), r"RuntimeError\): out of memory"),
+    ],
+    ids=["not covered", "another error"],
+)
+def test_why_there_is_no_relevance(model: torch.nn.Module, reason: str) -> None:
+    found = analyse(model.eval(), torch.randn(5, 6), torch.zeros(5, dtype=torch.int64))
+    assert re.search(reason, found.missing)

@@ -48,8 +48,8 @@ def analyse(
 ) -> Analysis:
     """Relevance of units and of the input for the logit of each probe's own target class.
 
-    A model that the relevance engine does not cover gives an Analysis that says why, not an error: the report is
-    about an edit that is already made.
+    Where relevance cannot be computed, the Analysis says why, and it is no error: the report is about an edit that is
+    already made.
 
     Args:
         model: unchanged by this.
@@ -78,8 +78,8 @@ def analyse(
         shown = relevance(model, probes[:heatmaps], truth[:heatmaps], composite=rules).input.detach().float().cpu()
         if shown.dim() == 4:  # large images get about 56 cells a side
             heat = torch.from_numpy(sum_cells(as_maps(shown), max(1, min(shown.shape[2:]) // 56)))
-    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-        missing = f"The relevance engine does not cover this model: {' '.join(str(error).split())}"
+    except (ValueError, TypeError, RuntimeError) as error:
+        missing = f"Relevance could not be computed ({type(error).__name__}): {' '.join(str(error).split())}"
     with inference_mode(model):
         head = trace_structure(model, probes[:1]).head
     if head is not None:
