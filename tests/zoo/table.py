@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bench.machine import describe, in_a_line
 from tests.zoo.checks import RULES
 from tests.zoo.measure import MEASURED
 from tests.zoo.models import ZOO
@@ -52,7 +52,7 @@ def rows(text: str) -> set[str]:
 def write(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
     """`results` by model: its number of parameters and the ratios of `measure.cost_ratios`."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
-    machine = f"{_processor()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+    machine = in_a_line(describe(torch.device("cpu")))
     lines = [_HEAD.format(models=len(results), versions=versions, machine=machine)]
     columns = [*RULES, *(f"{what}, {rule.partition(',')[0]}" for what in ("time", "memory") for rule in MEASURED)]
     for library in _LIBRARIES:
@@ -68,11 +68,3 @@ def write(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
         lines.append("")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines))
-
-
-def _processor() -> str:
-    try:
-        names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        names = []
-    return names[0] if names else platform.machine()
