@@ -23,6 +23,7 @@ from zsu_fast.version import __version__
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+COMPILER = [os.environ.get("CXX", "g++"), *os.environ.get("CXXFLAGS", "").split()]
 LEFT_OUT = {"build_facts_cuda", "matmul_multiply_sm90"}
 FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas", "-Wno-attributes"]
 DEFINITIONS = {
@@ -39,14 +40,14 @@ REPLACED = {
 }
 
 
-def closing(text: str, start: int, brackets: str) -> int:
-    """Where the bracket that opens at `start` is closed."""
+def closing(text: str, start: int) -> int:
+    """Where the parenthesis that opens at `start` is closed."""
     depth = 0
     for i in range(start, len(text)):
-        depth += (text[i] == brackets[0]) - (text[i] == brackets[1])
+        depth += (text[i] == "(") - (text[i] == ")")
         if depth == 0:
             return i
-    raise ValueError(f"no {brackets[1]} for {text[start : start + 40]!r}")
+    raise ValueError(f"no ) for {text[start : start + 40]!r}")
 
 
 def kernel_before(text: str, end: int) -> int:
@@ -76,7 +77,7 @@ def translate(text: str) -> str:
     while (mark := text.find("<<<")) >= 0:
         end = text.index(">>>", mark)
         start, open_call = kernel_before(text, mark), text.index("(", end)
-        close_call = closing(text, open_call, "()")
+        close_call = closing(text, open_call)
         grid, block, *_ = arguments(text[mark + 3 : end])
         call = text[start:mark].rstrip() + text[open_call : close_call + 1]
         text = f"{text[:start]}::zsu::emulation::launch({grid}, {block}, [&] {{ {call}; }}){text[close_call + 1 :]}"
@@ -97,9 +98,8 @@ def build(folder: Path) -> None:
             target.write_text(translate(path.read_text()))
             sources.append(target)
     torch_root = Path(torch.__file__).parent
-    compiler = [os.environ.get("CXX", "g++"), *os.environ.get("CXXFLAGS", "").split()]
     command = [
-        *compiler, *FLAGS, *(f"-D{name}={value}" for name, value in DEFINITIONS.items()),
+        *COMPILER, *FLAGS, *(f"-D{name}={value}" for name, value in DEFINITIONS.items()),
         f"-I{HERE}", f"-I{folder / 'csrc'}", "-isystem", str(torch_root / "include"),
     ]  # fmt: skip
 
@@ -111,7 +111,7 @@ def build(folder: Path) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = [str(path) for path in pool.map(compile, sources)]
     libraries = [f"-L{torch_root / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu"]
-    subprocess.run([*compiler, "-shared", *objects, "-o", str(folder / "libzsu_fast_cpu.so"), *libraries], check=True)
+    subprocess.run([*COMPILER, "-shared", *objects, "-o", str(folder / "libzsu_fast_cpu.so"), *libraries], check=True)
 
 
 if __name__ == "__main__":

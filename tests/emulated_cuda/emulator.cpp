@@ -40,7 +40,6 @@ std::mutex one_launch;
 std::vector<Fiber> fibers;
 Fiber* current;
 jmp_buf scheduler;
-ucontext_t scheduler_context;
 const std::function<void()>* kernel_of_launch;
 bool trapped;
 

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulated_cuda.build import FLAGS, HERE, translate
+from tests.emulated_cuda.build import COMPILER, FLAGS, HERE, translate
 
 ORDERS = ["forward", "reverse", "1", "2"]
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("g++") is None:
-        pytest.skip("no g++")
+    if shutil.which(COMPILER[0]) is None:
+        pytest.skip(f"no {COMPILER[0]}")
     folder = tmp_path_factory.mktemp("emulator")
     source = folder / "kernels.cpp"
     source.write_text(translate((HERE / "kernels.cu").read_text()))
-    command = ["g++", *FLAGS, f"-I{HERE}", str(source), str(HERE / "emulator.cpp"), "-o", str(folder / "kernels")]
+    command = [*COMPILER, *FLAGS, f"-I{HERE}", str(source), str(HERE / "emulator.cpp"), "-o", str(folder / "kernels")]
     subprocess.run(command, check=True)
     return folder / "kernels"
 
