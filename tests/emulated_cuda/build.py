@@ -24,7 +24,7 @@ from zsu_fast.version import __version__
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 COMPILER = [os.environ.get("CXX", "g++"), *os.environ.get("CXXFLAGS", "").split()]
-LEFT_OUT = {"build_facts_cuda", "matmul_multiply_sm90"}
+LEFT_OUT = {"build_facts_cuda.cu", "matmul_multiply_sm90.cu"}
 FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas", "-Wno-attributes"]
 DEFINITIONS = {
     "USE_CUDA": "1",  # declares what emulator.cpp stands in for
@@ -88,15 +88,20 @@ def translate(text: str) -> str:
 
 def build(folder: Path) -> None:
     sources = [HERE / "emulator.cpp", ROOT / "csrc/common/build_facts_cpu.cpp"]
+    translated = ""
     for path in sorted((ROOT / "csrc").glob("*/*")):
+        if path.suffix not in (".h", ".cuh", ".cu") or path.name in LEFT_OUT:
+            continue
         target = folder / "csrc" / path.relative_to(ROOT / "csrc")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix in (".h", ".cuh"):
-            target.write_text(translate(path.read_text()))
-        elif path.suffix == ".cu" and path.stem not in LEFT_OUT:
+        if path.suffix == ".cu":
             target = target.with_suffix(".cpp")
-            target.write_text(translate(path.read_text()))
             sources.append(target)
+        text = translate(path.read_text())
+        target.write_text(text)
+        translated += text
+    if lost := [replacement for replacement in REPLACED.values() if replacement not in translated]:
+        raise ValueError(f"nothing in csrc/ became {', '.join(lost)}: has it been written in another way?")
     torch_root = Path(torch.__file__).parent
     command = [
         *COMPILER, *FLAGS, *(f"-D{name}={value}" for name, value in DEFINITIONS.items()),
