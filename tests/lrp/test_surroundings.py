@@ -3,6 +3,8 @@
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -172,3 +174,16 @@ def test_result_is_picklable(images: Tensor) -> None:
     found = relevance(randomize(VGG()), images, 0)
     again = pickle.loads(pickle.dumps(found))
     torch.testing.assert_close(again.input, found.input)
+
+
+def test_a_first_call_imports_nothing_slow() -> None:
+    """The compiler and sympy, which torch's own functions may bring in, take longer than most calls."""
+    code = """
+import sys, torch, zsu_fast
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(1))
+before = set(sys.modules)
+zsu_fast.relevance(net.eval(), torch.randn(2, 3, 8, 8), 3, composite="epsilon_plus_flat")
+slow = {"sympy", "torch._dynamo", "torch._inductor"} & (set(sys.modules) - before)
+sys.exit(f"imported {sorted(slow)}" if slow else 0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -188,9 +188,9 @@ def relevance(
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             for number, start in enumerate(starts, 1):
                 collector.last = number == len(starts)
-                sent = torch.autograd.grad(
-                    logits, leaves, start.c * factor, retain_graph=not collector.last, allow_unused=True
-                )
+                # Of a scalar: given a gradient to start from, torch first imports modules for half a second.
+                begin = (logits * (start.c * factor)).sum()
+                sent = torch.autograd.grad(begin, leaves, retain_graph=not collector.last, allow_unused=True)
                 at_input = _at_input(inputs, (None, *sent) if patterned else sent, scale)
                 plain, books = logits.detach(), None
                 if ledger is not None:
