@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ def multiply(engine: Engine, func: Callable, a: Any, b: Any) -> Tensor:
         if first.gate != second.gate:
             a, b = (a.detach(), b) if first.gate > second.gate else (a, b.detach())
         elif first.pending or second.pending:
-            both = replace(both, gate=GATE, pending=first.pending or second.pending)
+            both = both._replace(gate=GATE, pending=first.pending or second.pending)
         else:
             a, b = Share.apply(a, 0.5), Share.apply(b, 0.5)
         result = func(a, b)

@@ -8,8 +8,8 @@ are used detached, functions that work in place are run out of place.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -52,6 +52,14 @@ _NATIVE = frozenset(
         "requires_grad_", "detach_", "retain_grad", "register_hook", "detach", "dim", "size", "numel"
     )
 )
+
+
+@lru_cache(maxsize=1024)
+def _is_native(func: Callable) -> bool:
+    """Whether `func` runs as it is: it changes no values, or reads an attribute that has none."""
+    return func in _NATIVE or (getattr(func, "__name__", "") == "__get__" and func not in tables.MOVES)
+
+
 _POSITIVE_MODES = ("nearest", "nearest-exact", "area", "linear", "bilinear", "trilinear")
 _PENDING_MAY_PASS = tables.MOVES | tables.AVERAGES
 
@@ -104,15 +112,16 @@ class Engine(TorchFunctionMode):
     def _run(self, func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if self.renewals:
             args, kwargs = self._resolved(func, args, kwargs)
-        if (getattr(func, "__name__", "") == "__get__" and func not in tables.MOVES) or func in _NATIVE:
+        if _is_native(func):
             return func(*args, **kwargs)
         args = _operands_first(func, args, kwargs)
-        asked, args = asks_in_place(func, args, kwargs)
-        if asked:
-            return self._renew(func, args, kwargs)
+        if func in INPLACE_ARGUMENT:
+            asked, args = asks_in_place(func, args, kwargs)
+            if asked:
+                return self._renew(func, args, kwargs)
         if func in TWINS or func in ASSIGNS:
             target = args[0]
-            elsewhere = any(self.depends(t) for t in tensors_in(args[1:], kwargs))
+            elsewhere = any(self.depends(t) for t in tensors_in(*args[1:], *kwargs.values()))
             if self.depends(target) or (elsewhere and func not in ASSIGNS and target._base is None):
                 return self._renew(func, args, kwargs)
             return func(*self.frozen(args), **self.frozen(kwargs))
@@ -120,7 +129,7 @@ class Engine(TorchFunctionMode):
 
     def call(self, func: Callable, *args: Any, **kwargs: Any) -> Any:
         """Run `func` under the rules. Handlers build on this what they are made of."""
-        involved = list(tensors_in(args, kwargs))
+        involved = tensors_in(*args, *kwargs.values())
         tracked = [t for t in involved if self.depends(t)]
         if not tracked:
             return func(*self.frozen(args), **self.frozen(kwargs))
@@ -194,7 +203,7 @@ class Engine(TorchFunctionMode):
             "outside of any module" if module is None else f"in module {module!r}" if module else "in the model itself"
         )
         error = UncoveredFunctionError(f"{function}, called {where}: {reason}")
-        for output in tensors_in((result,), {}):
+        for output in tensors_in(result):
             if output.grad_fn is not None:
                 self.refused[output.grad_fn] = error
 
@@ -202,7 +211,7 @@ class Engine(TorchFunctionMode):
         self, func: Callable, args: tuple, kwargs: dict, involved: list[Tensor], tracked: list[Tensor]
     ) -> Any:
         result = func(*self.frozen(args), **self.frozen(kwargs))
-        outputs = [t for t in tensors_in((result,), {}) if t.requires_grad]
+        outputs = [t for t in tensors_in(result) if t.requires_grad]
         if not outputs:
             return result
         pending = next((m.pending for t in tracked if (m := self.marks[t]).pending), None)
@@ -238,25 +247,25 @@ class Engine(TorchFunctionMode):
         )
         common = Mark(nonnegative=nonnegative)
         if func in tables.MOVES or func in tables.AVERAGES or func in tables.RESAMPLING:
-            common = replace(common, gate=min(m.gate for m in marks), pending=marks[0].pending)
+            common = common._replace(gate=min(m.gate for m in marks), pending=marks[0].pending)
         carriers: list[Tensor] | None = None
         if func in tables.HOMOGENEOUS and len(marks) == 1 and marks[0].carrier is not None and len(outputs) == 1:
             carriers = [self._winner_carrier(func, args, kwargs, tracked[0], outputs[0])]
         if func in tables.MOVES or func in tables.RESAMPLING:
-            common = replace(common, layer=marks[0].layer if len(marks) == 1 else None)
+            common = common._replace(layer=marks[0].layer if len(marks) == 1 else None)
             if all(m.carrier is not None for m in marks):
                 carried = func(*self._carriers(self.frozen(args)), **self._carriers(self.frozen(kwargs)))
-                carriers = [t for t in tensors_in((carried,), {}) if t.requires_grad]
+                carriers = [t for t in tensors_in(carried) if t.requires_grad]
         if func is F.pad:
-            common = replace(common, padded=_zero_padding(*args, **kwargs), source=tracked[0])
+            common = common._replace(padded=_zero_padding(*args, **kwargs), source=tracked[0])
         for i, output in enumerate(outputs):
             if not any(output is t for t in involved):
-                self.marks[output] = replace(common, carrier=carriers[i]) if carriers else common
+                self.marks[output] = common._replace(carrier=carriers[i]) if carriers else common
 
     def _winner_carrier(self, func: Callable, args: tuple, kwargs: dict, values: Tensor, output: Tensor) -> Tensor:
         def again(x: Tensor) -> Tensor:
             there = [x if a is values else a for a in args], {k: x if v is values else v for k, v in kwargs.items()}
-            return next(t for t in tensors_in((func(*there[0], **there[1]),), {}) if t.is_floating_point())
+            return next(t for t in tensors_in(func(*there[0], **there[1])) if t.is_floating_point())
 
         return WinnerCarrier.apply(self.marks[values].carrier, values.detach(), output.detach(), again)
 
@@ -312,13 +321,18 @@ def _operands_first(func: Callable, args: Sequence[Any], kwargs: dict[str, Any])
     return (*args, *(kwargs.pop(name) for name in _OPERANDS if name in kwargs))
 
 
-def tensors_in(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+_SEQUENCES = (tuple, list)
+
+
+def tensors_in(*values: Any) -> list[Tensor]:
     """Every tensor among arguments or results, in sequences too."""
-    for value in (*args, *kwargs.values()):
+    found = []
+    for value in values:
         if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, tuple | list):
-            yield from tensors_in(value, {})
+            found.append(value)
+        elif isinstance(value, _SEQUENCES):
+            found += tensors_in(*value)
+    return found
 
 
 def _zero_padding(

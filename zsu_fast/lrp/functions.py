@@ -1,17 +1,16 @@
 """The autograd functions whose backward is an LRP rule. What flows backwards is c = R / a, not a gradient.
 
 Each takes its result ready-made: the forward pass is the model's own kernel, so that the logits are the model's logits.
+None is ever differentiated twice: only `relevance` runs their backward, and it keeps no graph of that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from zsu_fast.ops.lrp import ForwardTerms, LinearMap, forward_terms, rule_backward
 from zsu_fast.reference.gates import ACTIVATIONS, RELEVANCE
@@ -28,8 +27,7 @@ _SAVES_ACTIVATED = (ACTIVATIONS["identity"], ACTIVATIONS["relu"])
 _PLAIN_INPUT = ("zero", "epsilon")
 
 
-@dataclass(frozen=True, eq=False)
-class LayerCall:
+class LayerCall(NamedTuple):
     """One execution of a linear or convolution layer: y = scale * map(x, weight) + bias, a = activation(y).
 
     `carries`: R itself may arrive beside c, from an input rule above.
@@ -107,7 +105,6 @@ class Layer(torch.autograd.Function):
         return activated, _empty_carrier(activated) if call.carries else None
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, carried: Tensor | None) -> tuple[Tensor | None, ...]:
         call: LayerCall = ctx.call
         input, output = ctx.saved_tensors
@@ -180,7 +177,6 @@ class Carrier(torch.autograd.Function):
         return _empty_carrier(values)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, ...]:
         (values,) = ctx.saved_tensors
         return (torch.where(values == 0, 0.0, ratio(relevance, values, 1e-6)),)
@@ -198,11 +194,10 @@ class WinnerCarrier(torch.autograd.Function):
         return _empty_carrier(output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor | None, ...]:
         with torch.enable_grad():
             values = ctx.saved_tensors[0].detach().requires_grad_()
-            return *torch.autograd.grad(ctx.function(values), values, relevance), None, None, None
+            return *torch.autograd.grad((ctx.function(values) * relevance).sum(), values), None, None, None
 
 
 def _relevance(call: LayerCall, gradient: Tensor | None, carried: Tensor | None, output: Tensor) -> Tensor:
@@ -226,7 +221,6 @@ class Activation(torch.autograd.Function):
         return result[0]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return _ops.activation_gate(gradient, ctx.saved_tensors[0], ctx.activation), None, None
 
@@ -240,7 +234,6 @@ class Identity(torch.autograd.Function):
         return result[0]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return gradient * ctx.saved_tensors[0].to(gradient.dtype), None, None
 
@@ -266,7 +259,6 @@ class Norm(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (rstd,) = ctx.saved_tensors
         gate = _ops.layer_norm_gate if ctx.centred else _ops.rms_norm_gate
@@ -284,7 +276,6 @@ class Scale(torch.autograd.Function):
         return result[0]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return _ops.batch_norm_gate(gradient, ctx.scale, 1), None, None
 
@@ -298,7 +289,6 @@ class Share(torch.autograd.Function):
         return input.view_as(input)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return gradient * ctx.share, None
 
@@ -313,7 +303,6 @@ class Heads(torch.autograd.Function):
         return input.view_as(input)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (output,) = ctx.saved_tensors
         ctx.collector.add_relevance(ctx.unit, gradient * output, output.dim() - 3)

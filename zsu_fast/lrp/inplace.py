@@ -52,10 +52,8 @@ INPLACE_ARGUMENT = {
 
 
 def asks_in_place(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[bool, Sequence[Any]]:
-    """Whether a function such as F.relu was told `inplace`, and its arguments without that (`kwargs` is changed)."""
-    position = INPLACE_ARGUMENT.get(func)
-    if position is None:
-        return False, args
+    """Whether a function of `INPLACE_ARGUMENT` was told so, and its arguments without that (`kwargs` is changed)."""
+    position = INPLACE_ARGUMENT[func]
     asked = bool(kwargs.pop("inplace", False))
     if len(args) > position:
         asked, args = bool(args[position]), (*args[:position], False, *args[position + 1 :])

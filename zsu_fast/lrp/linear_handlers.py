@@ -24,10 +24,12 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
-def _cast(engine: Engine, *tensors: Tensor | None) -> list[Any]:
+def _cast(engine: Engine, input: Tensor, *others: Tensor | None) -> list[Any]:
     """What autocast would do inside the kernel, done before it, so that the rule sees the operands that were used."""
+    if autocast_dtype(input) is None:
+        return [input, *others]
     result: list[Any] = []
-    for tensor in tensors:
+    for tensor in (input, *others):
         dtype = None if tensor is None or tensor.dtype == torch.float64 else autocast_dtype(tensor)
         if tensor is not None and dtype is not None and dtype != tensor.dtype:
             tensor = engine.call(torch.Tensor.to, tensor, dtype)
@@ -50,7 +52,7 @@ def layer(
     `owner` gives the layer its name where `weight` is a copy, `kind` says what it is to the composite, if it is not
     what `map` is.
     """
-    moving = any(engine.depends(t) for t in (weight, bias))
+    moving = engine.depends(weight) or engine.depends(bias)
     owner = weight if owner is None else owner
     input, weight, bias = _cast(engine, input, weight, bias)
     with torch.no_grad():

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
 NO_GATE, WEAK_GATE, GATE, ATTENTION = 0, 1, 2, 3
 
 
-@dataclass(frozen=True, eq=False)
-class Mark:
+class Mark(NamedTuple):
     """Facts about one tensor.
 
     Attributes:

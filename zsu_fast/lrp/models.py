@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+
+def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`model.named_modules()`, whose nested generators take as long as a small model runs."""
+    seen: set[nn.Module] = set()
+    waiting = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            yield name, module
+            prefix = f"{name}." if name else ""
+            waiting += [(prefix + key, child) for key, child in reversed(module._modules.items()) if child is not None]
 
 
 def checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
@@ -18,7 +31,7 @@ def checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     model = cast(
         nn.Module, getattr(model, "_orig_mod", model)
     )  # what torch.compile has wrapped: names without a prefix
-    for name, module in model.named_modules():
+    for name, module in modules_of(model):
         where = f"model: module {name!r}" if name else "model"
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError(f"{where} is TorchScript, whose functions cannot be seen; pass the original module")

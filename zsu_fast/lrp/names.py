@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import cached_property
 from types import FrameType
 
 from torch import Tensor, nn
 
 from .collector import Unit
+from .models import modules_of
 
 
 class Names:
@@ -16,20 +18,25 @@ class Names:
     def __init__(self, model: object) -> None:
         self._modules: dict[int, str] = {}
         self._weights: dict[int, tuple[Tensor, str]] = {}
-        self._storages: dict[int, list[tuple[Tensor, str]]] = {}
         self._generated: dict[str, int] = {}
         if not isinstance(model, nn.Module):
             return
-        for prefix, module in model.named_modules():  # once: the walk takes as long as a small model runs
+        for prefix, module in modules_of(model):
             self._modules[id(module)] = prefix
-            for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-                if tensor is not None and id(tensor) not in self._weights:
-                    self._add(tensor, (f"{prefix}.{key}" if prefix else key).removesuffix(".weight"))
+            for tensors in (module._parameters, module._buffers):
+                for key, tensor in tensors.items():
+                    if tensor is not None and id(tensor) not in self._weights:
+                        name = f"{prefix}.{key}" if prefix else key
+                        self._weights[id(tensor)] = tensor, name.removesuffix(".weight")
 
-    def _add(self, tensor: Tensor, name: str) -> None:
-        self._weights[id(tensor)] = (tensor, name)
-        if not nn.parameter.is_lazy(tensor):
-            self._storages.setdefault(tensor.untyped_storage().data_ptr(), []).append((tensor, name))
+    @cached_property
+    def _storages(self) -> dict[int, list[Tensor]]:
+        """Parameters and buffers by where their memory begins."""
+        found: dict[int, list[Tensor]] = {}
+        for tensor, _ in self._weights.values():
+            if not nn.parameter.is_lazy(tensor):
+                found.setdefault(tensor.untyped_storage().data_ptr(), []).append(tensor)
+        return found
 
     def running_module(self) -> str | None:
         """Name of the innermost module of the model whose code is running; None outside of it."""
@@ -46,7 +53,7 @@ class Names:
         if id(weight) in self._weights:
             return weight
         found = self._storages.get(weight.untyped_storage().data_ptr(), ())
-        return found[0][0] if len(found) == 1 else None
+        return found[0] if len(found) == 1 else None
 
     def of(self, tensor: Tensor) -> str | None:
         """Name of the parameter or buffer that `tensor` is, or is a view of; without a final ".weight"."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from zsu_fast.ops.lrp import derived
 
-from .engine import Engine, handles
+from .engine import HANDLERS, Engine, handles
 from .functions import Norm, Scale
 from .linear_handlers import autocast_dtype
 from .patterns import PatternRule, pattern_scale
@@ -123,57 +121,76 @@ def _normalize_groups(input: Tensor, output: Tensor, rstd: Tensor, weight: Tenso
 
 
 @handles("batch_norm")
-def _batch_norm(engine: Engine, func: Callable, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _batch_norm(
+    engine: Engine,
+    func: Callable,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
     """Eval mode: an affine function per unit, folded into the layer before it (their weights are one for the rule)."""
-    names = (
-        ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-        if func is not torch.batch_norm
-        else ("weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
-    )
-    given: dict[str, Any] = {"weight": None, "bias": None, "training": False, "eps": 1e-5, "momentum": 0.1}
-    given |= dict(zip(names, args, strict=False)) | kwargs
-    mean, variance, weight, bias, eps = (given[k] for k in ("running_mean", "running_var", "weight", "bias", "eps"))
-    if given["training"] or mean is None or variance is None:
+    if training or running_mean is None or running_var is None:
         raise ValueError("model: a BatchNorm uses the statistics of the batch; call model.eval() (tracked statistics)")
     with torch.no_grad():
-        output = F.batch_norm(input, mean, variance, weight, bias, False, given["momentum"], eps)
-    scale = _batch_norm_scale(weight, variance, eps)
-    mark = engine.marks[input]
-    call = mark.call
-    if call is None or call.activation != 0 or mark.source is None or input.shape[1] != scale.numel():
-        return _scaled(engine, input, output, scale)
-    if call.unit_dim(output) != 1:
-        return _scaled(engine, input, output, scale)
-    shift = _batch_norm_shift(mean, scale, bias, call.bias).to(call.weight.dtype)
+        output = F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    call, source = engine.marks[input].call, engine.marks[input].source
+    if call is not None and (call.activation != 0 or call.unit_dim(output) != 1):
+        call = None  # no layer takes it in
+    layer_bias = None if call is None else call.bias
+    scale, shift = _batch_norm_affine(running_mean, running_var, weight, bias, eps, layer_bias)
+    if call is None or source is None:
+        rule = engine.composite.linear
+        return Scale.apply(input, (output,), pattern_scale(rule, scale) if isinstance(rule, PatternRule) else scale)
     if call.scale is not None:
         with torch.no_grad():
             scale = scale * call.scale
-    return engine.node(mark.source, replace(call, scale=scale, bias=shift), output, output)
+    return engine.node(source, call._replace(scale=scale, bias=shift.to(call.weight.dtype)), output, output)
 
 
-def _scaled(engine: Engine, input: Tensor, output: Tensor, scale: Tensor) -> Tensor:
-    """A BatchNorm that no layer takes in."""
-    rule = engine.composite.linear
-    return Scale.apply(input, (output,), pattern_scale(rule, scale) if isinstance(rule, PatternRule) else scale)
+def _batch_norm_of_torch(
+    engine: Engine,
+    func: Callable,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """`torch.batch_norm` has its arguments in another order than the function of `torch.nn`."""
+    return _batch_norm(engine, func, input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
-def _batch_norm_scale(weight: Tensor | None, variance: Tensor, eps: float) -> Tensor:
-    """weight / sqrt(variance + eps), remembered, so that weights folded with it are found again too."""
-    if weight is None:
-        return derived(("batch_norm", eps), (variance,), lambda v: torch.rsqrt(v + eps))
-    return derived(("batch_norm", eps), (variance, weight), lambda v, w: w * torch.rsqrt(v + eps))
+HANDLERS[torch.batch_norm] = _batch_norm_of_torch
 
 
-def _batch_norm_shift(mean: Tensor, scale: Tensor, bias: Tensor | None, layer_bias: Tensor | None) -> Tensor:
-    """(layer_bias - mean) scale + bias, remembered like the scale."""
-    given = {"mean": mean, "scale": scale, "bias": bias, "layer_bias": layer_bias}
-    sources = {name: tensor for name, tensor in given.items() if tensor is not None}
+def _batch_norm_affine(
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    layer_bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """scale = weight / sqrt(variance + eps) and shift = (layer_bias - mean) scale + bias. Remembered, so that weights
+    that were folded with them are found again too."""
+    optional = {"weight": weight, "bias": bias, "layer_bias": layer_bias}
+    given = {name: tensor for name, tensor in optional.items() if tensor is not None}
 
-    def shift(*tensors: Tensor) -> Tensor:
-        by_name = dict(zip(sources, tensors, strict=True))
-        return (by_name.get("layer_bias", 0) - by_name["mean"]) * by_name["scale"] + by_name.get("bias", 0)
+    def affine(mean: Tensor, variance: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        by_name = dict(zip(given, tensors, strict=True))
+        scale = by_name.get("weight", 1) * torch.rsqrt(variance + eps)
+        return scale, (by_name.get("layer_bias", 0) - mean) * scale + by_name.get("bias", 0)
 
-    return derived(("batch_norm_shift", *sources), tuple(sources.values()), shift)
+    return derived(("batch_norm", eps, *given), (mean, variance, *given.values()), affine)
 
 
 @handles("normalize")

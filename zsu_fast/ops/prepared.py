@@ -9,9 +9,12 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+_Derived = TypeVar("_Derived", bound=Tensor | tuple[Tensor, ...])
 
 Kind = str | tuple[str, float]
 """How to modify a weight: "plain", "abs", "positive", "negative" or ("gamma", g) for W + g W+."""
@@ -21,7 +24,7 @@ Kind = str | tuple[str, float]
 class _Entry:
     sources: tuple[weakref.ref, ...]
     state: tuple[tuple[int, int], ...]
-    value: Tensor
+    value: Any
 
 
 _entries: dict[Hashable, _Entry] = {}
@@ -50,7 +53,7 @@ def _stream(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
-def derived(key: Hashable, sources: tuple[Tensor, ...], compute: Callable[..., Tensor]) -> Tensor:
+def derived(key: Hashable, sources: tuple[Tensor, ...], compute: Callable[..., _Derived]) -> _Derived:
     """compute(*sources), remembered under `key` for as long as all `sources` live unchanged. Never differentiable.
 
     The result is shared: it must not be written to.
