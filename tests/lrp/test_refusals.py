@@ -57,6 +57,18 @@ def test_uncovered_functions(function, name: str) -> None:
     assert "in module 'inner.odd'" in str(caught.value)
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_model_that_takes_gradients_in_its_forward_pass(create_graph: bool) -> None:
+    def with_slope(x: Tensor) -> Tensor:
+        inner = nn.Linear(4, 4)
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(inner(x).tanh().sum(), x, create_graph=create_graph)
+        return x + slope
+
+    with pytest.raises(RuntimeError, match="gradients in its forward pass"):
+        relevance(Uses(with_slope), torch.randn(3, 4))
+
+
 def test_lenient_warns_once_and_takes_the_gradient() -> None:
     torch.manual_seed(0)
     model = Uses(lambda x: torch.exp(torch.exp(x)))
