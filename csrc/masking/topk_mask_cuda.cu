@@ -1,11 +1,15 @@
 // Elements of a weight set to a value where the k largest scores are, without a list of them and without the host.
 //
-//   histogram, choose   once per digit of the key: the threshold and how many of its ties are taken
+//   histogram, choose   once per digit of the key: the threshold and how many of its ties are taken. Once few keys
+//                       begin with the digits found, these candidates are collected: the rest is counted among them
 //   count, resolve      ties (and, for records, selected scores) per chunk of the row-major order, summed up: the index
 //                       below which ties are taken, and where each chunk's records begin
 //   mask or record      the one pass that writes
 //
-// `count` and `resolve` return at once where every tie is taken and nothing is recorded, which only the device knows.
+// The scores are read three times: for the first digit, to collect the candidates, and to write. float64, whose first
+// digit is less than its exponent, may need its second digit too before candidates are few. Where they never are, since
+// many scores are equal (zeros, say), the scores are read for every digit. `count` reads them once more; it and
+// `resolve` return at once where every tie is taken and nothing is recorded. All this only the device knows.
 #include <bit>
 #include <optional>
 
@@ -60,15 +64,48 @@ __device__ __forceinline__ void for_each_key(const DeviceScores<Format>& scores,
   for (int64_t i = vectors * kWidth + thread; i < n; i += step) f(scores.key(i), i);
 }
 
+// The keys that begin with the digits found so far, to be read in place of the scores. Each block collects those of its
+// share of the scores, which is the same in every pass: no two blocks meet in one counter, and a block of more
+// candidates than it has room for goes on reading its scores.
+template <class Bits>
+struct Candidates {
+  Bits* keys;        // `capacity` for each block
+  unsigned* counts;  // of each block; above the capacity: not collected
+  unsigned capacity;
+};
+
 template <class Format>
 __global__ void __launch_bounds__(kThreads)
-    histogram_kernel(const __grid_constant__ DeviceScores<Format> scores, bool vectorised, int pass, State* state) {
-  __shared__ unsigned histogram[kBins];
+    histogram_kernel(const __grid_constant__ DeviceScores<Format> scores, bool vectorised, int pass,
+                     Candidates<typename Format::Bits> candidates, State* state) {
+  using Bits = typename Format::Bits;
+  __shared__ unsigned histogram[kBins], collected;
   for (int bin = threadIdx.x; bin < kBins; bin += kThreads) histogram[bin] = 0;
+  if (threadIdx.x == 0) collected = 0;
+  const unsigned capacity = candidates.capacity;
+  unsigned count = pass > 0 ? candidates.counts[blockIdx.x] : capacity + 1;
   __syncthreads();
-  const uint64_t prefix = state->key;
-  for_each_key(scores, vectorised,
-               [&](typename Format::Bits key, int64_t) { count_digit<Format>(key, pass, prefix, histogram); });
+
+  const Bits prefix = Bits(state->key);
+  Bits* const keys = candidates.keys + int64_t(blockIdx.x) * capacity;
+  const bool few = state->equal <= int64_t(gridDim.x) * capacity;
+  if (pass > 0 && pass + 1 < kPasses<Format> && few && count > capacity) {
+    for_each_key(scores, vectorised, [&](Bits key, int64_t) {
+      if (Bits(key >> digit_shift<Format>(pass - 1)) != prefix) return;
+      const unsigned slot = atomicAdd(&collected, 1u);  // one atomic per warp: nvcc adds up the lanes
+      if (slot < capacity) keys[slot] = key;
+    });
+    __syncthreads();
+    count = collected;
+  }
+  if (threadIdx.x == 0) candidates.counts[blockIdx.x] = count;
+
+  const auto count_key = [&](Bits key, int64_t) { count_digit<Format>(key, pass, prefix, histogram); };
+  if (count > capacity) {
+    for_each_key(scores, vectorised, count_key);
+  } else {
+    for (unsigned i = threadIdx.x; i < count; i += kThreads) count_key(keys[i], i);
+  }
   __syncthreads();
   for (int bin = threadIdx.x; bin < kBins; bin += kThreads) {
     if (histogram[bin]) atomicAdd(state->histogram + bin, static_cast<unsigned long long>(histogram[bin]));
@@ -243,8 +280,15 @@ void launch(const Tensor& weight, const Tensor& scores, int64_t k, bool absolute
   const DeviceScores<Format> in_memory = scores_in(strided(scores, memory_order(scores)));
   const bool vectorised = by_vectors(in_memory);
   const unsigned grid = grid_for(vectorised ? n / kWidth : n, kThreads);
+  // Room for a fifth of the scores: where their density falls off on both sides of zero, no more of them have the same
+  // first digit of float32: sign, exponent and two more bits.
+  const int64_t capacity = kPasses<Format> > 2 ? n / 5 / grid + 1 : 0;
+  const Tensor candidate_keys = torch::stable::new_empty(weight, {grid * capacity}, scores.scalar_type());
+  const Tensor candidate_counts = torch::stable::new_empty(weight, {grid}, ScalarType::Int);
+  const Candidates<Bits> candidates{static_cast<Bits*>(candidate_keys.mutable_data_ptr()),
+                                    static_cast<unsigned*>(candidate_counts.mutable_data_ptr()), unsigned(capacity)};
   for (int pass = 0; pass < kPasses<Format>; ++pass) {
-    histogram_kernel<Format><<<grid, kThreads, 0, stream>>>(in_memory, vectorised, pass, state);
+    histogram_kernel<Format><<<grid, kThreads, 0, stream>>>(in_memory, vectorised, pass, candidates, state);
     ZSU_LAUNCH_CHECK();
     choose_kernel<Format><<<1, kSelectThreads, 0, stream>>>(pass, k, n, state);
     ZSU_LAUNCH_CHECK();

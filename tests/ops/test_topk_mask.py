@@ -145,6 +145,31 @@ def test_the_threshold_at_the_edge_of_many_ties(device, dtype):
         check(torch.randn(n).to(device, dtype), scores.to(device, dtype), k, 0.0, False)
 
 
+def _crowd(crowded, spread, absolute):
+    """Scores, as many as there are flags: those that are set from 1 to 1 + spread, the others far larger or smaller."""
+    far = torch.tensor([math.nan, math.inf, -math.inf, 8.0, -8.0, 0.125, 0.0, -0.0], dtype=torch.float64)
+    near = 1 + spread * torch.rand(len(crowded), dtype=torch.float64)
+    if absolute:
+        near[::2] *= -1
+    return torch.where(crowded, near, far[torch.randint(len(far), (len(crowded),))])
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("layout", ["contiguous", "every_second"])
+@pytest.mark.parametrize("evenly", [True, False])
+@pytest.mark.parametrize("spread", [0.25, 2.0**-12, 2.0**-30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_crowd_at_the_threshold(device, dtype, spread, evenly, layout, absolute):
+    """A fifth of the scores begin with the same bits: as many as a block of CUDA collects, and one less or more."""
+    half = 4096 // dtype.itemsize  # what one block reads, if contiguous
+    for crowd in range(half // 5, half // 5 + 3):
+        crowded = torch.cat([torch.randperm(half) < crowd, torch.randperm(half) < (crowd if evenly else crowd // 2)])
+        scores = LAYOUTS[layout](_crowd(crowded, spread, absolute).to(device, dtype))
+        first = int(((scores.abs() if absolute else scores) > 2).sum()) + 1
+        for k in (1, first, first + crowd // 2, first - 1 + int(crowded.sum()), 2 * half):
+            check(torch.randn(2 * half, device=device), scores, k, 0.5, absolute)
+
+
 def test_magnitude_pruning_in_place(device):
     """The weight may be its own score."""
     weight = torch.randn(64, 33, device=device)
