@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
 from zsu_fast.cli.models import load_model
 from zsu_fast.cli.weights import read_weights
+from zsu_fast.evaluate import membership, relearn
 from zsu_fast.unlearn import Patch, model_digest
 
 MODEL = ("python:tinynet:build", "--weights", "weights.safetensors")
@@ -151,6 +153,57 @@ def test_evaluate(run, workplace) -> None:
     assert told.code == 0 and "sw" in told.out and "%" in told.out
 
 
+def test_evaluate_relearns_and_attacks(run, workplace, done: Path) -> None:
+    pytest.importorskip("sklearn")
+    arguments = ("evaluate", MODEL[0], "-i", "test.npz", "-t", "sw", "--seed", 3)
+    tests = ("--relearn", "probes.npz", "--learning-rate", 0.05, "--reference", 0.9, "--members", "probes.npz")
+    edited = run(*arguments, "-w", done / "model.safetensors", *tests, "--relearn-steps", 32, "--json")
+    assert edited.code == 0, edited.err
+    curve, attacked = edited.json["relearning"], edited.json["membership"]
+    assert curve["steps"] == [0, 1, 2, 4, 8, 16, 32] and (curve["images"], curve["target_images"]) == (96, 24)
+    assert curve["forget_accuracy"][0] == edited.json["evaluation"]["forget_accuracy"] <= 0.1
+    assert curve["forget_accuracy"][-1] > 0.855 and 0 < curve["relearn_time"] <= 32
+    # The same as in Python.
+    loaded = load_model(MODEL[0], done / "model.safetensors").model
+    batches = [torch.from_numpy(np.load("test.npz")["images"]), torch.from_numpy(np.load("probes.npz")["x"])]
+    tested, learned = (batch.permute(0, 3, 1, 2) / 255.0 for batch in batches)
+    labels, truth = torch.from_numpy(workplace.labels), torch.from_numpy(np.load("probes.npz")["y"])
+    expected = relearn(loaded, learned, truth, 2, test=(tested, labels), steps=32, learning_rate=0.05, seed=3)
+    assert curve["forget_accuracy"] == pytest.approx(expected.forget_accuracy)
+    assert curve["retain_accuracy"] == pytest.approx(expected.retain_accuracy)
+    own, other = labels == 2, labels != 2
+    of_class = membership(
+        loaded, (learned[truth == 2], truth[truth == 2]), (tested[own], labels[own]), seed=3, batch_size=50
+    )
+    assert attacked["class"]["loss_auc"] == pytest.approx(of_class.loss_auc, abs=1e-3)
+    strangers = (learned[truth != 2], truth[truth != 2]), (tested[other], labels[other])
+    forgotten = {"others": (learned[truth == 2], truth[truth == 2]), "others_unseen": (tested[own], labels[own])}
+    others = {name: membership(loaded, *strangers, forgotten=images, seed=3) for name, images in forgotten.items()}
+    for name, found in others.items():
+        assert attacked[name]["forgotten_called"] == pytest.approx(found.forgotten_called, abs=0.03)
+        assert attacked[name]["accuracy"] == pytest.approx(found.accuracy, abs=0.03)
+        assert (attacked[name]["images"], attacked[name]["forgotten_images"]) == (72, 24 if name == "others" else 40)
+    told = run(*arguments, "-w", "weights.safetensors", *tests, "--relearn-steps", 1, "--batch-size", 33)
+    assert told.code == 0 and "after step 0" in told.out and "24 of the class" in told.out
+    assert "ROC" in told.out and "the class, 24 + 24" in told.out and "all others, 72 + 72" in told.out
+
+
+def test_evaluate_says_when_the_class_is_not_relearned(run, workplace, done: Path, tmp_path: Path) -> None:
+    keep = workplace.labels != 2
+    np.savez(tmp_path / "others.npz", x=workplace.images[keep], y=workplace.labels[keep])
+    arguments = ("evaluate", MODEL[0], "-w", done / "model.safetensors", "-i", "test.npz", "-t", 2)
+    result = run(*arguments, "--relearn", tmp_path / "others.npz", "--relearn-steps", 2, "--reference", 1)
+    assert result.code == 0 and "none of the class" in result.out and "not by step 2" in result.out
+    assert "120 of the 120 images of --relearn are among --images" in " ".join(result.err.split())
+    told = run(*arguments, "--relearn", tmp_path / "others.npz", "--relearn-steps", 2, "--json")
+    assert told.json["relearning"]["retain_only"] and told.json["relearning"]["relearn_time"] is None
+    assert told.json["membership"] is None
+    few = run(*arguments, "--members", tmp_path / "others.npz")
+    assert few.code == 2 and "--members and --images" in few.err and "at least 10" in few.err
+    blind = run("evaluate", *MODEL, "-i", tmp_path / "others.npz", "-t", 2, "--relearn", "probes.npz")
+    assert blind.code == 2 and "--images holds no image of class 2" in blind.err
+
+
 def test_info(done: Path, run) -> None:
     installed = run("info", "--json")
     assert installed.code == 0 and installed.json["version"]
@@ -171,6 +224,17 @@ def test_info(done: Path, run) -> None:
         (("evaluate", *MODEL, "-i", "test.npz", "-t", "cat"), "class index or a class name"),
         (("evaluate", *MODEL, "-i", "class2.npz", "-t", "1"), "must be labelled"),
         (("evaluate", *MODEL, "-i", "absent.npz", "-t", "1"), "no such file"),
+        (("evaluate", *MODEL, "-i", "test.npz", "-t", "1", "--relearn", "class2.npz"), "--relearn must be labelled"),
+        (("evaluate", *MODEL, "-i", "test.npz", "-t", "1", "--members", "class2.npz"), "--members must be labelled"),
+        (("evaluate", *MODEL, "-i", "test.npz", "-t", "1", "--reference", "0.5"), "--reference needs --relearn"),
+        (
+            ("evaluate", *MODEL, "-i", "test.npz", "-t", "1", "--relearn", "probes.npz", "--reference", "0"),
+            "--reference must be above 0",
+        ),
+        (
+            ("evaluate", *MODEL, "-i", "test.npz", "-t", "1", "--relearn", "probes.npz", "--learning-rate", "0"),
+            "learning_rate must be a positive number",
+        ),
         (("evaluate", *MODEL, "-i", "test.npz", "-t", "1", "--mean", "0.5,0.5"), "mean and std"),
         (("evaluate", *MODEL, "-i", "test.npz", "-t", "1", "--device", "cuda:99"), "--device"),
         (("evaluate", "python:tinynet:build", "-w", "tinynet.py", "-i", "test.npz", "-t", "1"), "plain state dict"),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
+from zsu_fast.cli.evaluate_run import attack_class, read_labelled, relearn_class
 from zsu_fast.cli.session import open_session
-from zsu_fast.cli.tables import before_after, per_class
+from zsu_fast.cli.tables import before_after, membership_table, per_class, relearning_table
+
+TESTS = "Tests of what is left"
 
 
 @one_line_errors
@@ -34,9 +38,51 @@ def evaluate(
     ],
     linear_probe: Annotated[
         bool,
-        typer.Option("--linear-probe", help="Also fit a linear probe on the features (half to train, half to test)."),
+        typer.Option(
+            "--linear-probe",
+            help="Also fit a linear probe on the features (half to train, half to test).",
+            rich_help_panel=TESTS,
+        ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the split for the linear probe.")] = 0,
+    relearn: Annotated[
+        Path | None,
+        typer.Option(
+            "--relearn",
+            help="Also fine-tune a copy of the model on these labelled images and watch the class return, judged on "
+            "--images. A few of every class: few-shot relearning. None of the target: the retain-only test.",
+            rich_help_panel=TESTS,
+            show_default=False,
+        ),
+    ] = None,
+    relearn_steps: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Mini-batches to learn from (at most --batch-size images each).", rich_help_panel=TESTS
+        ),
+    ] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam, for --relearn.", rich_help_panel=TESTS)] = 1e-4,
+    reference: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Accuracy of the original model on the class: --relearn then tells after how many steps 95 % of it "
+            "are back.",
+            rich_help_panel=TESTS,
+            show_default=False,
+        ),
+    ] = None,
+    members: Annotated[
+        Path | None,
+        typer.Option(
+            "--members",
+            help="Also attack the model: can these labelled images, which it was trained on, be told from --images, "
+            "which it was not? Of the target and of other classes.",
+            rich_help_panel=TESTS,
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of every random choice in the tests.", rich_help_panel=TESTS)] = 0,
     weights: opt.Weights = None,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
@@ -54,25 +100,57 @@ def evaluate(
     uint8 images (N, H, W, C) under "images" or "x" and labels under "labels"
     or "y".
 
+    A class that is gone from the answers may still be there: --linear-probe asks
+    the features, --relearn how fast it returns, --members whether its training
+    images stand out. Run them on the original model too: only the difference
+    tells something.
+
     [bold]Examples[/]
 
       zsu-fast evaluate timm:resnet18 -w edited/model.safetensors \
           --images test.npz --target 3
 
       zsu-fast evaluate python:mynet:build --images val/ --target cat --json
+
+      zsu-fast evaluate python:mynet:build -w edited/model.safetensors \
+          -i test.npz -t 3 --linear-probe --relearn few.npz --members train.npz
     """
     console = Console(as_json, quiet)
+    if reference is not None and relearn is None:
+        raise ValueError("--reference needs --relearn: it is what the class has to come back to")
+    if reference == 0.0:
+        raise ValueError("--reference must be above 0: a class that the original model did not know cannot come back")
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
     )
-    found = session.read(images, "--images")
-    if found.labels is None:
-        raise ValueError(f"--images must be labelled (class folders, or labels in the .npz), got {images}")
+    found = read_labelled(session, images, "--images")
+    lessons = None if relearn is None else read_labelled(session, relearn, "--relearn")
+    trained = None if members is None else read_labelled(session, members, "--members")
     targets = session.targets(target)
+    for option, others in (("--relearn", lessons), ("--members", trained)):
+        if others is not None and (shared := others.shared_with(found)):
+            console.note(f"{shared} of the {len(others)} images of {option} are among --images: that test will mislead")
     with console.progress() as progress:
         result, probe = session.evaluate(found, targets, progress, "evaluate", seed if linear_probe else None)
+        curve, attacked = None, None
+        if lessons is not None:
+            curve = relearn_class(session, lessons, found, targets, relearn_steps, learning_rate, seed, progress)
+        if trained is not None:
+            attacked = attack_class(session, trained, found, targets, seed, progress)
     console.show(before_after(f"{model}", None, result, None, probe), per_class(result, session.names))
-    probed = (
-        None if probe is None else {"forget_accuracy": probe.forget_accuracy, "retain_accuracy": probe.retain_accuracy}
-    )
-    console.emit({"model": model, "images": len(found), "evaluation": result.to_dict(), "linear_probe": probed})
+    report: dict[str, Any] = {
+        "model": model,
+        "images": len(found),
+        "evaluation": result.to_dict(),
+        "linear_probe": None if probe is None else asdict(probe),
+        "relearning": None,
+        "membership": None,
+    }
+    if curve is not None:
+        time = None if reference is None else curve.relearn_time(reference)
+        console.show(relearning_table(curve, reference, time))
+        report["relearning"] = curve.to_dict() | {"reference": reference, "relearn_time": time}
+    if attacked is not None:
+        console.show(membership_table(attacked))
+        report["membership"] = {name: one.to_dict() for name, one in attacked.items()}
+    console.emit(report)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from zsu_fast.evaluate import Evaluation, ProbeResult
+from zsu_fast.evaluate import Evaluation, Membership, ProbeResult, Relearning
 
 
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def span(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}"
 
 
 def before_after(
@@ -34,8 +38,7 @@ def before_after(
             ("retain: all others", [e.retain_accuracy for e in found], last.retain_interval),
         )
         for what, values, interval in rows:
-            span = "" if interval is None else f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}"
-            table.add_row(what, *map(percent, values), span)
+            table.add_row(what, *map(percent, values), span(interval))
     probes = [p for p in (probe_before, probe_after) if p is not None]
     if probes and len(probes) == len(names):
         table.add_row("linear probe: the class", *(percent(p.forget_accuracy) for p in probes), "")
@@ -57,4 +60,41 @@ def per_class(evaluation: Evaluation, names: dict[int, str], most: int = 30) -> 
         label = f"{index} {names[index]}" if index in names and names[index] != str(index) else str(index)
         style = "bold red" if index in evaluation.targets else None
         table.add_row(escape(label), str(evaluation.counts[index]), percent(evaluation.per_class[index]), style=style)
+    return table
+
+
+def relearning_table(found: Relearning, reference: float | None, time: int | None) -> Table:
+    """Accuracy while a copy of the model is fine-tuned; ``time`` is its relearn time by ``reference``."""
+    source = "none of the class" if found.retain_only else f"{found.target_images} of the class"
+    table = Table(title=f"relearning from {found.images} images, {source}", title_justify="left", title_style="bold")
+    for column in ("steps", "the class", "95 % interval", "all others"):
+        table.add_column(column, justify="right", style="dim" if column == "95 % interval" else None)
+    for step, evaluation in zip(found.steps, found.evaluations, strict=True):
+        accuracy, others = percent(evaluation.forget_accuracy), percent(evaluation.retain_accuracy)
+        table.add_row(str(step), accuracy, span(evaluation.forget_interval), others)
+    if reference is not None:
+        when = f"not by step {found.steps[-1]}" if time is None else f"after step {time}"
+        table.caption = f"95 % of {percent(reference)} are back: {when}"
+        table.caption_justify = "left"
+    return table
+
+
+def membership_table(found: dict[str, Membership]) -> Table:
+    """The attacks of :func:`zsu_fast.cli.evaluate_run.attack_class`."""
+    table = Table(title="membership inference (50 % is chance)", title_justify="left", title_style="bold")
+    table.add_column("training images told from unseen ones")
+    one, others, unseen = found["class"], found["others"], found["others_unseen"]
+    for column in (f"the class, {one.images} + {one.images}", f"all others, {others.images} + {others.images}"):
+        table.add_column(column, justify="right")
+
+    def area(value: float, interval: tuple[float, float]) -> str:
+        return f"{percent(value)} ({span(interval)})"
+
+    table.add_row("by the loss: area under the ROC curve", *(area(m.loss_auc, m.loss_interval) for m in (one, others)))
+    table.add_row("by the entropy: likewise", *(area(m.entropy_auc, m.entropy_interval) for m in (one, others)))
+    table.add_row("by logistic regression on the loss: right", percent(one.accuracy), percent(others.accuracy))
+    table.add_section()
+    table.add_row("taken for training images, by the entropy:", "", "")
+    table.add_row("  training images", percent(others.forgotten_called), percent(others.members_called))
+    table.add_row("  unseen images", percent(unseen.forgotten_called), percent(others.nonmembers_called))
     return table

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zsu_fast.evaluate.inference import (
     Progress,
     answers_of,
+    check_classes,
     check_images,
     check_labels,
     check_targets,
@@ -138,20 +139,12 @@ def predict(
         for output in forward_batches(model, images, batch_size, progress):
             logits = logits_of(output)
             if not found:
-                _check_classes(logits.shape[1], labels, targets)
+                if targets:
+                    check_targets(targets, logits.shape[1])
+                if labels is not None:
+                    check_classes(labels, logits.shape[1])
             found.append(answers_of(logits))
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
-
-
-def _check_classes(classes: int, labels: Tensor | None, targets: Sequence[int]) -> None:
-    if targets:
-        check_targets(targets, classes)
-    if labels is not None and labels.numel() and int(labels.max()) >= classes:
-        where = int(labels.argmax())
-        raise ValueError(
-            f"labels must be in 0..{classes - 1}, the classes of the model, "
-            f"got {int(labels[where])} at position {where}"
-        )
 
 
 def _accuracy(correct: Tensor) -> tuple[float | None, tuple[float, float] | None]:

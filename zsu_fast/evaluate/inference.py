@@ -20,7 +20,7 @@ def inference_mode(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     flags = [module.training for module in modules]
-    with torch.random.fork_rng(devices=_cuda_devices(model)), torch.no_grad():
+    with torch.random.fork_rng(devices=cuda_devices(model)), torch.no_grad():
         try:
             for module in modules:
                 module.training = False
@@ -73,12 +73,12 @@ def model_device(model: nn.Module, default: torch.device) -> torch.device:
     return default
 
 
-def check_images(images: object, batch_size: int) -> Tensor:
+def check_images(images: object, batch_size: int, name: str = "images") -> Tensor:
     """``images`` if it is a tensor [N, ...]; refuses it, or a bad ``batch_size``, by name otherwise."""
     if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor of shape [N, ...], got {type(images).__name__}")
+        raise TypeError(f"{name} must be a tensor of shape [N, ...], got {type(images).__name__}")
     if images.dim() < 2:
-        raise ValueError(f"images must have a batch dimension first, shape [N, ...], got {list(images.shape)}")
+        raise ValueError(f"{name} must have a batch dimension first, shape [N, ...], got {list(images.shape)}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
     return images
@@ -104,6 +104,35 @@ def check_labels(labels: Tensor | Sequence[int], count: int, name: str = "labels
     return tensor
 
 
+def check_labelled(
+    given: object, batch_size: int, name: str = "images", labels: str = "labels"
+) -> tuple[Tensor, Tensor]:
+    """A pair (images [N, ...], labels [N]) of at least one image; the labels as int64 on the CPU."""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise TypeError(f"{name} must be a pair (images, labels), got {type(given).__name__}")
+    images = check_images(given[0], batch_size, name)
+    if images.shape[0] == 0:
+        raise ValueError(f"{name} must hold at least one image, got none")
+    return images, check_labels(given[1], images.shape[0], labels)
+
+
+def check_classes(labels: Tensor, classes: int, name: str = "labels") -> None:
+    """Refuses labels int64 [N] that are not classes of a model with so many."""
+    if labels.numel() and int(labels.max()) >= classes:
+        where = int(labels.argmax())
+        raise ValueError(
+            f"{name} must be in 0..{classes - 1}, the classes of the model, "
+            f"got {int(labels[where])} at position {where}"
+        )
+
+
+def check_seed(seed: object) -> int:
+    """``seed`` if torch, numpy and scikit-learn all take it."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an integer in 0..2**32-1, got {seed!r}")
+    return seed
+
+
 def check_targets(target: int | Sequence[int] | Tensor, classes: int | None = None) -> list[int]:
     """``target`` as a list of distinct class indices.
 
@@ -127,5 +156,6 @@ def check_targets(target: int | Sequence[int] | Tensor, classes: int | None = No
     return targets
 
 
-def _cuda_devices(model: nn.Module) -> list[torch.device]:
+def cuda_devices(model: nn.Module) -> list[torch.device]:
+    """The CUDA devices that the parameters are on."""
     return sorted({p.device for p in model.parameters() if p.device.type == "cuda"}, key=lambda d: d.index or 0)
