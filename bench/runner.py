@@ -60,8 +60,9 @@ def run_case(
         }
         if case.is_model:
             contenders[GEMM], row["gemm_flops"] = gemm(device, dtype)
-            row["flops"] = flops(contenders[OURS])
-            row["peak_bytes"] = {name: peak_memory(contenders[name], device) for name in (OURS, *case.floors)}
+            counted = (OURS, *case.floors)
+            row["flops"] = {name: flops(contenders[name]) for name in counted}
+            row["peak_bytes"] = {name: peak_memory(contenders[name], device) for name in counted}
         else:
             row["bytes"] = case.traffic(case.arguments(device, dtype))
             contenders[COPY] = copies(row["bytes"], device)

@@ -116,7 +116,8 @@ class TestRow:
         row = run_case(case, CPU, torch.float32, seconds=0.01)
         assert set(row["seconds"]) == {OURS, GEMM, "plain", ONE_TARGET, "same"}
         assert "differs" in row["absent"]["other"]
-        assert row["flops"] == 3 * 2 * 64**3
+        product = 2 * 64**3
+        assert row["flops"] == {OURS: 3 * product, "plain": product, ONE_TARGET: 2 * product}
         assert row["peak_bytes"] == {OURS: 2 * x.nbytes, "plain": x.nbytes, ONE_TARGET: 2 * x.nbytes}
         low, median, high = row["ratios"]["plain"]
         assert 0 < low <= median <= high
@@ -193,7 +194,7 @@ class TestReport:
         timing = {OURS: 2.2, "plain gradient": 2.0, "zennit": 5.0, ONE_TARGET: 1.2, GEMM: 0.5}
         model = {
             **row("relevance/net x 2, epsilon", 1.0),
-            "flops": 11 * 10**9,
+            "flops": {OURS: 11 * 10**9, "plain gradient": 10 * 10**9},
             "gemm_flops": 5 * 10**9,
             "floors": ["plain gradient", ONE_TARGET],
             "peak_bytes": {OURS: 9, "plain gradient": 10},
@@ -201,10 +202,15 @@ class TestReport:
             "seconds": {name: {"median": t, "minimum": t, "samples": 1} for name, t in timing.items()},
         }
         del model["bytes"]
-        further = {**model, "case": "relevance/net x 2, epsilon, two targets", "further_target": [0.4, 0.5, 0.6]}
+        further = {
+            **model,
+            "case": "relevance/net x 2, epsilon, two targets",
+            "further_target": [0.4, 0.5, 0.6],
+            "flops": {**model["flops"], ONE_TARGET: 6 * 10**9},
+        }
         for text in (report.table([content(model, further)]), report.summary([content(model, further)])):
-            assert "| net x 2 | float32 | epsilon | 1.10 [1.00, 1.25] | 2.50 | 0.90 | 2.2 s | 50% |" in text
-            assert "| epsilon, each further target | 0.50 [0.40, 0.60] |" in text
+            assert "| net x 2 | float32 | epsilon | 1.10 | 1.10 [1.00, 1.25] | 2.50 | 0.90 | 2.2 s | 50% |" in text
+            assert "| epsilon, each further target | 0.50 | 0.50 [0.40, 0.60] |" in text
 
     def test_a_file_without_markers_is_left_alone(self) -> None:
         with pytest.raises(ValueError, match="must contain"):
