@@ -120,27 +120,31 @@ def compare(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[str], flo
 
 
 def table(files: Iterable[dict[str, Any]]) -> str:
-    """Markdown of everything in `files`: the models first, then the ops."""
-    parts = [(content, _measured(content)) for content in files]
-    texts = []
-    for content, rows in sorted(parts, key=lambda part: not any("flops" in row for row in part[1])):
-        models, ops = [row for row in rows if "flops" in row], [row for row in rows if "flops" not in row]
-        texts += [_models(content["machine"], models)] if models else []
-        texts += [_ops(content["machine"], ops)] if ops else []
-    return "\n\n".join(texts)
+    """Markdown of everything in `files`: the models first, where their time goes, then the ops."""
+    models, ops = _parts(files)
+    where = [_kernels(rows) for _, rows in models]
+    return "\n\n".join([*(_models(*part) for part in models), *where, *(_ops(*part) for part in ops)])
 
 
 def summary(files: Iterable[dict[str, Any]]) -> str:
     """Markdown for the README: all models, and a handful of ops."""
-    chosen = []
+    models, ops = _parts(files)
+    few = [(facts, [r for r in rows if r["case"] in HIGHLIGHTS and r["dtype"] == "float32"]) for facts, rows in ops]
+    return "\n\n".join([*(_models(*part) for part in models), *(_ops(*part) for part in few if part[1])])
+
+
+Part = tuple[dict[str, Any], list[Row]]
+
+
+def _parts(files: Iterable[dict[str, Any]]) -> tuple[list[Part], list[Part]]:
+    """What was measured of models and of ops, each with the machine."""
+    models: list[Part] = []
+    ops: list[Part] = []
     for content in files:
-        rows = [
-            row
-            for row in _measured(content)
-            if "flops" in row or (row["case"] in HIGHLIGHTS and row["dtype"] == "float32")
-        ]
-        chosen.append({**content, "results": rows})
-    return table(chosen)
+        for found, wanted in ((models, True), (ops, False)):
+            if rows := [row for row in _measured(content) if ("flops" in row) == wanted]:
+                found.append((content["machine"], rows))
+    return models, ops
 
 
 def _measured(content: dict[str, Any]) -> list[Row]:
@@ -164,6 +168,22 @@ def _models(machine: dict[str, Any], rows: Sequence[Row]) -> str:
         cells = [model, row["dtype"], rules, f"{_counted(row):.2f}", ours, *theirs, f"{_peak(row):.2f}"]
         lines.append([*cells, text_of_seconds(seconds[OURS]), f"{ceiling(row)[1]:.0%}"])
     return f"Models, {in_a_line(machine)}:\n\n{_markdown(header, lines)}"
+
+
+def _kernels(rows: Sequence[Row]) -> str:
+    """Where the time goes: milliseconds in each kind of kernel, and what is left of the median of the calls."""
+    header = ["model", "rules", "contender", *rows[0]["kernels"][OURS], "all else"]
+    lines = []
+    for row in rows:
+        if "further_target" in row:
+            continue
+        model, _, rules = row["case"].partition("/")[2].partition(", ")
+        for name, seconds in row["kernels"].items():
+            parts = [*seconds.values(), medians(row)[name] - sum(seconds.values())]
+            lines.append([model, f"{rules} ({row['dtype']})", name, *(f"{part * 1e3:.1f}" for part in parts)])
+    return (
+        f"Where the time of a call goes, in milliseconds, from a profile of the same run:\n\n{_markdown(header, lines)}"
+    )
 
 
 def _floors(rows: Sequence[Row]) -> set[str]:

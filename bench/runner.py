@@ -11,6 +11,7 @@ from bench.check import check, check_peer
 from bench.flops import flops
 from bench.measure import Contender, Samples, copies, gemm, quartiles, rotating, rotations, time_interleaved
 from bench.memory import peak_memory
+from bench.profile import kernel_seconds
 from bench.registry import Arguments, Case, all_cases
 
 OURS = "zsu_fast"
@@ -63,6 +64,7 @@ def run_case(
             counted = (OURS, *case.floors)
             row["flops"] = {name: flops(contenders[name]) for name in counted}
             row["peak_bytes"] = {name: peak_memory(contenders[name], device) for name in counted}
+            row["kernels"] = {name: kernel_seconds(contenders[name], device) for name in counted}
         else:
             row["bytes"] = case.traffic(case.arguments(device, dtype))
             contenders[COPY] = copies(row["bytes"], device)

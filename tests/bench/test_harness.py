@@ -198,6 +198,10 @@ class TestReport:
             "gemm_flops": 5 * 10**9,
             "floors": ["plain gradient", ONE_TARGET],
             "peak_bytes": {OURS: 9, "plain gradient": 10},
+            "kernels": {
+                OURS: {"GEMMs": 1.5, "passes": 0.3, "other kernels": 0.1},
+                "plain gradient": {"GEMMs": 1.5, "passes": 0.0, "other kernels": 0.4},
+            },
             "ratios": {"plain gradient": [0.8, 0.9091, 1.0]},
             "seconds": {name: {"median": t, "minimum": t, "samples": 1} for name, t in timing.items()},
         }
@@ -211,6 +215,10 @@ class TestReport:
         for text in (report.table([content(model, further)]), report.summary([content(model, further)])):
             assert "| net x 2 | float32 | epsilon | 1.10 | 1.10 [1.00, 1.25] | 2.50 | 0.90 | 2.2 s | 50% |" in text
             assert "| epsilon, each further target | 0.50 | 0.50 [0.40, 0.60] |" in text
+        whole = report.table([content(model, further)])
+        assert "| net x 2 | epsilon (float32) | zsu_fast | 1500.0 | 300.0 | 100.0 | 300.0 |" in whole
+        assert "| net x 2 | epsilon (float32) | plain gradient | 1500.0 | 0.0 | 400.0 | 100.0 |" in whole
+        assert "Where the time" not in report.summary([content(model, further)])
 
     def test_a_file_without_markers_is_left_alone(self) -> None:
         with pytest.raises(ValueError, match="must contain"):

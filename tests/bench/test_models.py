@@ -77,7 +77,10 @@ def test_a_row_of_each_kind(name: str) -> None:
     assert row["absent"] == {}
     assert set(row["seconds"]) == {OURS, GEMM, *case.floors, *case.peers}
     assert row["flops"][OURS] >= row["flops"]["plain gradient"] > 0
-    assert set(row["flops"]) == set(row["peak_bytes"]) == {OURS, *case.floors}
+    assert set(row["flops"]) == set(row["peak_bytes"]) == set(row["kernels"]) == {OURS, *case.floors}
+    for name, kernels in row["kernels"].items():
+        assert kernels["GEMMs"] > 0 and kernels["other kernels"] > 0
+        assert (kernels["passes"] > 0) == (name != "plain gradient")
     assert ("further_target" in row) == (ONE_TARGET in case.floors)
 
 
