@@ -171,19 +171,17 @@ def _models(machine: dict[str, Any], rows: Sequence[Row]) -> str:
 
 
 def _kernels(rows: Sequence[Row]) -> str:
-    """Where the time goes: milliseconds in each kind of kernel, and what is left of the median of the calls."""
-    header = ["model", "rules", "contender", *rows[0]["kernels"][OURS], "all else"]
+    """Where the time of one profiled call goes."""
+    header = ["model", "rules", "contender", *rows[0]["kernels"][OURS]]
     lines = []
     for row in rows:
         if "further_target" in row:
             continue
         model, _, rules = row["case"].partition("/")[2].partition(", ")
         for name, seconds in row["kernels"].items():
-            parts = [*seconds.values(), medians(row)[name] - sum(seconds.values())]
-            lines.append([model, f"{rules} ({row['dtype']})", name, *(f"{part * 1e3:.1f}" for part in parts)])
-    return (
-        f"Where the time of a call goes, in milliseconds, from a profile of the same run:\n\n{_markdown(header, lines)}"
-    )
+            parts = (f"{part * 1e3:.1f}" for part in seconds.values())
+            lines.append([model, f"{rules} ({row['dtype']})", name, *parts])
+    return f"Where the time of a profiled call goes, in milliseconds:\n\n{_markdown(header, lines)}"
 
 
 def _floors(rows: Sequence[Row]) -> set[str]:
