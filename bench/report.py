@@ -157,7 +157,7 @@ def _models(machine: dict[str, Any], rows: Sequence[Row]) -> str:
     header = ["model", "dtype", "rules", "by counting", OURS, *peers, "peak memory", "seconds", "of a GEMM's rate"]
     lines = []
     for row in rows:
-        model, _, rules = row["case"].partition("/")[2].partition(", ")
+        model, rules = _model_and_rules(row)
         seconds, unit = medians(row), row["floors"][0]
         if "further_target" in row:
             low, median, high = row["further_target"]
@@ -170,6 +170,11 @@ def _models(machine: dict[str, Any], rows: Sequence[Row]) -> str:
     return f"Models, {in_a_line(machine)}:\n\n{_markdown(header, lines)}"
 
 
+def _model_and_rules(row: Row) -> tuple[str, str]:
+    model, _, rules = row["case"].partition("/")[2].partition(", ")
+    return model, rules
+
+
 def _kernels(rows: Sequence[Row]) -> str:
     """Where the time of one profiled call goes."""
     header = ["model", "rules", "contender", *rows[0]["kernels"][OURS]]
@@ -177,7 +182,7 @@ def _kernels(rows: Sequence[Row]) -> str:
     for row in rows:
         if "further_target" in row:
             continue
-        model, _, rules = row["case"].partition("/")[2].partition(", ")
+        model, rules = _model_and_rules(row)
         for name, seconds in row["kernels"].items():
             parts = (f"{part * 1e3:.1f}" for part in seconds.values())
             lines.append([model, f"{rules} ({row['dtype']})", name, *parts])

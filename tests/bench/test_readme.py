@@ -8,6 +8,8 @@ from bench import real_models
 from bench.__main__ import README, RESULTS, WHOLE, result_files
 from bench.report import HIGHLIGHTS, insert_table, load, summary, table
 
+EDITS = ("lra-npp", "channels", "retrained without the class")
+
 
 def test_tables_of_ops_and_models():
     names = {path.name for path in result_files()}
@@ -26,6 +28,22 @@ def test_table_of_the_real_models():
     results = json.loads((RESULTS / "real_models.json").read_text())
     text = README.read_text()
     assert insert_table(text, real_models.table(results), real_models.BEGIN, real_models.END) == text
+
+
+def test_what_the_readme_says_of_relearning():
+    """An edited LeNet-5 is back after 4 to 16 mini-batches, a retrained one after 32 or not at all."""
+    rows = json.loads((RESULTS / "attacks.json").read_text())["rows"]
+    times = {edit: [r["relearning"]["relearn_time"] for r in rows if r["edit"] == edit] for edit in EDITS}
+    assert [len(found) for found in times.values()] == [3, 3, 3]
+    edited = times["lra-npp"] + times["channels"]
+    assert f"after {min(edited)} to {max(edited)} mini-batches" in " ".join(README.read_text().split())
+    assert set(times["retrained without the class"]) == {32, None}
+    for row in rows:
+        if row["edit"] == "none":
+            before = row["membership"]["loss_interval"]
+            continue
+        assert row["retain_only"]["relearn_time"] is None
+        assert row["membership"]["loss_interval"][0] <= before[1], "training images stand out more than before"
 
 
 def test_the_defaults_work_on_the_small_models():
