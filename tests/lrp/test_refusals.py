@@ -57,16 +57,25 @@ def test_uncovered_functions(function, name: str) -> None:
     assert "in module 'inner.odd'" in str(caught.value)
 
 
-@pytest.mark.parametrize("create_graph", [False, True])
-def test_a_model_that_takes_gradients_in_its_forward_pass(create_graph: bool) -> None:
-    def with_slope(x: Tensor) -> Tensor:
-        inner = nn.Linear(4, 4)
-        with torch.enable_grad():
-            (slope,) = torch.autograd.grad(inner(x).tanh().sum(), x, create_graph=create_graph)
-        return x + slope
+def _slope(function, **keywords):
+    return lambda x: x + torch.autograd.grad(function(x).sum(), x, **keywords)[0]
 
-    with pytest.raises(RuntimeError, match="gradients in its forward pass"):
-        relevance(Uses(with_slope), torch.randn(3, 4))
+
+def _backwards(x: Tensor) -> Tensor:
+    x.tanh().sum().backward(inputs=[x])
+    return x
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    "function",
+    [_slope(nn.Linear(4, 4)), _slope(torch.tanh), _slope(torch.tanh, create_graph=True), _backwards],
+    ids=["layer", "activation", "create_graph", "backward"],
+)
+def test_a_model_that_takes_gradients_in_its_forward_pass(function, strict: bool) -> None:
+    """They would be the rules', and the logits others than the model's."""
+    with pytest.raises(UncoveredFunctionError, match="gradients in its forward pass"):
+        relevance(Uses(function), torch.randn(3, 4), strict=strict)
 
 
 def test_lenient_warns_once_and_takes_the_gradient() -> None:

@@ -25,9 +25,8 @@ class Unit:
 class Collector:
     """Relevance per sample and unit, [N, units] by name, in the order in which the layers first ran.
 
-    A layer that runs several times (shared modules, tied weights) adds up. One backward pass is collected at a time,
-    once `collecting` says so; `last` says that no other will go through the same graph, so that nothing need be kept
-    for it.
+    A layer that runs several times (shared modules, tied weights) adds up. One backward pass is collected at a time;
+    `last` says that no other will go through the same graph, so that nothing need be kept for it.
     """
 
     def __init__(self, samples: int, layers: Sequence[str] | None, ledger: Ledger | None = None) -> None:
@@ -35,7 +34,6 @@ class Collector:
         self.ledger = ledger
         self.patterns = layers
         self.seen: dict[str, Unit] = {}
-        self.collecting = False
         self.last = True
         self.rows_or_tokens: dict[str, int] = {}
         self.sequence_first: frozenset[str] = frozenset()

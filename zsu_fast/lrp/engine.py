@@ -60,6 +60,7 @@ def _is_native(func: Callable) -> bool:
     return func in _NATIVE or (getattr(func, "__name__", "") == "__get__" and func not in tables.MOVES)
 
 
+_DIFFERENTIATE = (torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward)
 _POSITIVE_MODES = ("nearest", "nearest-exact", "area", "linear", "bilinear", "trilinear")
 _PENDING_MAY_PASS = tables.MOVES | tables.AVERAGES
 
@@ -133,6 +134,10 @@ class Engine(TorchFunctionMode):
         tracked = [t for t in involved if self.depends(t)]
         if not tracked:
             return func(*self.frozen(args), **self.frozen(kwargs))
+        if func in _DIFFERENTIATE:  # whatever `strict` says: the rules would give other values, and so other logits
+            raise UncoveredFunctionError(
+                f"{_describe(func)}: the model takes gradients in its forward pass, which runs under LRP rules here"
+            )
         if self.follows_patterns and func not in tables.SIGNALS:
             result = func(*self.frozen(args), **self.frozen(kwargs))
             self.refuse(result, func, "PatternNet and PatternAttribution are not defined for it")

@@ -107,10 +107,6 @@ class Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None, carried: Tensor | None) -> tuple[Tensor | None, ...]:
         call: LayerCall = ctx.call
-        if not call.collector.collecting:
-            raise RuntimeError(
-                "model: it takes gradients in its forward pass, which runs under LRP rules here; they would be none"
-            )
         input, output = ctx.saved_tensors
         unit_dim = call.unit_dim(output)
         wanted = call.collector.wants(call.unit)

@@ -187,7 +187,7 @@ def relevance(
         found = []
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             for number, start in enumerate(starts, 1):
-                collector.collecting, collector.last = True, number == len(starts)
+                collector.last = number == len(starts)
                 # Of a scalar: given a gradient to start from, torch first imports modules for half a second.
                 begin = (logits * (start.c * factor)).sum()
                 sent = torch.autograd.grad(begin, leaves, retain_graph=not collector.last, allow_unused=True)
