@@ -8,6 +8,8 @@
 #include <optional>
 #include <vector>
 
+#include "masking/overlap.h"
+
 namespace zsu {
 
 using torch::headeronly::ScalarType;
@@ -31,6 +33,16 @@ inline void check_topk_mask(const Tensor& weight, const Tensor& scores, int64_t 
                         saved_values->is_contiguous() && saved_values->device() == weight.device(),
                     "topk_mask_: saved_values must be a contiguous tensor of k elements like weight");
   }
+  // Written while the scores are read in several passes: what aliases changes what is selected in between.
+  STD_TORCH_CHECK(!overlaps_itself(weight), "topk_mask_: elements of weight share memory (expanded or overlapping)");
+  STD_TORCH_CHECK(same_elements(weight, scores) || !share_memory(weight, scores),
+                  "topk_mask_: scores must be weight itself or share no memory with it");
+  for (const auto& saved : {saved_indices, saved_values}) {
+    STD_TORCH_CHECK(!saved || !(share_memory(*saved, weight) || share_memory(*saved, scores)),
+                    "topk_mask_: saved_indices and saved_values must not share memory with weight or scores");
+  }
+  STD_TORCH_CHECK(!saved_indices || !saved_values || !share_memory(*saved_indices, *saved_values),
+                  "topk_mask_: saved_indices and saved_values must not share memory");
 }
 
 // Everything but the values of the indices.
@@ -58,6 +70,7 @@ inline void check_mask_neurons(const std::vector<Tensor>& tensors, const std::ve
       STD_TORCH_CHECK(fits,
                       "mask_neurons_: saved and noise must be contiguous and have the shape and dtype of the slices");
     };
+    STD_TORCH_CHECK(!overlaps_itself(tensor), "mask_neurons_: elements of a tensor share memory");
     if (!saved.empty()) check_slice(saved[i]);
     if (operation == kAdd) check_slice(noise[i]);
   }

@@ -106,29 +106,31 @@ Slices<Scalar> slices_of(const Tensor& tensor, const std::vector<int64_t>& index
   return slices;
 }
 
-void check_index(const Tensor& index, int64_t size) {
-  const int64_t* values = index.const_data_ptr<int64_t>();
+void check_index(const std::vector<int64_t>& values, int64_t size) {
   std::vector<bool> seen(size);
-  for (int64_t j = 0; j < index.numel(); ++j) {
-    STD_TORCH_CHECK(0 <= values[j] && values[j] < size, "mask_neurons_: an index is out of range");
-    STD_TORCH_CHECK(!seen[values[j]], "mask_neurons_: indices must be unique");
-    seen[values[j]] = true;
+  for (const int64_t value : values) {
+    STD_TORCH_CHECK(0 <= value && value < size, "mask_neurons_: an index is out of range");
+    STD_TORCH_CHECK(!seen[value], "mask_neurons_: indices must be unique");
+    seen[value] = true;
   }
 }
 
 void mask_neurons_(std::vector<Tensor> tensors, std::vector<Tensor> indices, std::vector<int64_t> dims,
                    std::vector<Tensor> saved, std::vector<Tensor> noise, int64_t operation, double value) {
   check_mask_neurons(tensors, indices, dims, saved, noise, operation);
+  // Copied before they are checked: another thread may write to the indices meanwhile.
+  std::vector<std::vector<int64_t>> orders;
   for (size_t i = 0; i < tensors.size(); ++i) {
     dispatch_float(tensors[i].scalar_type(), [](auto) {});
-    check_index(indices[i], tensors[i].size(dims[i]));
+    const int64_t* index = indices[i].const_data_ptr<int64_t>();
+    orders.emplace_back(index, index + indices[i].numel());
+    check_index(orders[i], tensors[i].size(dims[i]));
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (indices[i].numel() == 0 || tensors[i].numel() == 0) continue;
     const Tensor* saved_slice = saved.empty() ? nullptr : &saved[i];
     const Tensor* noise_slice = noise.empty() ? nullptr : &noise[i];
-    const int64_t* index = indices[i].const_data_ptr<int64_t>();
-    std::vector<int64_t> order(index, index + indices[i].numel());
+    std::vector<int64_t>& order = orders[i];
     if (!saved_slice && !noise_slice) {  // the order does not show: that of memory is read best
       std::sort(order.begin(), order.end());
     }

@@ -42,6 +42,18 @@ void mask_tile(const typename Format::Bits* scores, int64_t n, bool absolute, ty
   for (; i < n; ++i) weight[i] = K::of(scores[i], absolute) >= least ? value : weight[i];
 }
 
+// Fills slots that found no score with the record before them, or with an element that was not written to: taking the
+// records back stays right.
+template <class Element>
+void repeat_last(int64_t element, int64_t first, int64_t slot, int64_t last, int64_t* indices, Element* values,
+                 const Element* weight, const Strided& layout) {
+  for (; slot < last; ++slot) {
+    const bool any = slot > first;
+    if (indices) indices[slot] = any ? indices[slot - 1] : element;
+    if (values) values[slot] = any ? values[slot - 1] : weight[layout.offset(element)];
+  }
+}
+
 template <class Format, class Element>
 void mask(const Tensor& weight, const Tensor& scores_tensor, int64_t k, bool absolute, Element value,
           const std::optional<Tensor>& saved_indices, const std::optional<Tensor>& saved_values) {
@@ -71,7 +83,12 @@ void mask(const Tensor& weight, const Tensor& scores_tensor, int64_t k, bool abs
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t chunk, int64_t last_chunk) {
     Place places[kScoreTile];
     for (; chunk < last_chunk; ++chunk) {
-      int64_t slot = record ? selection.first[chunk] : 0;
+      // The slots of this chunk. Where another thread writes to the scores meanwhile, more or fewer than these pass the
+      // threshold: nothing is written to the weight that is not recorded, and no slot is left as it was.
+      const auto slot_at = [&](int64_t c) { return c < chunks ? std::min(selection.first[c], k) : k; };
+      const int64_t first_slot = record ? slot_at(chunk) : 0;
+      const int64_t last_slot = record ? slot_at(chunk + 1) : scores.size();
+      int64_t slot = first_slot;
       const auto mask_part = [&](int64_t first, int64_t last, Key least) {
         scores.for_each_tile(first, last, [&](const Bits* tile, int64_t n, int64_t at) {
           if (layout.contiguous() && !record) return mask_tile<Format>(tile, n, absolute, least, value, data + at);
@@ -79,7 +96,7 @@ void mask(const Tensor& weight, const Tensor& scores_tensor, int64_t k, bool abs
           const Place* const end = places + find_selected<Format>(tile, n, absolute, least, places);
           int64_t passed = 0;
           layout.for_each_run(at, at + n, [&](int64_t offset, int64_t stride, int64_t length) {
-            for (; place < end && *place < passed + length; ++place) {
+            for (; place < end && *place < passed + length && slot < last_slot; ++place) {
               Element& element = data[offset + (*place - passed) * stride];
               if (indices) indices[slot] = at + *place;
               if (values) values[slot] = element;
@@ -91,6 +108,7 @@ void mask(const Tensor& weight, const Tensor& scores_tensor, int64_t k, bool abs
         });
       };
       selection.for_each_part(chunk * kChunk, std::min((chunk + 1) * kChunk, scores.size()), mask_part);
+      if (record) repeat_last(chunk * kChunk, first_slot, slot, last_slot, indices, values, data, layout);
     }
   });
 }

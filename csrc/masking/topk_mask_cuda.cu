@@ -159,6 +159,7 @@ __global__ void __launch_bounds__(kSelectThreads)
   __shared__ typename Scan::TempStorage above_storage, equal_storage;
   __shared__ int64_t last_chunk, last_ties;  // the chunk where the ties run out, and how many it still takes
   const int64_t taken = state->taken;
+  if (threadIdx.x == 0) last_chunk = last_ties = 0;  // should the scores have changed since they were counted
   const int64_t share = (chunks + kSelectThreads - 1) / kSelectThreads;
   const int64_t begin = min(int64_t(threadIdx.x) * share, chunks), end = min(begin + share, chunks);
   int64_t above_before = 0, equal_before = 0;
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(kSelectThreads)
   if (state->all_taken()) return;
   __syncthreads();
   int64_t left = last_ties;
-  for (int64_t first = last_chunk * kChunk; left > 0; first += kSelectThreads) {
+  for (int64_t first = last_chunk * kChunk; left > 0 && first < scores.layout.numel; first += kSelectThreads) {
     const int64_t i = first + threadIdx.x;
     const bool tie = i < scores.layout.numel && uint64_t(scores.key(i)) == state->key;
     const FlagScan scan = scan_flags<kSelectThreads>(tie);
@@ -207,18 +208,22 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// In row-major order, one chunk after another, so that the records come out sorted by index.
+// In row-major order, one chunk after another, so that the records come out sorted by index. Where something else
+// writes to the scores meanwhile, more or fewer of a chunk pass the threshold than it has slots: nothing is written to
+// the weight that is not recorded, and slots left over repeat the record before them, or an element not written to.
 template <class Format, class Element>
 __global__ void __launch_bounds__(kThreads)
     record_kernel(const __grid_constant__ DeviceScores<Format> scores, Element* weight,
-                  const __grid_constant__ Layout layout, Element value, const State* state, int64_t chunks,
+                  const __grid_constant__ Layout layout, Element value, const State* state, int64_t k, int64_t chunks,
                   const int64_t* first_slot, int64_t* indices, Element* values) {
   using Bits = typename Format::Bits;
   const Bits threshold = Bits(state->key);
   const int64_t tie_limit = state->tie_limit;
   for (int64_t chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
     const int64_t end = min((chunk + 1) * kChunk, scores.layout.numel);
-    int64_t slot = first_slot[chunk];
+    const int64_t begin_slot = min(first_slot[chunk], k);
+    const int64_t end_slot = chunk + 1 < chunks ? min(first_slot[chunk + 1], k) : k;
+    int64_t slot = begin_slot;
     for (int64_t first = chunk * kChunk; first < end; first += kThreads * kItems) {
       const int64_t mine = first + int64_t(threadIdx.x) * kItems;
       unsigned selected = 0;
@@ -232,7 +237,7 @@ __global__ void __launch_bounds__(kThreads)
       int64_t my_slot = slot + scan.rank;
 #pragma unroll
       for (int i = 0; i < kItems; ++i) {
-        if (!(selected >> i & 1)) continue;
+        if (!(selected >> i & 1) || my_slot >= end_slot) continue;
         Element& element = weight[layout.offset(mine + i)];
         if (indices) indices[my_slot] = mine + i;
         if (values) values[my_slot] = element;
@@ -240,6 +245,13 @@ __global__ void __launch_bounds__(kThreads)
         element = value;
       }
       slot += scan.total;
+    }
+    if (slot >= end_slot) continue;  // the same for the whole block
+    __syncthreads();                 // the last record may be another thread's
+    for (int64_t empty = slot + threadIdx.x; empty < end_slot; empty += kThreads) {
+      const bool any = slot > begin_slot;
+      if (indices) indices[empty] = any ? indices[slot - 1] : chunk * kChunk;
+      if (values) values[empty] = any ? values[slot - 1] : weight[layout.offset(chunk * kChunk)];
     }
   }
 }
@@ -303,7 +315,7 @@ void launch(const Tensor& weight, const Tensor& scores, int64_t k, bool absolute
 
   if (record) {
     record_kernel<Format, Element><<<chunk_grid, kThreads, 0, stream>>>(
-        row_major, elements, Layout(strided(weight)), value, state, chunks, above,
+        row_major, elements, Layout(strided(weight)), value, state, k, chunks, above,
         saved_indices ? saved_indices->mutable_data_ptr<int64_t>() : nullptr,
         saved_values ? static_cast<Element*>(saved_values->mutable_data_ptr()) : nullptr);
   } else {

@@ -63,6 +63,8 @@ __device__ DigitChoice choose_digit(const Count* histogram, int64_t rank) {
   __shared__ typename Scan::TempStorage storage;
   __shared__ DigitChoice choice;
   __syncthreads();
+  if (threadIdx.x == 0) choice = {0, 0, 0};  // should the scores change meanwhile, so that no digit reaches the rank
+  __syncthreads();
   int64_t counts[kBinsPerThread], before[kBinsPerThread];
   const int highest = kBins - 1 - int(threadIdx.x) * kBinsPerThread;
   for (int i = 0; i < kBinsPerThread; ++i) counts[i] = int64_t(histogram[highest - i]);
@@ -124,7 +126,7 @@ __device__ BlockSelection<Format> select_in_block(int64_t n, int64_t k, KeyAt ke
   __syncthreads();
   if (rank < equal) {
     int64_t left = rank;
-    for (int64_t first = 0; left > 0; first += kSelectThreads) {
+    for (int64_t first = 0; left > 0 && first < n; first += kSelectThreads) {
       const int64_t i = first + threadIdx.x;
       const bool tie = i < n && key_at(i) == key;
       const FlagScan scan = scan_flags<kSelectThreads>(tie);

@@ -34,7 +34,8 @@ Selection<typename Keys<Format>::Key> resolve_ties(const Scores<Format>& scores,
     const auto [above, equal] = ranking.count(chunk);
     if (0 < ties && ties <= equal && taken < all) {
       int64_t index = begin;
-      for (int64_t left = ties; left > 0; ++index) left -= scores.key(index) == key;
+      // Bounded by the end too: another thread may write to the scores meanwhile.
+      for (int64_t left = ties; left > 0 && index < scores.size(); ++index) left -= scores.key(index) == key;
       selection.tie_limit = index;
     }
     const int64_t here = std::min(ties, equal);

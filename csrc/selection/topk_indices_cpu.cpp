@@ -17,13 +17,20 @@ void write_indices(const Tensor& tensor, int64_t k, bool absolute, int64_t* indi
   layout.append(tensor.size(0), tensor.stride(0));
   const Scores<Format> scores(tensor.const_data_ptr(), layout, absolute);
   const Selection<Key> selection = resolve_ties(scores, find_threshold(scores, k));
+  // The j-th of k ascending indices is n - k + j at most. Where another thread writes to the scores meanwhile, more or
+  // fewer than k of them pass the threshold: this bound keeps the result k different indices, whichever they are.
+  const int64_t least_left = scores.size() - k;
+  int64_t slot = 0;
   selection.for_each_part(0, scores.size(), [&](int64_t first, int64_t last, Key least) {
     scores.for_each_tile(first, last, [&](const Bits* tile, int64_t n, int64_t at) {
       Place places[kScoreTile];
       const int64_t found = find_selected<Format>(tile, n, absolute, least, places);
-      for (int64_t j = 0; j < found; ++j) *indices++ = at + places[j];
+      for (int64_t j = 0; j < found && slot < k; ++j, ++slot) {
+        indices[slot] = std::min(at + int64_t(places[j]), least_left + slot);
+      }
     });
   });
+  for (; slot < k; ++slot) indices[slot] = least_left + slot;
 }
 
 Tensor topk_indices(std::vector<Tensor> scores, std::vector<int64_t> k, bool absolute) {

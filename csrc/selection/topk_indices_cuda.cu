@@ -27,14 +27,19 @@ __global__ void __launch_bounds__(kSelectThreads, 2)
   const auto* data = static_cast<const typename Format::Bits*>(vector.data);
   const auto key_at = [&](int64_t i) { return Format::key(data[i * vector.stride], absolute); };
   const BlockSelection<Format> selection = select_in_block<Format>(vector.size, vector.k, key_at);
-  int64_t* out = vector.indices;
+  // As on the CPU: the j-th of k ascending indices is n - k + j at most, which keeps the result k different indices
+  // even where something else writes to the scores meanwhile.
+  const int64_t least_left = vector.size - vector.k;
+  int64_t slot = 0;
   for (int64_t first = 0; first < vector.size; first += kSelectThreads) {
     const int64_t i = first + threadIdx.x;
     const bool selected = i < vector.size && selection.holds(key_at(i), i);
     const FlagScan scan = scan_flags<kSelectThreads>(selected);
-    if (selected) out[scan.rank] = i;
-    out += scan.total;
+    const int64_t mine = slot + scan.rank;
+    if (selected && mine < vector.k) vector.indices[mine] = min(i, least_left + mine);
+    slot += scan.total;
   }
+  for (slot += threadIdx.x; slot < vector.k; slot += kSelectThreads) vector.indices[slot] = least_left + slot;
 }
 
 Tensor topk_indices(std::vector<Tensor> scores, std::vector<int64_t> k, bool absolute) {

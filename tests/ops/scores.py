@@ -1,6 +1,7 @@
 """Scores that are hard to rank, in layouts that are hard to walk, and a ranking that owes nothing to torch.sort."""
 
 import math
+import threading
 
 import torch
 from torch import Tensor
@@ -106,3 +107,22 @@ def bits(tensor: Tensor) -> Tensor:
 def assert_same_bits(a: Tensor, b: Tensor) -> None:
     assert a.dtype == b.dtype and a.shape == b.shape
     assert torch.equal(bits(a), bits(b))
+
+
+def changing(scores, calls):
+    """As often as `calls` says, while another thread writes small and large numbers to half of `scores`."""
+    half = scores[len(scores) // 2 :]
+    low, high, stop = torch.zeros_like(half), torch.full_like(half, 1e30), threading.Event()
+
+    def write():
+        while not stop.is_set():
+            half.copy_(low)
+            half.copy_(high)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield from range(calls)
+    finally:
+        stop.set()
+        writer.join()

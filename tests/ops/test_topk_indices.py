@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.ops.scores import DTYPES, LAYOUTS, SCORES, ranking
+from tests.ops.scores import DTYPES, LAYOUTS, SCORES, changing, ranking
 from zsu_fast import ops
 from zsu_fast.ops import _load
 from zsu_fast.reference import selection as reference
@@ -124,6 +124,14 @@ def test_refuses(scores, k, error, text):
 def test_the_op_itself_refuses_what_would_read_outside(scores, k):
     with pytest.raises(RuntimeError, match="topk_indices"):
         torch.ops.zsu_fast.topk_indices.default([torch.randn(n) for n in scores], k, False)
+
+
+def test_scores_that_change_meanwhile_give_different_indices_within_bounds():
+    n, k = 1 << 18, 64
+    scores = torch.randn(n)
+    for _ in changing(scores, calls=60):
+        indices = ops.topk_indices(scores, k)
+        assert int(indices.min()) >= 0 and int(indices.max()) < n and bool((indices.diff() > 0).all())
 
 
 @pytest.mark.cuda

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ops.scores import DTYPES, LAYOUTS, SCORES, assert_same_bits, bits, ranking
+from tests.ops.scores import DTYPES, LAYOUTS, SCORES, assert_same_bits, bits, changing, ranking
 from zsu_fast import ops
+from zsu_fast.ops import _load
 from zsu_fast.reference import masking as reference
 
 
@@ -254,9 +255,67 @@ def test_inference_mode():
         ops.topk_mask_(weight, torch.arange(4.0), 2)
 
 
-def _overlapping():
+class _Named(torch.Tensor):
+    """An ordinary tensor by another name."""
+
+
+def _overlapping(kind=torch.Tensor):
     storage = torch.randn(30)
-    return storage[:20].view(4, 5), storage[5:25].view(4, 5)
+    return storage[:20].view(4, 5).as_subclass(kind), storage[5:25].view(4, 5).as_subclass(kind)
+
+
+def _aliasing(case):
+    """Operands of the op, where writing to the weight changes the scores that come later."""
+    storage, indices, values = torch.randn(300), torch.empty(5, dtype=torch.int64), torch.empty(5)
+    return {
+        "expanded weight": (torch.zeros(1).expand(200), torch.randn(200), indices, values),
+        "overlapping windows": (storage.as_strided((50, 3), (2, 1)), torch.randn(50, 3), indices, values),
+        "shifted scores": (storage[100:], storage[:200], indices, values),
+        "values in the scores": (torch.randn(300), storage, indices, storage[50:55]),
+        "values in the weight": (storage, torch.randn(300), indices, storage[50:55]),
+        "indices in the values": (torch.randn(300), torch.randn(300), indices, indices.view(torch.float32)[:5]),
+    }[case]
+
+
+@pytest.mark.skipif(not _load.cpu_loaded, reason="the reference selects once, and stays within memory")
+@pytest.mark.parametrize(
+    "case",
+    [
+        "expanded weight",
+        "overlapping windows",
+        "shifted scores",
+        "values in the scores",
+        "values in the weight",
+        "indices in the values",
+    ],
+)
+def test_the_op_itself_refuses_operands_that_alias(case):
+    weight, scores, indices, values = _aliasing(case)
+    before = weight.clone()
+    with pytest.raises(RuntimeError, match=r"topk_mask_: .*share(s|) (no |)memory"):
+        torch.ops.zsu_fast.topk_mask_(weight, scores, 5, False, 0.0, indices, values)
+    assert torch.equal(weight, before)
+
+
+def test_the_op_itself_takes_interleaved_operands():
+    columns = torch.randn(40, 2)
+    expected = brute_force(columns[:, 0].clone(), columns[:, 1].clone(), 7, 0.0, False)
+    indices, values = torch.empty(7, dtype=torch.int64), torch.empty(7)
+    torch.ops.zsu_fast.topk_mask_(columns[:, 0], columns[:, 1], 7, False, 0.0, indices, values)
+    assert torch.equal(columns[:, 0], expected[0]) and torch.equal(indices, expected[1])
+    assert torch.equal(values, expected[2])
+
+
+def test_scores_that_change_meanwhile_leave_records_that_can_be_taken_back():
+    """A result that means nothing, but stays within its memory: k valid records of all that was written."""
+    n, k = 1 << 18, 64
+    scores, weight = torch.randn(n), torch.randn(n)
+    for _ in changing(scores, calls=30):
+        before = weight.clone()
+        _, indices, values = ops.topk_mask_(weight, scores, k, 7.0, record=True)
+        assert len(indices) == k and int(indices.min()) >= 0 and int(indices.max()) < n
+        weight[indices] = values
+        assert torch.equal(weight, before)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +332,7 @@ def _overlapping():
         (torch.randn(4, 1).expand(4, 5), torch.randn(4, 5), 2, 0.0, ValueError, "weight must have every element at"),
         (torch.randn(9).as_strided((4, 3), (2, 1)), torch.randn(4, 3), 2, 0.0, ValueError, "address of its own"),
         (*_overlapping(), 2, 0.0, ValueError, "scores must be weight itself or share no memory with it"),
+        (*_overlapping(_Named), 2, 0.0, ValueError, "scores must be weight itself or share no memory with it"),
         (torch.randn(4, requires_grad=True), torch.randn(4), 2, 0.0, ValueError, "weight requires grad.*no_grad"),
     ],
 )

@@ -11,8 +11,15 @@ from torch import Tensor
 
 
 def has_addresses(tensor: Tensor) -> bool:
-    """False where memory cannot be compared: fake and meta tensors, tensor subclasses, while tracing."""
-    return type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_meta and not torch.compiler.is_compiling()
+    """False where memory cannot be compared: fake and meta tensors, subclasses without memory, while tracing."""
+    if torch.compiler.is_compiling() or tensor.is_meta:
+        return False
+    if type(tensor) in (Tensor, torch.nn.Parameter):
+        return True
+    try:  # a subclass may be an ordinary tensor by another name, or wrap tensors and have no memory of its own
+        return tensor.data_ptr() != 0
+    except (RuntimeError, NotImplementedError):
+        return False
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
