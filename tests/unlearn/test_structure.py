@@ -4,16 +4,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zsu_fast.unlearn.hashing import model_digest
-from zsu_fast.unlearn.structure import classifier_inputs, trace_structure
+from zsu_fast.unlearn import model_digest
+from zsu_fast.unlearn.structure import Norm
+from zsu_fast.unlearn.watch import classifier_inputs, trace_structure
 
 IMAGE = torch.rand(1, 1, 8, 8)
+
+
+def norms(layer):
+    return [norm.tensor for norm in layer.norms]
 
 
 def test_conv_net(conv_net):
     structure = trace_structure(conv_net, IMAGE)
     assert list(structure.layers) == ["conv1", "conv2", "hidden", "head"]
-    assert structure.layers["conv1"].norm == ("bn1.weight", "bn1.bias")
+    assert norms(structure.layers["conv1"]) == ["bn1.weight", "bn1.bias"]
     assert structure.layers["conv1"].bias is None and structure.layers["conv2"].bias == "conv2.bias"
     assert structure.head.name == "head" and structure.head.producer == "hidden"
     assert torch.equal(structure.head.producer_units, torch.arange(48))
@@ -23,7 +28,7 @@ def test_conv_net(conv_net):
 def test_residual_sum_hides_the_producer(trained_nets):
     structure = trace_structure(trained_nets["PooledResNet"], IMAGE)
     assert structure.head.producer is None
-    assert structure.layers["conv2"].norm == ("bn2.weight", "bn2.bias")
+    assert norms(structure.layers["conv2"]) == ["bn2.weight", "bn2.bias"]
     assert not structure.layers["conv2"].activated and structure.layers["conv1"].activated
 
 
@@ -68,11 +73,23 @@ def test_pooled_and_flattened_producer_units():
 
 def test_batch_norm_without_affine_is_masked_by_its_mean():
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, affine=False), nn.ReLU(), nn.Flatten(), nn.Linear(108, 2))
-    assert trace_structure(net.eval(), IMAGE).layers["0"].norm == ("1.running_mean",)
+    assert trace_structure(net.eval(), IMAGE).layers["0"].norms == [Norm("1.running_mean", {0: (0,), 1: (1,), 2: (2,)})]
+
+
+def test_classifiers_behind_a_readout_and_a_slice():
+    body = [nn.Flatten(), nn.Linear(64, 4)]
+    soft = trace_structure(nn.Sequential(*body, nn.Softmax(1)), IMAGE).head
+    assert soft.readout == ["softmax"] and soft.rows == [0, 1, 2, 3]
+
+    class Sliced(nn.Sequential):
+        def forward(self, x):
+            return 3 * super().forward(x)[:, 1:]
+
+    assert trace_structure(Sliced(*body), IMAGE).head.rows == [1, 2, 3]
 
 
 def test_logits_that_are_not_a_linear_layers_output():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Softmax(1))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU())
     assert trace_structure(net, IMAGE).head is None
 
 
@@ -87,7 +104,7 @@ def test_the_model_is_untouched(conv_net):
 
 def test_classifier_inputs(conv_net):
     images = torch.rand(7, 1, 8, 8)
-    features, logits = classifier_inputs(conv_net, conv_net.head.weight, images, batch_size=3)
+    features, logits = classifier_inputs(conv_net, conv_net.head.weight, images.split(3))
     assert features.shape == (7, 48)
     torch.testing.assert_close(conv_net.head(features), logits)
     torch.testing.assert_close(conv_net(images), logits)

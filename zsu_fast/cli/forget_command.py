@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
+from zsu_fast.cli.console import EXIT_NOT_JUDGED, EXIT_NOT_REACHED, Console, one_line_errors
 from zsu_fast.cli.forget_run import Images, read_forget_images, run_forget
 from zsu_fast.cli.outputs import OutputFolder, check_report_extra
 from zsu_fast.cli.session import open_session
@@ -74,7 +74,11 @@ def forget(
     until: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Accuracy on the class to get down to.", rich_help_panel=opt.METHOD, show_default="0.05"
+            min=0,
+            max=1,
+            help="Accuracy on the class to get down to.",
+            rich_help_panel=opt.METHOD,
+            show_default="0.02, channels 0.05",
         ),
     ] = None,
     utility_floor: Annotated[
@@ -84,7 +88,7 @@ def forget(
             max=1,
             help="Accuracy on --retain that must be kept.",
             rich_help_panel=opt.METHOD,
-            show_default="one point less than before",
+            show_default="two points less than before",
         ),
     ] = None,
     k: Annotated[
@@ -118,7 +122,10 @@ def forget(
             help="frequency, mean or contrastive.", rich_help_panel=opt.METHOD, show_default="contrastive with --retain"
         ),
     ] = None,
-    scope: Annotated[str, typer.Option(help="channels: layer or global.", rich_help_panel=opt.METHOD)] = "layer",
+    scope: Annotated[
+        str | None,
+        typer.Option(help="channels: layer or global.", rich_help_panel=opt.METHOD, show_default="layer"),
+    ] = None,
     layers: Annotated[
         list[str] | None,
         typer.Option(
@@ -128,7 +135,10 @@ def forget(
             show_default="all hidden",
         ),
     ] = None,
-    composite: Annotated[str, typer.Option(help="Relevance rules.", rich_help_panel=opt.METHOD)] = "epsilon",
+    composite: Annotated[
+        str | None,
+        typer.Option(help="channels: relevance rules.", rich_help_panel=opt.METHOD, show_default="epsilon"),
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(help="Settings of a published experiment.", rich_help_panel=opt.METHOD, show_default=False),
@@ -161,7 +171,8 @@ def forget(
 
     The folder then holds model.safetensors, patch.safetensors, result.json and
     report.html. If the aim cannot be reached, no weights are written,
-    result.json says why, and the exit code is 3.
+    result.json says why, and the exit code is 3. If the images are too few to
+    judge the edit it is 4: 29 of the class, best as --eval, are enough.
 
     [bold]Examples[/]
 
@@ -186,8 +197,7 @@ def forget(
     images: Images = read_forget_images(session, target, probes, retain, evaluation)
     for warning in images.warnings:
         console.note(warning)
-    settings = {
-        "method": method,
+    given = {
         "k": count_or_share(k, "--k"),
         "budget": count_or_share(budget, "--budget"),
         "until": until,
@@ -200,10 +210,11 @@ def forget(
         "layers": layers or None,
         "composite": composite,
         "preset": preset,
-        "authors_compat": authors_compat,
+        "authors_compat": authors_compat or None,
         "seed": seed,
         "batch_size": batch_size,
     }
+    settings = {"method": method} | {name: value for name, value in given.items() if value is not None}
     with console.progress() as progress:
         run = run_forget(session, images, settings, linear_probe=linear_probe, report=report, progress=progress)
     written = folder.write(session.loaded, run, seconds=time.perf_counter() - started)
@@ -214,8 +225,11 @@ def forget(
         console.show(before_after(f"{model}", run.before, run.after, run.probe_before, run.probe_after))
     console.show("wrote " + ", ".join(str(path) for path in written["files"].values()))
     console.emit(written)
-    if not run.result.reached:
+    verdict = run.result.verdict
+    if verdict.level in ("invalid", "not reached"):
         raise typer.Exit(EXIT_NOT_REACHED)
+    if verdict.level == "not judged" and budget is None:
+        raise typer.Exit(EXIT_NOT_JUDGED)
 
 
 def count_or_share(text: str | None, name: str) -> int | float | None:

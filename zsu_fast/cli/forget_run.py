@@ -110,7 +110,7 @@ def run_forget(
     """Measure, forget, measure again; gather what the report shows."""
     model = session.loaded.model
     probes = session.tensor(images.probes)
-    composite = settings["composite"]
+    composite = settings.get("composite", "epsilon")
 
     def measure(when: str) -> tuple[Evaluation | None, ProbeResult | None]:
         if images.evaluation is None:
@@ -126,22 +126,16 @@ def run_forget(
         probes,
         probe_labels=images.probe_labels.to(probes.device),
         retain_probes=_retain(session, images.retain),
+        evaluate_on=_judging(session, images),
         progress=progress,
         **settings,
     )
     warnings = images.warnings
-    known = result.before["forget_accuracy"]
-    if known is not None and known < 0.5:
-        warnings += (
-            f"before the edit the model recognised only {100 * known:.0f} % of the probes: "
-            "are the class index and the preprocessing (--mean, --std, --size) right?",
-        )
-    after, probe_after = measure("after") if result.reached else (before, probe_before)
+    edited = bool(result.patch.entries)
+    after, probe_after = measure("after") if edited else (before, probe_before)
     page = None
     if analysis_before is not None:
-        analysis_after = (
-            analyse(model, probes, images.probe_labels, composite=composite) if result.reached else analysis_before
-        )
+        analysis_after = analyse(model, probes, images.probe_labels, composite=composite) if edited else analysis_before
         shown = 0 if analysis_before.heat is None else len(analysis_before.heat)
         page = Report(
             model=session.loaded.spec,
@@ -158,6 +152,17 @@ def run_forget(
             warnings=warnings,
         )
     return Run(result, before, after, probe_before, probe_after, page, warnings)
+
+
+def _judging(session: Session, images: Images) -> tuple[Tensor, Tensor] | None:
+    """The evaluation images of the classes to forget: they have the last word."""
+    judged = images.evaluation
+    if judged is None or judged.labels is None or not all(bool((judged.labels == t).any()) for t in images.targets):
+        return None
+    own = judged.of_classes(images.targets)
+    assert own.labels is not None
+    found = session.tensor(own)
+    return found, own.labels.to(found.device)
 
 
 def _retain(session: Session, retain: ImageSet | None) -> Tensor | tuple[Tensor, Tensor] | None:

@@ -50,7 +50,7 @@ class OutputFolder:
             (self.path / name).unlink(missing_ok=True)
         result = run.result
         files: dict[str, str] = {}
-        if result.reached:
+        if result.patch.entries:
             # The undo first: there is no moment at which edited weights lie there without it.
             result.patch.save(self._file(files, "patch"))
             write_weights(loaded.model.state_dict(), self._file(files, "weights"), loaded.metadata)

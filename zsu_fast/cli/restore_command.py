@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from torch import Tensor, nn
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
 from zsu_fast.cli.weights import read_weights, write_weights
 from zsu_fast.unlearn import Patch, model_digest
-
-
-class WeightsOnly(nn.Module):
-    """A state dict where a model is expected: a patch needs the tensors and their names, not the architecture."""
-
-    def __init__(self, state: dict[str, Tensor]) -> None:
-        super().__init__()
-        self._state = state
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        return self._state
 
 
 @one_line_errors
@@ -63,9 +51,8 @@ def restore(
         raise FileExistsError(f"--out: {destination} is there already (--force overwrites)")
     undo = Patch.load(patch_file)
     state, metadata = read_weights(file)
-    shell = WeightsOnly(state)
-    undo.revert(shell)
-    digest = model_digest(shell)
+    undo.revert(state)
+    digest = model_digest(state)
     expected = (undo.record.get("model") or {}).get("before")
     if expected != digest:
         raise ValueError(

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from zsu_fast.model.wrapped import lock_of
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -15,18 +17,18 @@ Progress = Callable[[int, int, str], None]
 def inference_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradient inside; the train/eval flag of every module and the RNG as before outside.
 
-    The flags are set one by one and not with ``model.eval()``: a module may override ``train`` with side effects
-    (merging adapters, freezing), which a restore could not undo.
+    One thread at a time for each model: they would put back each other's flags. The flags are set one by one and not
+    with ``model.eval()``: a module may override ``train`` with side effects (merging adapters, freezing), which a
+    restore could not undo.
     """
-    modules = list(model.modules())
-    flags = [module.training for module in modules]
-    with torch.random.fork_rng(devices=cuda_devices(model)), torch.no_grad():
+    with lock_of(model), torch.random.fork_rng(devices=cuda_devices(model)), torch.no_grad():
+        flags = [(module, module.training) for module in model.modules()]
         try:
-            for module in modules:
+            for module, _ in flags:
                 module.training = False
             yield
         finally:
-            for module, flag in zip(modules, flags, strict=True):
+            for module, flag in flags:
                 module.training = flag
 
 
@@ -91,7 +93,12 @@ def check_labels(labels: Tensor | Sequence[int], count: int, name: str = "labels
         TypeError: if they are not integers.
         ValueError: if the shape is not [count] or one is negative.
     """
-    tensor = torch.as_tensor(labels).detach().cpu()
+    try:
+        tensor = torch.as_tensor(labels).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(
+            f"{name} must be integers (class indices), got {type(labels).__name__} of other things"
+        ) from None
     if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
         raise TypeError(f"{name} must be integers (class indices), got dtype {tensor.dtype}")
     if tuple(tensor.shape) != (count,):

@@ -13,7 +13,8 @@ from zsu_fast.evaluate.inference import Progress, inference_mode
 from zsu_fast.evaluate.probe import features
 from zsu_fast.lrp import relevance
 from zsu_fast.plot.colours import as_maps, sum_cells
-from zsu_fast.unlearn.structure import Head, trace_structure
+from zsu_fast.unlearn.structure import Head
+from zsu_fast.unlearn.watch import trace_structure
 
 
 @dataclass(frozen=True)

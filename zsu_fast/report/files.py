@@ -1,17 +1,12 @@
 """Text files that are there whole or not at all."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
+
+from zsu_fast.atomic import replacing
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> None:
     """Write UTF-8 text through a temporary file in the same folder and a rename."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(Path(path)) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

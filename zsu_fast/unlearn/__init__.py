@@ -1,21 +1,29 @@
 """Unlearning: analyse -> select -> perturb -> verify -> record."""
 
-from zsu_fast.unlearn.forget import forget, select
-from zsu_fast.unlearn.hashing import model_digest
-from zsu_fast.unlearn.patch import Entry, Patch
+from zsu_fast.model.tensors import model_digest
+from zsu_fast.unlearn.entry import Entry
+from zsu_fast.unlearn.forget import forget, method_options, select
+from zsu_fast.unlearn.methods import method_names
+from zsu_fast.unlearn.patch import Patch
 from zsu_fast.unlearn.perturb import perturb_
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.presets import AUTHORS_PRESETS, Preset
+from zsu_fast.unlearn.requests import ForgetClass
 from zsu_fast.unlearn.result import ForgetResult
+from zsu_fast.unlearn.verdict import Verdict
 
 __all__ = [
     "AUTHORS_PRESETS",
     "Entry",
+    "ForgetClass",
     "ForgetResult",
     "Patch",
     "Picks",
     "Preset",
+    "Verdict",
     "forget",
+    "method_names",
+    "method_options",
     "model_digest",
     "perturb_",
     "select",

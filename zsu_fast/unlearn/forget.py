@@ -2,171 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor, nn
 
+from zsu_fast.unlearn.door import check_model
+from zsu_fast.unlearn.methods import Method, find_method
+from zsu_fast.unlearn.methods.base import Progress
+from zsu_fast.unlearn.options import check_amount, check_progress
 from zsu_fast.unlearn.picks import Picks
-from zsu_fast.unlearn.request import Settings, check_settings, probe_classes, retain_images, target_classes
+from zsu_fast.unlearn.requests import ForgetClass, check_images, labelled
 from zsu_fast.unlearn.result import ForgetResult
-from zsu_fast.unlearn.task import Progress, Task
+from zsu_fast.unlearn.task import Task
+from zsu_fast.unlearn.transaction import Transaction, transact
 
 
 def forget(
     model: nn.Module,
-    target: int | Sequence[int],
-    probes: Tensor,
+    target: ForgetClass | int | Sequence[int],
+    probes: Tensor | None = None,
     *,
     method: str = "lra-npp",
-    k: int | float | None = None,
-    budget: int | float | None = None,
-    retain_probes: Tensor | tuple[Tensor, Tensor] | None = None,
     probe_labels: Tensor | Sequence[int] | None = None,
-    until: float | None = None,
-    utility_floor: float | None = None,
-    seed: int = 0,
-    mode: str | None = None,
-    strength: float | None = None,
-    path: str | None = None,
-    score: str | None = None,
-    scope: str = "layer",
-    layers: Sequence[str] | None = None,
-    composite: Any = "epsilon",
-    preset: str | None = None,
-    authors_compat: bool = False,
-    batch_size: int = 64,
+    retain_probes: Tensor | tuple[Tensor, Tensor] | None = None,
+    evaluate_on: tuple[Tensor, Tensor] | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> ForgetResult:
-    """Make a trained classifier forget classes, in place, from a few images of them that it was not trained on.
+    """Make a trained classifier forget, in place, from a few images that it was not trained on.
+
+        result = forget(model, 3, probes)                          # the same as
+        result = forget(model, ForgetClass(3, probes))
 
     Args:
-        model: any module that returns logits [N, classes] (or an object with `.logits`); edited in place.
-        target: the class to forget, or several.
-        probes: model-ready images [N, ...] of the class(es); a few dozen of each are enough.
-        method: "lra-npp" ranks the inputs of the classifier by relevance for the class and cuts the paths of the most
-            relevant ones (arXiv 2410.23693); it changes what the model says, hardly what its features know. "channels"
-            does the same at any layers: conv channels, hidden units, attention heads, masked exactly.
-        k: neurons that each probe may name as most relevant: a count ("lra-npp") or a share of the layer. Default 1/4.
-        budget: neurons to perturb: a count (per class for "lra-npp", in all for "channels"), or a fraction in (0, 1).
-            Default: the smallest that reaches `until`.
-        retain_probes: images of other classes, with labels or without (then the model's own answers count). Needed for
-            score "contrastive" and for `utility_floor`.
-        probe_labels: int [N], the target that each probe belongs to; needed when there are several targets.
-        until: accuracy on the class to get down to, judged on probes that had no part in the choice. Default 0.02
-            for "lra-npp" and 0.05 for "channels" when no budget is given.
-        utility_floor: accuracy on the retain probes that must be kept. Default with retain probes and no budget: two
-            points less than before.
-        mode: "zero", "invert", "scale", "gaussian" or "laplace", see `perturb_`. Default: "zero", and "invert" if
-            masking every neuron that speaks for the class is not enough.
-        strength: of "scale", "gaussian" and "laplace".
-        path: for "lra-npp": "target" (default), "all", "rows" or "neuron", see `zsu_fast.unlearn.perturb.plan`.
-        score: "frequency", "mean" or "contrastive". Default: contrastive with retain probes, else frequency.
-        scope: "layer" (the same share of each) or "global" (shares of relevance compared across layers).
-        layers: names for "channels". Default: late hidden layers and attention heads, then all late layers, then every
-            hidden layer, whichever first reaches the target.
-        composite: rules of the relevance pass, see `zsu_fast.relevance`; "lra-npp" needs none (every rule gives the
-            same order at the classifier's input).
-        preset, authors_compat: the authors' settings for one of their experiments (a name of `AUTHORS_PRESETS`), and
-            their code's quirks: relevance of the arg-max, insertion-order ties, eps = 0.1, biases kept, no search.
-        seed: of the split of the probes and of noise. batch_size: images per pass.
+        model: any module that returns logits [N, classes] (or an object with `.logits`), or a wrapper of one (DDP,
+            DataParallel, torch.compile, AveragedModel); edited in place.
+        target: the class index to forget, or several, with `probes` (and `probe_labels`); or a request that has all.
+        method: "lra-npp" ranks the inputs of the classifier by relevance for the class and cuts the paths that speak
+            for it (arXiv 2410.23693); it changes what the model says, hardly what its features know. "channels" masks
+            units of any layers, exactly. Other packages add methods, see `zsu_fast.unlearn.methods`.
+        retain_probes: images of other classes, with labels or without (then the model's own answers count).
+        evaluate_on: (images, labels) that have the last word: the verdict is theirs, and an edit that does not hold
+            on them is taken back. None of the probes should be among them.
         progress: called as progress(done, total, text).
+        options: of the method; `method_options(method)` has them all, with their defaults. Common to all: `budget`,
+            `until`, `utility_floor`, `mode`, `strength`, `seed`, `batch_size`.
+
+    Without a budget, an edit that costs the other classes nothing (path "target" of "lra-npp") is taken in full; one
+    that has a price is taken as far as `utility_floor` allows (by default two points of retain accuracy), or, without
+    retain probes, only until the class has fallen behind with a margin on held-out probes.
 
     Returns:
-        ForgetResult. If the target cannot be reached the result says so and the model is as it was.
+        ForgetResult. `result.verdict` says what may be said; if nothing was reached the model is as it was.
 
     Raises:
-        ValueError, TypeError: naming the argument; the model is as it was.
+        ValueError, TypeError: naming the argument; the model is as it was. So it is after any other exception.
     """
-    with _task(
-        model,
-        target,
-        probes,
-        probe_labels,
-        retain_probes,
-        progress,
-        method=method,
-        k=k,
-        budget=budget,
-        until=until,
-        utility_floor=utility_floor,
-        mode=mode,
-        strength=strength,
-        path=path,
-        score=score,
-        scope=scope,
-        layers=layers,
-        composite=composite,
-        preset=preset,
-        authors_compat=authors_compat,
-        seed=seed,
-        batch_size=batch_size,
-    ) as task:
-        return task.run()
+    return _carry_out(
+        model, target, probes, probe_labels, retain_probes, evaluate_on, progress, method, options, Task.run
+    )
 
 
 def select(
     model: nn.Module,
-    target: int | Sequence[int],
-    probes: Tensor,
+    target: ForgetClass | int | Sequence[int],
+    probes: Tensor | None = None,
     *,
     budget: int | float,
     method: str = "lra-npp",
-    k: int | float | None = None,
-    retain_probes: Tensor | tuple[Tensor, Tensor] | None = None,
     probe_labels: Tensor | Sequence[int] | None = None,
-    score: str | None = None,
-    scope: str = "layer",
-    layers: Sequence[str] | None = None,
-    composite: Any = "epsilon",
-    preset: str | None = None,
-    authors_compat: bool = False,
-    batch_size: int = 64,
+    retain_probes: Tensor | tuple[Tensor, Tensor] | None = None,
+    **options: Any,
 ) -> Picks:
     """The neurons that `forget` would perturb at a given budget; the model is not changed. Arguments as in `forget`."""
-    with _task(
-        model,
-        target,
-        probes,
-        probe_labels,
-        retain_probes,
-        method=method,
-        k=k,
-        budget=budget,
-        score=score,
-        scope=scope,
-        layers=layers,
-        composite=composite,
-        preset=preset,
-        authors_compat=authors_compat,
-        batch_size=batch_size,
-    ) as task:
-        return task.select(budget)
+    check_amount("budget", budget, 0)
+    options["budget"] = budget
+    return _carry_out(
+        model, target, probes, probe_labels, retain_probes, None, None, method, options,
+        lambda task: task.select(task.options.budget),
+    )  # fmt: skip
 
 
-@contextmanager
-def _task(
-    model: nn.Module,
-    target: int | Sequence[int],
-    probes: Tensor,
-    probe_labels: Tensor | Sequence[int] | None,
-    retain_probes: Tensor | tuple[Tensor, Tensor] | None,
-    progress: Progress | None = None,
-    *,
-    layers: Sequence[str] | None,
-    **request: Any,
-) -> Iterator[Task]:
-    """A checked request, with the model in evaluation mode for the duration; every module's own flag is put back."""
-    targets = target_classes(target)
-    settings = Settings(targets, layers=None if layers is None else tuple(layers), **request)
-    check_settings(settings, retain_probes is not None)
-    labels = probe_classes(probes, probe_labels, targets)
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        retain = retain_images(model, retain_probes, targets, settings.batch_size)
-        yield Task(model, probes, labels, retain, settings, progress)
-    finally:
-        for module, training in flags:
-            module.training = training
+def method_options(method: str) -> dict[str, str]:
+    """Name -> explanation and default of every option of a method."""
+    found = {}
+    for f in fields(find_method(method).options):
+        shown = f.metadata["shown"] or f.default
+        found[f.name] = f.metadata["help"] + ("" if shown is None else f" Default: {shown}.")
+    return found
+
+
+def _carry_out(
+    model: Any,
+    request: Any,
+    probes: Any,
+    probe_labels: Any,
+    retain_probes: Any,
+    evaluate_on: Any,
+    progress: Any,
+    method: str,
+    options: dict[str, Any],
+    run: Any,
+) -> Any:
+    """Everything checked at the door, then one transaction around all the rest."""
+    bare = check_model(model)
+    check_progress(progress)
+    if isinstance(request, ForgetClass):
+        if probes is not None or probe_labels is not None:
+            raise TypeError("probes: part of the request already")
+    else:
+        request = ForgetClass(request, probes, probe_labels)
+    chosen = configured(method, options)
+    if isinstance(retain_probes, (tuple, list)):
+        retain_probes = labelled("retain_probes", retain_probes)
+    elif retain_probes is not None:
+        check_images("retain_probes", retain_probes)
+    if evaluate_on is not None:
+        evaluate_on = labelled("evaluate_on", evaluate_on)
+
+    def work(transaction: Transaction) -> Any:
+        given = {} if progress is None else {"progress": progress}
+        return run(Task(transaction, request, chosen, retain_probes, evaluate_on, **given))
+
+    return transact(bare, work)
+
+
+def configured(method: str, options: dict[str, Any]) -> Method:
+    """The method with its options checked. TypeError for an option that it does not have."""
+    kind = find_method(method)
+    known = [f.name for f in fields(kind.options)]
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{name}: method {method!r} has no such option; it has {', '.join(known)}")
+    return kind(kind.options(**options))

@@ -1,161 +1,111 @@
 """The undo file: every value that an edit replaced, and the record of why.
 
-A patch holds, per edited slice, the tensor's name, the indices, and the old and new values. Reverting copies the old
-values back, so the model is bit for bit what it was. On disk it is a safetensors file: tensors plus a JSON record in
-the header; nothing in it is executed when it is read.
+A patch holds, per edited slice, the tensor's name, the indices, and the old and new values; and per edited tensor its
+digests before and after. Reverting copies the old values back, so the model is bit for bit what it was. Who has the
+patch has what was forgotten: it holds the erased weights.
 """
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from zsu_fast.safetensors_file import save_atomically
+from zsu_fast.model.tensors import Tensors, same_bits, tensor_digest
+from zsu_fast.unlearn import ledger, patch_file
+from zsu_fast.unlearn.entry import Entry
+from zsu_fast.unlearn.transaction import Transaction, transact
 
-FORMAT = "zsu_fast.patch"
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Slices `indices` along `dim` of `tensor` (of its row `row`, if given), with their old and new values.
-
-    old and new have the shape of `tensor.index_select(dim, indices)`; indices is int64 [k], ascending.
-    """
-
-    tensor: str
-    row: int | None
-    dim: int
-    indices: Tensor
-    old: Tensor
-    new: Tensor
-
-    def view(self, state: dict[str, Tensor]) -> Tensor:
-        """The tensor of `state` that the indices count in; ValueError if `state` does not fit this entry."""
-        whole = state.get(self.tensor)
-        if whole is None:
-            raise ValueError(f"model: has no tensor {self.tensor!r}, which the patch edits")
-        if self.row is not None and (whole.dim() == 0 or self.row >= whole.shape[0]):
-            raise ValueError(f"model: {self.tensor} has shape {tuple(whole.shape)}, the patch edits its row {self.row}")
-        view = whole if self.row is None else whole[self.row]
-        expected = list(view.shape)
-        if self.dim < len(expected):
-            expected[self.dim] = self.indices.numel()
-        limit = view.shape[self.dim] if self.dim < view.dim() else 0
-        beyond = self.indices.numel() > 0 and int(self.indices.max()) >= limit
-        if self.dim >= view.dim() or tuple(expected) != tuple(self.old.shape) or beyond:
-            raise ValueError(
-                f"model: {self.tensor} has shape {tuple(whole.shape)}, which does not fit the patch "
-                f"(values of shape {tuple(self.old.shape)} along dimension {self.dim})"
-            )
-        if view.dtype != self.old.dtype:
-            raise ValueError(f"model: {self.tensor} is {view.dtype}, the patch holds {self.old.dtype}")
-        return view
+_Piece = tuple[Entry, Tensor, int, Tensor, Tensor]  # entry, view, dim, indices, values to write
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A recorded edit of a model. `record` is JSON-able: request, picks, seeds, versions, hashes, metrics."""
+    """A recorded edit of a model.
+
+    record: JSON-able: request, picks, seeds, versions, hashes, metrics. digests: tensor name -> SHA-256 of the whole
+    tensor (before, after) the edit; empty in patches of format 1. key: of the keyed digests of images in the record.
+    """
 
     entries: tuple[Entry, ...]
     record: dict[str, Any] = field(default_factory=dict)
+    digests: dict[str, tuple[str, str]] = field(default_factory=dict)
+    key: str = ""
 
-    def revert(self, model: nn.Module) -> None:
-        """Put the old values back, in place and bit for bit.
+    def revert(self, model: nn.Module | Mapping[str, Tensor]) -> None:
+        """Put the old values back, in place and bit for bit; `model` may be a wrapper, or a state dict.
 
-        Raises ValueError, with the model unchanged, if the model does not hold the values that this patch wrote: it was
-        not applied, is reverted already, or a later edit touched the same elements (revert that one first).
+        Raises ValueError, with the model unchanged, if a tensor that this patch edited is not as it left it: it was not
+        applied, is reverted already, or something else changed it since. Later edits of the same elements must be
+        undone first; later edits of other elements need not, if they were made in this process.
         """
-        self._write(model, expect="new", write="old")
+        self._write(model, forth=False)
 
-    def apply_(self, model: nn.Module) -> None:
-        """Write the new values. Raises ValueError, with the model unchanged, if it does not hold the old ones."""
-        self._write(model, expect="old", write="new")
-
-    def _write(self, model: nn.Module, expect: str, write: str) -> None:
-        state = model.state_dict()  # detached: same memory, same version counters
-        views = [(entry, entry.view(state)) for entry in self.entries]
-        for entry, view in views:
-            indices = entry.indices.to(view.device)
-            current = view.index_select(entry.dim, indices)
-            if not _same_bits(current, getattr(entry, expect).to(view.device)):
-                state_word = "edited by this patch" if expect == "new" else "as they were before this patch"
-                raise ValueError(
-                    f"model: values of {entry.tensor} are not {state_word}; nothing was changed "
-                    "(already done, another model, or a later edit of the same neurons that must be undone first)"
-                )
-        with torch.no_grad():
-            for entry, view in views:
-                value = getattr(entry, write).to(view.device)
-                view.index_copy_(entry.dim, entry.indices.to(view.device), value)
+    def apply_(self, model: nn.Module | Mapping[str, Tensor]) -> None:
+        """Write the new values. ValueError, with the model unchanged, if a tensor is not as it was before the edit."""
+        self._write(model, forth=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, atomically: a reader sees the whole file or none."""
-        tensors, described = {}, []
-        for i, entry in enumerate(self.entries):
-            for part in ("indices", "old", "new"):
-                tensors[f"{i}.{part}"] = getattr(entry, part).detach().cpu().contiguous()
-            described.append({"tensor": entry.tensor, "row": entry.row, "dim": entry.dim})
-        metadata = {
-            "format": FORMAT,
-            "version": str(FORMAT_VERSION),
-            "entries": json.dumps(described),
-            "record": json.dumps(self.record, sort_keys=True),
-        }
-        save_atomically(tensors, path, metadata)
+        """Write a safetensors file (format 2), atomically and readable for its owner only."""
+        patch_file.save(path, self.entries, self.record, self.digests, self.key)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Patch:
         """Read a patch. Raises FileNotFoundError, or ValueError for anything that is not a whole zsu_fast patch."""
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"path: no patch file at {path}")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise ValueError(f"path: {path} is not a zsu_fast patch (format {metadata.get('format')!r})")
-                if metadata.get("version") != str(FORMAT_VERSION):
+        return Patch(*patch_file.load(path))
+
+    def _write(self, model: nn.Module | Mapping[str, Tensor], forth: bool) -> None:
+        if not isinstance(model, nn.Module):
+            for _, view, dim, indices, values in self._checked(Tensors(model), forth, known=False):
+                view.index_copy_(dim, indices, values)
+            return
+
+        def work(transaction: Transaction) -> None:
+            bare, tensors = transaction.model, transaction.tensors
+            known = not forth and ledger.only_disjoint_since(bare, self.digests, self.entries)
+            for entry, view, dim, indices, values in self._checked(tensors, forth, known):
+                transaction.write(entry.tensor, view, dim, indices, values)
+            for name, digests in () if known else self.digests.items():
+                if tensor_digest(tensors[name]) != digests[1 if forth else 0]:
                     raise ValueError(
-                        f"path: {path} has patch version {metadata.get('version')}, expected {FORMAT_VERSION}"
+                        f"patch: its values do not make {name} what it says (damaged); nothing was changed"
                     )
-                described = json.loads(metadata["entries"])
-                record = json.loads(metadata["record"])
-                if not isinstance(record, dict) or not isinstance(described, list):
-                    raise TypeError("record and entries")
-                parts = ("indices", "old", "new")
-                entries = [_entry(d, *(file.get_tensor(f"{i}.{p}") for p in parts)) for i, d in enumerate(described)]
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"path: {path} is not a whole zsu_fast patch ({error})") from error
-        return Patch(tuple(entries), record)
+            transaction.at_commit(lambda: ledger.note(bare, self.digests, self.entries, undone=not forth))
+
+        transact(model, work)
+
+    def _checked(self, tensors: Tensors, forth: bool, known: bool) -> list[_Piece]:
+        """The slices and what to write to them, in a model that is as this patch expects it.
+
+        known: what else changed the same tensors since is known not to have touched these elements.
+        """
+        state = "as they were before this patch" if forth else "edited by this patch"
+        remedy = "already done, another model, or a later edit that must be undone first"
+        for name in dict.fromkeys([*(entry.tensor for entry in self.entries), *self.digests]):
+            if name not in tensors:
+                raise ValueError(f"model: has no tensor {name!r}, which the patch edits")
+        ledger.elements(tensors, self.entries)
+        for name, digests in () if known else self.digests.items():
+            if tensor_digest(tensors[name]) != digests[0 if forth else 1]:
+                raise ValueError(f"model: values of {name} are not {state}; nothing was changed ({remedy})")
+        found = []
+        for entry in self.entries:
+            view, dim, indices = entry.slice_of(tensors[entry.tensor])
+            old, new = (
+                v.to(view.device) if entry.indices is not None else v.reshape(-1) for v in (entry.old, entry.new)
+            )
+            if not same_bits(view.index_select(dim, indices), old if forth else new):
+                raise ValueError(f"model: values of {entry.tensor} are not {state}; nothing was changed ({remedy})")
+            found.append((entry, view, dim, indices, new if forth else old))
+        return found
 
 
-def _entry(described: dict[str, Any], indices: Tensor, old: Tensor, new: Tensor) -> Entry:
-    name, row, dim = described["tensor"], described["row"], described["dim"]
-    well_formed = (
-        isinstance(name, str)
-        and isinstance(dim, int)
-        and 0 <= dim < old.dim()
-        and (row is None or (isinstance(row, int) and row >= 0))
-        and indices.dtype == torch.int64
-        and indices.dim() == 1
-        and old.shape == new.shape
-        and old.dtype == new.dtype
-        and old.shape[dim] == indices.numel()
-        and (indices.numel() == 0 or int(indices.min()) >= 0)
-    )
-    if not well_formed:
-        raise TypeError(f"entry of {name!r} is malformed")
-    return Entry(name, row, dim, indices, old, new)
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equality of the bytes: NaN equals the same NaN, and +0 differs from -0."""
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)) if a.numel() else True
+def patch_of(transaction: Transaction, record: dict[str, Any], key: str = "") -> Patch:
+    """What a transaction has edited. No two slices of its journal may overlap."""
+    entries = tuple(Entry(w.tensor, w.row, w.dim, w.index.cpu(), w.old.cpu(), w.new.cpu()) for w in transaction.journal)
+    digests = transaction.digests()
+    transaction.at_commit(lambda: ledger.note(transaction.model, digests, entries))
+    return Patch(entries, record, digests, key)

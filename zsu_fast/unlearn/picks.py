@@ -7,7 +7,7 @@ once, and a budget takes its beginning.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -201,11 +201,15 @@ def unit_relevance(
     layers: Sequence[str],
     composite: str | Composite,
     batch_size: int,
+    progress: Callable[[int, int, str], None],
 ) -> dict[str, Tensor]:
     """Relevance [N, units] of each of `layers` for `images`, each image for its own label."""
     collected: dict[str, list[Tensor]] = {name: [] for name in layers}
+    done = 0
     for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         found = relevance(model, batch, target, composite=composite, layers=list(layers)).neurons
         for name in layers:
             collected[name].append(found[name])
+        done += len(batch)
+        progress(done, len(images), "relevance")
     return {name: torch.cat(parts) for name, parts in collected.items()}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import hmac
+import math
 import platform
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsu_fast.unlearn.hashing import tensor_digest
+from zsu_fast.model.tensors import update_digest
 from zsu_fast.unlearn.patch import Patch
+from zsu_fast.unlearn.verdict import Verdict
 from zsu_fast.version import __version__
 
 
@@ -20,36 +24,41 @@ class ForgetResult:
     """What `forget` did.
 
     patch: undoes it (`patch.revert(model)`) and can be saved; without entries if nothing was changed.
-    reached: False if no budget met `until` above the utility floor; the model is then as it was.
+    verdict: what may be said of it; nothing else says "forgotten".
+    reached: whether an edit is in place that met `until` (with a fixed budget: whether it did).
     picks: layer name -> indices; inputs of the classifier stand under "<classifier>.input".
     budget: number of neurons (per target class for "lra-npp", in all for "channels").
-    before, after: "forget_accuracy" on the probes ("after": each judged by an edit chosen without it) and
-        "retain_accuracy" on the retain probes (None without them).
+    before, after: "forget_accuracy" on the probes ("after": each judged by an edit chosen without it, where there are
+        enough), "margin": median lead of the class over the best other logit on them, and "retain_accuracy" on the
+        retain probes (None without them).
     trace: what the search tried, [{"layers", "mode", "budget", "forget_accuracy"}].
+    certificate: what was proved or checked of the edit, see `zsu_fast.unlearn.certificate`; None without an edit.
     record: JSON-able, also in the patch.
     """
 
     patch: Patch
+    verdict: Verdict
     reached: bool
     picks: dict[str, list[int]]
     budget: int
     before: dict[str, float | None]
     after: dict[str, float | None]
     trace: list[dict[str, Any]]
+    certificate: dict[str, Any] | None
     record: dict[str, Any]
 
     def summary(self) -> str:
-        """A few lines for people."""
-        request = self.record["request"]
-        name = "class " + ", ".join(map(str, request["targets"]))
-        if not self.reached:
-            return f"{name}: not forgotten, the model is as it was. {self.record['reason']}"
-        count = sum(map(len, self.picks.values()))
-        lines = [f"{name} forgotten by {request['method']}: {count} neurons in {len(self.picks)} layer(s)"]
-        for key, what in (("forget_accuracy", "on the class (held-out probes)"), ("retain_accuracy", "on the others")):
-            if self.before[key] is not None:
-                lines.append(f"  accuracy {what}: {self.before[key]:.3f} -> {self.after[key]:.3f}")
-        return "\n".join(lines)
+        """The verdict and the figures, in one line."""
+        said = self.verdict.sentence
+        if self.patch.entries:
+            count = sum(map(len, self.picks.values()))
+            judged = "held-out probes" if self.record["metrics"]["held_out"] else "the very probes that chose the edit"
+            said += f" Edited by {self.record['request']['method']}: {count} neurons in {len(self.picks)} layer(s)"
+            for key, what in (("forget_accuracy", f"on the class ({judged})"), ("retain_accuracy", "on the others")):
+                if self.before[key] is not None:
+                    said += f"; accuracy {what} {self.before[key]:.3f} -> {self.after[key]:.3f}"
+            said += "."
+        return said
 
 
 def provenance() -> dict[str, Any]:
@@ -60,15 +69,27 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def described(images: Tensor) -> dict[str, Any]:
-    """Digest and shape of images, for a record."""
-    return {"sha256": tensor_digest(images), "shape": list(images.shape)}
+class _Keyed:
+    """An HMAC with the interface of a hash."""
+
+    def __init__(self, key: str) -> None:
+        self._mac = hmac.new(bytes.fromhex(key), digestmod=hashlib.sha256)
+        self.update, self.hexdigest = self._mac.update, self._mac.hexdigest
+
+
+def described(images: Tensor, key: str) -> dict[str, Any]:
+    """Keyed digest and shape of images: who has the key (it is in the undo file) can confirm that they were used."""
+    keyed: Any = _Keyed(key)
+    update_digest(keyed, "", images)
+    return {"hmac_sha256": keyed.hexdigest(), "shape": list(images.shape)}
 
 
 def jsonable(value: Any) -> Any:
-    """`value` with everything that JSON does not know as its repr."""
+    """`value` in JSON's types: numbers that JSON does not know become null, other things their repr."""
     if isinstance(value, dict):
         return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [jsonable(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

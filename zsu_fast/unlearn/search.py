@@ -1,14 +1,14 @@
-"""The smallest budget that forgets: measured on probes that had no part in choosing the neurons."""
+"""How large an edit must be: measured on probes that had no part in choosing the neurons."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Measure = Callable[[int], float]
+Meets = Callable[[int], bool]
+LEVELS = 24
 
 
 def folds(labels: Tensor, count: int, seed: int) -> list[Tensor]:
@@ -29,15 +29,7 @@ def folds(labels: Tensor, count: int, seed: int) -> list[Tensor]:
     return [number == part for part in range(parts)]
 
 
-@dataclass(frozen=True)
-class Found:
-    """Budget that first met the target (None if none did) and everything tried: (budget, forget accuracy)."""
-
-    budget: int | None
-    trace: tuple[tuple[int, float], ...]
-
-
-def levels(largest: int, count: int = 24) -> list[int]:
+def levels(largest: int, count: int = LEVELS) -> list[int]:
     """At most `count` budgets from 1 to `largest`, evenly spaced in their logarithm."""
     if largest < 1:
         return []
@@ -45,37 +37,39 @@ def levels(largest: int, count: int = 24) -> list[int]:
     return sorted({min(largest, max(1, round(level))) for level in grid.tolist()})
 
 
-def smallest(measure: Measure, largest: int, until: float, progress: Callable[[int, int], None]) -> Found:
-    """The smallest budget in 1..largest with measure(budget) <= until.
+def smallest(meets: Meets, largest: int) -> int | None:
+    """The smallest budget in 1..largest that meets the aim, to three per cent; None if the largest does not.
 
-    The grid of `levels` is walked upwards to the first budget that meets the target, then the gap below it is halved;
-    this is exact when the accuracy falls with the budget, and near it when it wavers.
+    The largest is looked at first, then the grid of `levels` is bisected, then the gap below: this finds the smallest
+    when what a budget meets a larger one meets too, and one near it when that wavers.
     """
-    tried: dict[int, float] = {}
-
-    def meets(budget: int) -> bool:
-        tried[budget] = measure(budget)
-        progress(len(tried), len(grid))
-        return tried[budget] <= until
-
     grid = levels(largest)
-    below = 0
-    for budget in grid:
-        if meets(budget):
-            break
-        below = budget
-    else:
-        return Found(None, tuple(sorted(tried.items())))
-    while budget - below > 1:
+    if not grid or not meets(largest):
+        return None
+    low, high = -1, len(grid) - 1  # grid[high] meets the aim
+    while high - low > 1:
+        middle = (low + high) // 2
+        if meets(grid[middle]):
+            high = middle
+        else:
+            low = middle
+    below, budget = (0 if low < 0 else grid[low]), grid[high]
+    while budget - below > max(1, budget // 32):
         middle = (below + budget) // 2
         if meets(middle):
             budget = middle
         else:
             below = middle
-    return Found(budget, tuple(sorted(tried.items())))
+    return budget
 
 
-def accuracy_per_target(logits: Tensor, labels: Tensor, targets: Sequence[int]) -> float:
-    """The largest accuracy over the target classes: several classes are forgotten when the best remembered one is."""
-    right = (logits.argmax(1) == labels).float()
-    return max(right[labels == target].mean().item() for target in targets)
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """[N] by how much each image's class leads the best other logit; above 0 it is the answer. NaN stays NaN."""
+    own = logits.gather(1, labels[:, None])[:, 0].float()
+    others = logits.float().scatter(1, labels[:, None], -torch.inf).amax(1)
+    return own - others
+
+
+def accuracy_per_target(right: Tensor, labels: Tensor, targets: Sequence[int]) -> float:
+    """The largest share over the target classes: several classes are forgotten when the best remembered one is."""
+    return max(right[labels == target].float().mean().item() for target in targets)

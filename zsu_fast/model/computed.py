@@ -1,0 +1,31 @@
+"""Layers whose weight is no parameter of its own but computed from others before each run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+
+def computed_weights(model: nn.Module) -> dict[str, str]:
+    """Module name -> what computes its weight, and how to make it a plain parameter."""
+    found = {}
+    for name, module in model.named_modules():
+        kind = type(module).__module__
+        if "quantized" in kind or "torchao" in type(getattr(module, "weight", None)).__module__:
+            found[name] = f"a quantised {type(module).__name__}: forget before you quantise (zeros survive it)"
+        elif isinstance(module, nn.Module) and parametrize.is_parametrized(module, "weight"):
+            parts: Any = module.parametrizations
+            what = ", ".join(type(part).__name__.lstrip("_") for part in parts["weight"])
+            found[name] = (
+                f"a parametrization ({what}): fold it first with "
+                "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"
+            )
+        elif "weight_orig" in module._parameters:
+            found[name] = (
+                "torch.nn.utils (prune or spectral_norm): fold it first with prune.remove or remove_spectral_norm"
+            )
+        elif "weight_g" in module._parameters:
+            found[name] = "torch.nn.utils.weight_norm: fold it first with remove_weight_norm"
+    return found

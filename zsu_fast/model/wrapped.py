@@ -1,0 +1,40 @@
+"""Wrappers (DDP, DataParallel, torch.compile, AveragedModel, Fabric) are taken off once, at the door.
+
+Names are then those of the bare model, and an undo file fits it and every wrapper of it.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_locks_lock = threading.Lock()
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The module that computes, without what wraps it. The wrapper sees every edit: it holds the same module."""
+    while (inner := _inner(model)) is not None:
+        model = inner
+    return model
+
+
+def _inner(model: nn.Module) -> nn.Module | None:
+    children = model._modules
+    if isinstance(model, (DataParallel, DistributedDataParallel)):
+        return children["module"]
+    if "_orig_mod" in children:  # torch.compile
+        return children["_orig_mod"]
+    # By name: importing these for a comparison costs more than all else here.
+    if type(model).__name__ in ("AveragedModel", "ExponentialMovingAverage", "_FabricModule"):
+        return children.get("module") or children.get("_forward_module")
+    return None
+
+
+def lock_of(model: nn.Module) -> threading.RLock:
+    """The lock under which a model's flags and weights are changed; one for each bare model, for all threads."""
+    with _locks_lock:
+        return _locks.setdefault(bare_model(model), threading.RLock())

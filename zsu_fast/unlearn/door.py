@@ -1,0 +1,72 @@
+"""What is checked of a model and its images before anything else: kinds, devices, dtypes, that they fit together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zsu_fast.model.wrapped import bare_model
+from zsu_fast.unlearn.structure import Structure
+from zsu_fast.unlearn.watch import trace_structure
+
+
+def check_model(model: object) -> nn.Module:
+    """The bare model. TypeError for what cannot be edited, with the reason."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    bare = bare_model(model)
+    for name, module in bare.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"module {name!r}" if name else "it"
+            raise TypeError(f"model: {where} is TorchScript, whose layers cannot be seen; pass the original module")
+    for name, parameter in bare.named_parameters():
+        kind = type(parameter.data).__name__
+        if kind == "DTensor":
+            raise TypeError(
+                f"model: {name} is a DTensor (FSDP or tensor parallel): forget on the whole model, then shard"
+            )
+        if parameter.is_meta:
+            raise TypeError(f"model: {name} is on the meta device, it has no values (offloaded?); load it first")
+    return bare
+
+
+def check_runs(model: nn.Module, images: Tensor, argument: str) -> Structure:
+    """The structure, seen on one image. ValueError naming `argument` if the model does not take such images."""
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is not None:
+        if images.device != parameter.device:
+            raise ValueError(f"{argument}: on {images.device}, the model is on {parameter.device}")
+        if (
+            images.is_floating_point()
+            and images.dtype != parameter.dtype
+            and not torch.is_autocast_enabled(images.device.type)
+        ):
+            mixed = any(p.dtype == images.dtype for p in model.parameters())
+            if not mixed and not _takes(model, images[:1]):
+                raise ValueError(f"{argument}: {images.dtype}, the model is {parameter.dtype}")
+    try:
+        try:
+            return trace_structure(model, images[:1])
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            # A norm without running statistics takes them from the batch: one image has none.
+            return trace_structure(
+                model, images[:2] if len(images) > 1 else images.repeat(2, *[1] * (images.dim() - 1))
+            )
+    except (RuntimeError, IndexError, TypeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{argument}: the model does not take images of shape {tuple(images.shape[1:])}, {images.dtype}: {reason}"
+        ) from error
+
+
+def _takes(model: nn.Module, images: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            model(images)
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,33 @@
+"""HOW: the methods of forgetting, found by name; other packages add theirs by the entry point `zsu_fast.methods`."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from zsu_fast.unlearn.methods.base import Given, Method, Proposal
+from zsu_fast.unlearn.methods.channels import Channels
+from zsu_fast.unlearn.methods.lra_npp import LraNpp
+
+GROUP = "zsu_fast.methods"
+_BUILT_IN: dict[str, type[Method]] = {"lra-npp": LraNpp, "channels": Channels}
+
+
+def method_names() -> list[str]:
+    """Names of all methods: built in, then those of other packages."""
+    return list(_BUILT_IN) + sorted(e.name for e in entry_points(group=GROUP) if e.name not in _BUILT_IN)
+
+
+def find_method(name: object) -> type[Method]:
+    """The method of that name. ValueError if there is none, TypeError if an entry point holds something else."""
+    if isinstance(name, str) and name in _BUILT_IN:
+        return _BUILT_IN[name]
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            found = entry.load()
+            if not (isinstance(found, type) and issubclass(found, Method)):
+                raise TypeError(f"method: the entry point {name!r} of {entry.value} is no zsu_fast Method")
+            return found
+    raise ValueError(f"method: expected one of {', '.join(method_names())}, got {name!r}")
+
+
+__all__ = ["GROUP", "Channels", "Given", "LraNpp", "Method", "Proposal", "find_method", "method_names"]

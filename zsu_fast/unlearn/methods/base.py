@@ -1,0 +1,87 @@
+"""What a method of forgetting is: it analyses and proposes edits of growing size. It knows no undo, verdict, files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from zsu_fast.unlearn.options import Options
+from zsu_fast.unlearn.picks import Picks, Ranking
+from zsu_fast.unlearn.plan import Slice
+from zsu_fast.unlearn.structure import Structure
+
+Progress = Callable[[int, int, str], None]
+NEEDS = {"retain images": "retain_probes: images of other classes"}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a method gets: a model in evaluation mode that it must leave as it is, and the images of one request.
+
+    images, labels: to forget, [N, ...] and int64 [N]. retain: images of other classes and their labels. forward:
+    images -> logits [N, classes], batch by batch, counted. count: called with the number of images that are run with
+    a backward pass.
+    """
+
+    model: nn.Module
+    structure: Structure
+    targets: tuple[int, ...]
+    images: Tensor
+    labels: Tensor
+    retain: tuple[Tensor, Tensor] | None
+    forward: Callable[[Tensor], Tensor]
+    count: Callable[[int], None]
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Edits of growing size, 1..largest neurons.
+
+    rank: the order of the neurons by the images that a mask [N] admits (None: all). plan: the slices that perturbing
+    picks means. free: the edit costs what is kept nothing, so it is taken in full. candidates: what a fraction of the
+    budget counts. quick: logits of images (a mask [N]) under the edit that is in place, without running the model; only
+    where it gives the model's own logits bit for bit.
+    """
+
+    layers: tuple[str, ...]
+    mode: str
+    rank: Callable[[Tensor | None], Ranking]
+    plan: Callable[[Picks, Tensor | None], list[Slice]]
+    candidates: int
+    free: bool = False
+    quick: Callable[[Tensor], Tensor] | None = None
+
+
+class Method(ABC):
+    """A way to forget. `needs`: names of `NEEDS`; `options`: its class of options; `until`: its default aim."""
+
+    name: ClassVar[str]
+    options: ClassVar[type[Options]]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    until: ClassVar[float]
+
+    def __init__(self, options: Any) -> None:
+        self.asked = options
+
+    def check_images(self, has_retain: bool) -> None:
+        """ValueError, naming what is missing, before any work."""
+        for need in sorted(self.needs):
+            if need == "retain images" and not has_retain:
+                raise ValueError(f"method: {self.name!r} needs {NEEDS[need]}")
+
+    @abstractmethod
+    def check_model(self, structure: Structure) -> None:
+        """ValueError, saying why, if the method cannot edit such a model."""
+
+    @abstractmethod
+    def propose(self, given: Given) -> Iterator[Proposal]:
+        """Analyse, then give proposals in the order in which they are to be tried."""
+
+    def described(self, given: Given) -> dict[str, Any]:
+        """Options as they were completed for this model, for the record."""
+        return {}

@@ -1,0 +1,117 @@
+"""Units of any layers - conv channels, hidden units, attention heads - ranked by relevance and masked exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from zsu_fast.lrp import Composite
+from zsu_fast.unlearn.methods.base import Given, Method, Proposal
+from zsu_fast.unlearn.options import Options, check_amount, option
+from zsu_fast.unlearn.picks import SCOPES, SCORES, Picks, Ranking, rank_units, unit_relevance
+from zsu_fast.unlearn.plan import Slice, plan
+from zsu_fast.unlearn.structure import Structure
+
+RELEVANCE_BATCH = 8
+"""Images per relevance pass: it keeps the whole graph, 10 to 20 times what a forward pass needs."""
+
+
+@dataclass(frozen=True)
+class ChannelsOptions(Options):
+    k: float | None = option("Share of each layer's units that each probe may name as most relevant.", shown="0.25")
+    score: str | None = option(
+        "frequency, mean or contrastive (against the retain images).",
+        choices=SCORES,
+        shown="contrastive with retain images",
+    )
+    scope: str = option("layer: the same share of each; global: compared across layers.", "layer", choices=SCOPES)
+    layers: tuple[str, ...] | None = option(
+        "Only these layers.", shown="late hidden layers and heads, then all late layers, then every hidden layer"
+    )
+    composite: str | Composite = option("Rules of the relevance pass.", "epsilon")
+
+    def __post_init__(self) -> None:
+        layers = self.layers
+        if layers is not None:
+            if isinstance(layers, str) or not isinstance(layers, Sequence):
+                raise TypeError(f"layers: expected names of layers, got {layers!r}")
+            if not layers or not all(isinstance(name, str) for name in layers):
+                raise TypeError(f"layers: expected names of layers, got {layers!r}")
+            object.__setattr__(self, "layers", tuple(layers))
+        super().__post_init__()
+
+    def check(self) -> None:
+        super().check()
+        if isinstance(self.k, int) and not isinstance(self.k, bool):
+            raise ValueError(f'k: method "channels" takes a share in (0, 1] of each layer, got the count {self.k}')
+        check_amount("k", self.k, 1)
+
+
+class Channels(Method):
+    """Mask the units that carry the class, exactly: the features change too, and so may the other classes."""
+
+    name: ClassVar[str] = "channels"
+    options: ClassVar[type[Options]] = ChannelsOptions
+    until: ClassVar[float] = 0.05
+
+    asked: ChannelsOptions
+
+    def check_images(self, has_retain: bool) -> None:
+        super().check_images(has_retain)
+        if self.asked.score == "contrastive" and not has_retain:
+            raise ValueError('score: "contrastive" needs retain_probes')
+
+    def check_model(self, structure: Structure) -> None:
+        for name in self.asked.layers or ():
+            if name not in structure.maskable():
+                raise ValueError(f"layers: {structure.why_not(name)}")
+        if not structure.neurons():
+            why = next(iter(structure.computed.items()), None)
+            reason = f": the weight of {why[0]!r} is computed, by {why[1]}" if why else ""
+            raise ValueError(
+                f'method: "channels" found no linear or convolution layer with a weight of its own to mask{reason}'
+            )
+
+    def propose(self, given: Given) -> Iterator[Proposal]:
+        asked, structure = self.asked, given.structure
+        stages = [list(asked.layers)] if asked.layers else structure.stages()
+        layers = [name for name in structure.maskable() if any(name in stage for stage in stages)]
+        score = self._score(given)
+        relevance = self._relevance(given, given.images, given.labels, layers)
+        retain = None
+        if score == "contrastive":
+            assert given.retain is not None
+            retain = (self._relevance(given, *given.retain, layers), given.retain[1])
+        for stage in stages:
+
+            def rank(admitted: Tensor | None, stage: Sequence[str] = stage) -> Ranking:
+                chosen = slice(None) if admitted is None else admitted.to(given.labels.device)
+                return rank_units(
+                    {name: relevance[name][chosen] for name in stage},
+                    given.labels[chosen],
+                    given.targets,
+                    score=score,
+                    scope=asked.scope,
+                    k=0.25 if asked.k is None else asked.k,
+                    retain=retain,
+                )
+
+            def planned(picks: Picks, admitted: Tensor | None) -> list[Slice]:
+                return plan(structure, picks, "neuron", asked.mode or "zero")
+
+            candidates = sum(relevance[name].shape[1] for name in stage)
+            yield Proposal(tuple(stage), asked.mode or "zero", rank, planned, candidates)
+
+    def described(self, given: Given) -> dict[str, Any]:
+        return {"score": self._score(given), "k": 0.25 if self.asked.k is None else self.asked.k}
+
+    def _score(self, given: Given) -> str:
+        return self.asked.score or ("frequency" if given.retain is None else "contrastive")
+
+    def _relevance(self, given: Given, images: Tensor, labels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        given.count(len(images))
+        batch = min(self.asked.batch_size, RELEVANCE_BATCH)
+        return unit_relevance(given.model, images, labels, layers, self.asked.composite, batch, given.progress)

@@ -1,0 +1,164 @@
+"""Paths into the classifier, ranked by relevance (LRA-NPP, arXiv 2410.23693)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zsu_fast.model.tensors import Tensors, same_bits
+from zsu_fast.unlearn.methods.base import Given, Method, Proposal
+from zsu_fast.unlearn.options import Options, check_amount, option
+from zsu_fast.unlearn.picks import Picks, Ranking, rank_edges, rank_edges_as_authors
+from zsu_fast.unlearn.plan import PATHS, Slice, plan
+from zsu_fast.unlearn.presets import AUTHORS_PRESETS, preset_for
+from zsu_fast.unlearn.structure import Head, Structure
+from zsu_fast.unlearn.watch import classifier_inputs
+
+STEADY = 0.8
+"""Share of the probes on which an input of the classifier must keep its sign for its path to be inverted."""
+
+
+@dataclass(frozen=True)
+class LraNppOptions(Options):
+    k: int | float | None = option(
+        "Neurons that each probe may name as most relevant: a count or a share of the layer.", shown="0.25"
+    )
+    path: str | None = option(
+        "target: the weights to the class; all: to every class; rows, neuron: the neurons too.",
+        choices=PATHS,
+        shown="target",
+    )
+    preset: str | None = option(
+        "The authors' settings for one of their experiments.", choices=tuple(AUTHORS_PRESETS), shown="none"
+    )
+    authors_compat: bool = option(
+        "The authors' code's quirks: relevance of the arg-max, ties by insertion, eps = 0.1, biases kept, no search.",
+        False,
+    )
+
+    def check(self) -> None:
+        super().check()
+        check_amount("k", self.k, 1)
+        if not isinstance(self.authors_compat, bool):
+            raise TypeError(f"authors_compat: expected True or False, got {self.authors_compat!r}")
+
+
+class LraNpp(Method):
+    """Cut the paths from the most relevant inputs of the classifier to the class: what the model says changes.
+
+    With path "target" every other logit stays the same function, so all paths that speak for the class are taken: a
+    path whose input keeps its sign is inverted, one whose input changes it is zeroed (inverted, it would speak for the
+    class on other images).
+    """
+
+    name: ClassVar[str] = "lra-npp"
+    options: ClassVar[type[Options]] = LraNppOptions
+    until: ClassVar[float] = 0.02
+
+    asked: LraNppOptions
+
+    def check_model(self, structure: Structure) -> None:
+        if structure.head is None:
+            raise ValueError(f'method: "lra-npp" edits a classifier, and {structure.no_head}')
+
+    def propose(self, given: Given) -> Iterator[Proposal]:
+        head = given.structure.head
+        assert head is not None
+        asked = self.completed(given.structure)
+        weight = Tensors(given.model)[head.weight]
+        features, quick = self._features(given, head, asked)
+        rows = weight[head.rows]
+
+        def rank(admitted: Tensor | None) -> Ranking:
+            chosen = torch.ones_like(given.labels, dtype=torch.bool) if admitted is None else admitted
+            chosen = chosen.to(given.labels.device)
+            width = head.features
+            k = asked.k if asked.k is not None else 0.25
+            count = max(1, min(width, round(k * width) if isinstance(k, float) else k))
+            absolute = asked.preset is not None and AUTHORS_PRESETS[asked.preset].absolute
+            labels = given.labels[chosen]
+            if asked.authors_compat:
+                bias = None if head.bias is None else Tensors(given.model)[head.bias][head.rows]
+                return rank_edges_as_authors(features[chosen], rows, bias, count, given.targets, labels, absolute)
+            return rank_edges(features[chosen], rows, labels, given.targets, count, absolute=absolute)
+
+        path = asked.path or "target"
+
+        def planned(mode: str, picks: Picks, admitted: Tensor | None) -> list[Slice]:
+            if mode != "away":
+                return plan(given.structure, picks, path, mode)
+            chosen = torch.ones_like(given.labels, dtype=torch.bool) if admitted is None else admitted
+            slices = []
+            for target, edges in picks.edges.items():
+                values = features[(given.labels == target) & chosen.to(given.labels.device)].float()
+                steady = (values * values.mean(0).sign() >= 0).float().mean(0) >= STEADY
+                for mode_of, wanted in (("invert", True), ("zero", False)):
+                    found = tuple(sorted(f for f in edges if bool(steady[f]) is wanted))
+                    if found:
+                        slices.append(Slice(head.weight, head.rows[target], 0, found, mode_of))
+            return slices
+
+        modes = (asked.mode,) if asked.mode else ("away", "zero") if path == "target" else ("zero", "invert")
+        for mode in modes:
+            free = path == "target" and mode in ("away", "zero", "invert")
+            yield Proposal(
+                layers=(),
+                mode=mode,
+                rank=rank,
+                plan=partial(planned, mode),
+                candidates=head.features,
+                free=free,
+                quick=quick if path in ("target", "all") else None,
+            )
+
+    def completed(self, structure: Structure) -> LraNppOptions:
+        """Options with the preset's values and the defaults that depend on the model filled in."""
+        head, asked = structure.head, self.asked
+        assert head is not None
+        if asked.authors_compat and asked.preset is None:
+            hidden = head.producer is not None and structure.layers[head.producer].kind == "linear"
+            asked = replace(asked, preset=preset_for(bool(structure.heads), hidden, head.features))
+        if asked.preset is None:
+            return asked
+        preset = AUTHORS_PRESETS[asked.preset]
+        k, budget = preset.scaled(head.features)
+        return replace(
+            asked,
+            k=k if asked.k is None else asked.k,
+            budget=budget if asked.budget is None and asked.until is None else asked.budget,
+            path=asked.path or preset.path,
+            mode=asked.mode or "zero",
+        )
+
+    def described(self, given: Given) -> dict[str, Any]:
+        asked = self.completed(given.structure)
+        return {"k": 0.25 if asked.k is None else asked.k, "path": asked.path or "target", "preset": asked.preset}
+
+    def _features(self, given: Given, head: Head, asked: LraNppOptions) -> tuple[Tensor, Any]:
+        """Inputs of the classifier, and the shortcut from them to the logits where it is the model's own arithmetic."""
+        tensors = Tensors(given.model)
+        object_of = {name: id_ for id_, name in tensors.by_identity().items()}
+        weight = next(p for p in _held(given.model) if id(p) == object_of[head.weight])
+        features, logits = classifier_inputs(given.model, weight, given.images.split(asked.batch_size))
+
+        def quick(where: Tensor) -> Tensor:
+            bias = None if head.bias is None else tensors[head.bias]
+            return F.linear(features[where], tensors[head.weight], bias)[:, head.rows]
+
+        everything = torch.ones_like(given.labels, dtype=torch.bool)
+        try:
+            exact = features.dim() == 2 and tensors[head.weight].dim() == 2 and same_bits(quick(everything), logits)
+        except RuntimeError:  # another dtype than the weight: the model casts on its way
+            exact = False
+        return features, quick if exact else None
+
+
+def _held(model: Any) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()

@@ -1,0 +1,119 @@
+"""What can be asked of a method: one description, for `forget`, `select` and the command line.
+
+Each option is a field of a method's `Options` class, with its explanation beside it; `check` holds for all callers.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+MODES = ("zero", "invert", "scale", "gaussian", "laplace")
+
+
+def option(text: str, default: Any = None, *, shown: str | None = None, choices: tuple[str, ...] | None = None) -> Any:
+    """A field of an `Options` class: what it means, its default, and how a help text shows the default."""
+    return field(default=default, metadata={"help": text, "shown": shown, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that mean the same for every method that edits weights."""
+
+    budget: int | float | None = option(
+        "Neurons to perturb: a count, or a fraction in (0, 1]. Given, nothing is searched.",
+        shown="as the method says",
+    )
+    until: float | None = option(
+        "Accuracy on the class to get down to on held-out probes.", shown="0.02, channels 0.05"
+    )
+    utility_floor: float | None = option(
+        "Accuracy on the retain images that must be kept.", shown="two points less than before"
+    )
+    mode: str | None = option(
+        "zero (exact masking), invert (times -1), scale (times `strength`), gaussian or laplace (noise on weights).",
+        choices=MODES,
+        shown="as the method says",
+    )
+    strength: float | None = option("Of scale, gaussian and laplace.")
+    seed: int = option("Of the split of the probes and of noise.", 0)
+    batch_size: int = option("Images per forward pass.", 64)
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, numbers.Number) and not isinstance(value, (bool, int, float)):
+                object.__setattr__(self, f.name, _python_number(value))  # numpy scalars, before anything records them
+        self.check()
+
+    def check(self) -> None:
+        """Raise TypeError or ValueError naming the option."""
+        for f in fields(self):
+            choices, value = f.metadata["choices"], getattr(self, f.name)
+            if choices is not None and value is not None:
+                check_choice(f.name, value, choices)
+        check_amount("budget", self.budget, 0)
+        for name in ("until", "utility_floor"):
+            check_share(name, getattr(self, name))
+        if self.strength is not None:
+            check_number("strength", self.strength)
+        check_int("seed", self.seed, 0, 2**63 - 1)
+        check_int("batch_size", self.batch_size, 1)
+
+
+def _python_number(value: Any) -> Any:
+    return (
+        int(value)
+        if isinstance(value, numbers.Integral)
+        else float(value)
+        if isinstance(value, numbers.Real)
+        else value
+    )
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
+
+
+def check_share(name: str, value: object) -> None:
+    if value is None:
+        return
+    check_number(name, value)
+    assert isinstance(value, (int, float))
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected an accuracy in [0, 1], got {value}")
+
+
+def check_amount(name: str, value: object, low: int) -> None:
+    """A count of at least `low`, or a fraction in (0, 1]."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a count or a fraction, got {value!r}")
+    if isinstance(value, float) and not 0 < value <= 1:
+        raise ValueError(f"{name}: expected a fraction in (0, 1] or an integer count, got {value}")
+    if isinstance(value, int) and value < low:
+        raise ValueError(f"{name}: expected at least {low}, got {value}")
+
+
+def check_int(name: str, value: object, low: int, high: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name}: expected at least {low}{'' if high is None else f', at most {high}'}, got {value}")
+
+
+def check_progress(progress: Callable[[int, int, str], None] | None) -> None:
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress: expected a function of (done, total, text), got {type(progress).__name__}")

@@ -1,0 +1,168 @@
+"""One transaction around every change of a model: in the end it is completely edited, or bit for bit what it was.
+
+Old values go into a journal before anything is written. Whatever is raised, at any place and also by Ctrl-C, takes the
+model back; what undoes is therefore safe to run again, and stands in more than one `except`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from zsu_fast import ops
+from zsu_fast.evaluate.inference import cuda_devices
+from zsu_fast.model.tensors import Tensors, same_bits, tensor_digest
+from zsu_fast.model.wrapped import bare_model, lock_of
+from zsu_fast.unlearn.plan import Slice
+from zsu_fast.unlearn.signals import interrupts_wait
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What stood at `index` along `dim` of `view`, which is `tensor` or its row `row`, before it was written to."""
+
+    tensor: str
+    row: int | None
+    dim: int
+    view: Tensor
+    index: Tensor
+    old: Tensor
+
+    @property
+    def new(self) -> Tensor:
+        """What stands there now."""
+        return self.view.index_select(self.dim, self.index)
+
+
+class Transaction:
+    """The changes of one model while they are tried: flags, tensors, journal. Made by `transact`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = bare_model(model)
+        self.tensors = Tensors(self.model)
+        self.journal: list[Written] = []
+        self._flags: list[tuple[nn.Module, bool]] = []
+        self._at_commit: list[Callable[[], None]] = []
+        self._buffers = {
+            name: self.tensors[name].clone() for name in self.tensors if name not in self.tensors.parameters
+        }
+
+    def enter(self) -> None:
+        """Evaluation mode, flag by flag: `eval()` may do other things too, which nothing could undo."""
+        self._flags = [(module, module.training) for module in self.model.modules()]
+        for module, _ in self._flags:
+            module.training = False
+
+    def mark(self) -> int:
+        """A place in the journal for `undo` to go back to."""
+        return len(self.journal)
+
+    def edit(self, slices: Sequence[Slice], strength: float | None = None, seed: int = 0) -> None:
+        """Perturb slices in place, each by its own mode; see `zsu_fast.unlearn.perturb_`."""
+        written = []
+        for piece in slices:
+            whole = self.tensors[piece.tensor]
+            view = whole if piece.row is None else whole[piece.row]
+            index = torch.tensor(piece.indices, dtype=torch.int64, device=view.device)
+            old = view.index_select(piece.dim, index)
+            written.append(Written(piece.tensor, piece.row, piece.dim, view, index, old))
+        with interrupts_wait():
+            self.journal += written
+            for mode in dict.fromkeys(piece.mode for piece in slices):
+                same = [w for piece, w in zip(slices, written, strict=True) if piece.mode == mode]
+                _perturb_(same, mode, strength, seed)
+        torch.clear_autocast_cache()  # it holds casts of the weights as they were
+
+    def write(self, tensor: str, view: Tensor, dim: int, index: Tensor, values: Tensor) -> None:
+        """Put `values` at `index` along `dim` of `view`, which lies in `tensor`."""
+        with interrupts_wait():
+            self.journal.append(Written(tensor, None, dim, view, index, view.index_select(dim, index)))
+            view.index_copy_(dim, index, values.to(view.device))
+        torch.clear_autocast_cache()
+
+    def undo(self, mark: int = 0) -> None:
+        """The tensors as they were at `mark`; safe to repeat."""
+        with interrupts_wait(), torch.no_grad():
+            for written in reversed(self.journal[mark:]):
+                written.view.index_copy_(written.dim, written.index, written.old)
+            del self.journal[mark:]
+        torch.clear_autocast_cache()
+
+    def digests(self) -> dict[str, tuple[str, str]]:
+        """Name -> digests of the whole tensor before and after, for every edited one."""
+        found = {}
+        for name in dict.fromkeys(w.tensor for w in self.journal):
+            before = self.tensors[name].clone()
+            for w in reversed(self.journal):
+                if w.tensor == name:
+                    (before if w.row is None else before[w.row]).index_copy_(w.dim, w.index, w.old)
+            found[name] = (tensor_digest(before), tensor_digest(self.tensors[name]))
+        return found
+
+    def at_commit(self, action: Callable[[], None]) -> None:
+        """What is to be done when the changes stay."""
+        self._at_commit.append(action)
+
+    def commit(self) -> None:
+        self.leave()
+        for action in self._at_commit:
+            action()
+
+    def leave(self) -> None:
+        """Flags as they were; buffers that a forward pass moved, too. Safe to repeat."""
+        edited = {w.tensor for w in self.journal}
+        with interrupts_wait(), torch.no_grad():
+            for module, training in self._flags:
+                module.training = training
+            for name, before in self._buffers.items():
+                if name not in edited and not same_bits(self.tensors[name], before):
+                    self.tensors[name].copy_(before)
+
+    def roll_back(self) -> None:
+        """Everything as it was; safe to repeat."""
+        self.undo()
+        self.leave()
+
+
+def transact(model: nn.Module, work: Callable[[Transaction], _Result]) -> _Result:
+    """`work(transaction)` with the model locked and in evaluation mode, without gradients, the RNG put back.
+
+    If it returns, the edits of the transaction stay; if it raises, the model is bit for bit what it was.
+    """
+    with lock_of(model), torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(model)):
+        transaction = Transaction(model)
+        try:
+            try:
+                transaction.enter()
+                result = work(transaction)
+                transaction.commit()
+            except BaseException:
+                transaction.roll_back()
+                raise
+            return result
+        except BaseException:  # once more: an interrupt may have hit the lines above
+            transaction.roll_back()
+            raise
+
+
+def _perturb_(written: Sequence[Written], mode: str, strength: float | None, seed: int) -> None:
+    """One call of `ops.mask_neurons_` for slices of one mode."""
+    if not written:
+        return
+    views, indices, dims = [w.view for w in written], [w.index for w in written], [w.dim for w in written]
+    if mode == "zero":
+        ops.mask_neurons_(views, indices, dims, mode="zero")
+    elif mode in ("invert", "scale"):
+        factor = -1.0 if mode == "invert" else (1.0 if strength is None else strength)
+        ops.mask_neurons_(views, indices, dims, mode="scale", value=factor)
+    else:
+        generator = torch.Generator(views[0].device).manual_seed(seed)
+        noise: Literal["gaussian", "laplace"] = "gaussian" if mode == "gaussian" else "laplace"
+        size = 1.0 if strength is None else strength
+        ops.mask_neurons_(views, indices, dims, mode=noise, scale=size, generator=generator)
