@@ -1,0 +1,34 @@
+"""What may be said of an edit, against values worked out by hand."""
+
+import pytest
+
+from zsu_fast.unlearn.verdict import judge, upper_bound
+
+
+def test_upper_bound():
+    # No success in n: (1 - p)^n = 0.05. One in 10: (1 - p)^10 + 10 p (1 - p)^9 = 0.05, p = 0.394163 (Clopper, Pearson).
+    for n in (1, 10, 29, 1000):
+        assert upper_bound(0, n) == pytest.approx(1 - 0.05 ** (1 / n), abs=1e-9)
+    assert upper_bound(1, 10) == pytest.approx(0.394163, abs=1e-6)
+    assert upper_bound(7, 7) == 1.0 and upper_bound(0, 0) == 1.0
+    with pytest.raises(ValueError, match="between 0 and total"):
+        upper_bound(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "by", "fixed", "level"),
+    [
+        (0, 29, "held-out probes", False, "answers"),  # at most 9.8 %
+        (0, 28, "held-out probes", False, "not judged"),  # at most 10.2 %
+        (2, 100, "evaluation images", False, "answers"),  # 2 %, at most 6.2 %
+        (3, 100, "evaluation images", False, "not reached"),  # more than the aim of 2 %
+        (3, 100, "evaluation images", True, "not judged"),
+        (0, 5, "evaluation images", False, "not judged"),
+        (36, 36, "held-out probes", True, "not judged"),
+    ],
+)
+def test_levels(right, images, by, fixed, level):
+    verdict = judge("class 3", right, images, 0.02, by, fixed)
+    assert verdict.level == level and verdict.forgotten == (level == "answers")
+    assert f"{right} of {images}" in verdict.sentence
+    assert ("have forgotten" in verdict.sentence) == verdict.forgotten  # nothing else may say so
