@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.peers import import_zennit
@@ -24,6 +25,7 @@ from zsu_fast.ops.lrp import (
     prepared,
     rule_backward,
 )
+from zsu_fast.ops.prepared import Kept, keeping
 from zsu_fast.reference import lrp as reference
 from zsu_fast.reference.gates import ACTIVATIONS, activate
 
@@ -283,9 +285,10 @@ def test_number_of_convolutions_and_passes(rule: str, nonnegative: bool, forward
         rule_backward, layer_map, rule, torch.randn_like(output), input, weight, bias, output,
         activation=ACTIVATIONS["relu"], unit_dim=1, nonnegative_input=nonnegative, collect=True,
     )  # fmt: skip
-    run()  # prepares the weights, once
-    with Calls() as calls:
-        run()
+    with keeping(Kept()):
+        run()  # prepares the weights, once
+        with Calls() as calls:
+            run()
     assert calls.count("aten.convolution_backward") == backwards
     assert calls.count("aten.convolution") - backwards == forwards
     assert calls.count("zsu_fast.") == (1 if backwards == 1 else 2)
@@ -294,27 +297,42 @@ def test_number_of_convolutions_and_passes(rule: str, nonnegative: bool, forward
     )
 
 
-def test_prepared_weights_follow_the_weight() -> None:
-    clear_prepared()
+def test_nothing_is_kept_unless_asked_for() -> None:
     weight = torch.randn(3, 4)
-    first = prepared(weight, "abs")
-    assert prepared(weight, "abs") is first and prepared(weight, "positive") is not first
-    torch.testing.assert_close(prepared(weight, ("gamma", 0.5)), weight + 0.5 * weight.clamp(min=0))
-    weight.mul_(-2)
-    assert prepared(weight, "abs") is not first
-    torch.testing.assert_close(prepared(weight, "negative"), weight.clamp(max=0))
-    weight.data = torch.randn(3, 4)
-    torch.testing.assert_close(prepared(weight, "abs"), weight.abs())
+    assert prepared(weight, "abs") is not prepared(weight, "abs")
+    weight.data.mul_(-2)  # leaves no trace
+    torch.testing.assert_close(prepared(weight, "positive"), weight.clamp(min=0))
 
 
-def test_prepared_weights_die_with_the_weight() -> None:
-    clear_prepared()
+def test_kept_weights_follow_the_weight() -> None:
     weight = torch.randn(3, 4)
-    derived = weakref.ref(prepared(weight, "abs"))
-    assert derived() is not None
-    del weight
+    with keeping(Kept()):
+        first = prepared(weight, "abs")
+        assert prepared(weight, "abs") is first and prepared(weight, "positive") is not first
+        torch.testing.assert_close(prepared(weight, ("gamma", 0.5)), weight + 0.5 * weight.clamp(min=0))
+        weight.mul_(-2)
+        assert prepared(weight, "abs") is not first
+        torch.testing.assert_close(prepared(weight, "negative"), weight.clamp(max=0))
+        second = prepared(weight, "abs")
+        clear_prepared()
+        assert prepared(weight, "abs") is not second
+
+
+def test_kept_weights_die_with_the_context() -> None:
+    weight = torch.randn(3, 4)
+    with keeping(Kept()):
+        derived = weakref.ref(prepared(weight, "abs"))
+        assert derived() is not None
     gc.collect()
     assert derived() is None
+
+
+def test_fake_tensors_are_not_kept() -> None:
+    weight = torch.randn(3, 4)
+    with keeping(Kept()):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert type(prepared(weight, "abs")) is not Tensor
+        torch.testing.assert_close(prepared(weight, "abs"), weight.abs())
 
 
 def test_prepared_weights_of_inference_tensors_and_parameters() -> None:

@@ -44,6 +44,7 @@ from .composites import (
     zero_epsilon_gamma_box,
 )
 from .conservation import Conservation
+from .constant_weights import constant_weights
 from .engine import UncoveredFunctionError
 from .pattern_estimation import estimate_patterns
 from .patterns import PatternAttribution, PatternNet, Patterns
@@ -73,6 +74,7 @@ __all__ = [
     "Zero",
     "attnlrp",
     "attnlrp_gamma",
+    "constant_weights",
     "cp_lrp",
     "epsilon",
     "epsilon_alpha2_beta1",

@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
+from zsu_fast.ops.prepared import open_kept
+
 from .conservation import Ledger
 
 
@@ -35,6 +37,7 @@ class Collector:
         self.patterns = layers
         self.seen: dict[str, Unit] = {}
         self.last = True
+        self.kept = open_kept()  # for the backward passes, which may run in another thread
         self.rows_or_tokens: dict[str, int] = {}
         self.sequence_first: frozenset[str] = frozenset()
         self._sums: dict[str, Tensor] = {}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zsu_fast.ops.lrp import ForwardTerms, LinearMap, forward_terms, rule_backward
+from zsu_fast.ops.prepared import keeping
 from zsu_fast.reference.gates import ACTIVATIONS, RELEVANCE
 from zsu_fast.reference.lrp import ratio
 
@@ -106,6 +107,11 @@ class Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None, carried: Tensor | None) -> tuple[Tensor | None, ...]:
+        with keeping(*ctx.call.collector.kept):
+            return Layer._backward(ctx, gradient, carried)
+
+    @staticmethod
+    def _backward(ctx: Any, gradient: Tensor | None, carried: Tensor | None) -> tuple[Tensor | None, ...]:
         call: LayerCall = ctx.call
         input, output = ctx.saved_tensors
         unit_dim = call.unit_dim(output)

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, overload
 import torch
 from torch import Tensor
 
+from zsu_fast.ops.prepared import Kept, keeping, open_kept
 from zsu_fast.reference.layout import widen
 
 from . import activation_handlers, arithmetic_handlers, attention, linear_handlers, norm_handlers, recurrent  # noqa: F401
@@ -159,9 +160,10 @@ def relevance(
     model = checked_model(model)
     names = Names(model)
     ledger = Ledger() if conservation else None
-    collector = Collector(len(inputs), patterns, ledger)
     # Outside of inference mode and in grad mode, whatever the caller is in: the passes need autograd's graph.
-    with torch.inference_mode(False), torch.enable_grad():
+    # What the rules derive from weights is kept for this call: the next one may find other weights.
+    with keeping(*open_kept(), Kept()), torch.inference_mode(False), torch.enable_grad():
+        collector = Collector(len(inputs), patterns, ledger)
         leaf = (inputs.clone() if inputs.is_inference() else inputs.detach()).requires_grad_()
         carries = any(isinstance(rule, InputRule) for rule in rules.rules())
         carrier = torch.zeros_like(leaf).requires_grad_() if carries else None

@@ -1,15 +1,14 @@
-"""Tensors derived from weights (|W|, W+, W + gamma W+, folded weights), computed once and kept while the weight lives.
+"""Tensors derived from weights (|W|, W+, W + gamma W+, folded weights), computed once where somebody keeps them.
 
-A derived tensor is found again by the identity of its sources and dropped when a source changes (torch's version
-counter, storage address) or dies: the cache holds sources by weak reference only. Edits through `tensor.data` change
-neither, by torch's own design; call `clear_prepared()` after them.
+Nothing is kept unless a `Kept` is open: torch has no sure sign that a weight has changed (fused optimizers, BatchNorm's
+statistics, `tensor.data` and other processes write without a word, and addresses come back). `zsu_fast.lrp.relevance`
+opens one for the length of a call, `zsu_fast.lrp.constant_weights` one for as long as its user says so.
 """
 
-import threading
-import weakref
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,32 +19,64 @@ Kind = str | tuple[str, float]
 """How to modify a weight: "plain", "abs", "positive", "negative" or ("gamma", g) for W + g W+."""
 
 
-@dataclass(frozen=True)
-class _Entry:
-    sources: tuple[weakref.ref, ...]
+class _Entry(NamedTuple):
+    sources: tuple[Tensor, ...]  # held, so that no other tensor can come to bear the identity in the key
     state: tuple[tuple[int, int], ...]
     value: Any
 
 
-_entries: dict[Hashable, _Entry] = {}
-_lock = threading.RLock()  # re-entrant: a weak reference's callback may run inside any allocation
+class Kept:
+    """Derived tensors, by what they come from. A source that torch's version counter or address shows to have changed
+    is noticed.
+
+    Args:
+        sources: Keep what is derived from these alone; None: from any tensors.
+    """
+
+    def __init__(self, sources: Iterable[Tensor] | None = None) -> None:
+        self.entries: dict[Hashable, _Entry] = {}
+        self._sources = None if sources is None else {id(source): source for source in sources}
+
+    def takes(self, sources: tuple[Tensor, ...]) -> bool:
+        return self._sources is None or all(id(source) in self._sources for source in sources)
+
+    def keep(self, key: Hashable, entry: _Entry) -> None:
+        self.entries[key] = entry
+        if self._sources is not None:  # what is derived from derived tensors is kept too
+            self._sources.update((id(tensor), tensor) for tensor in _tensors(entry.value))
+
+
+_open: ContextVar[tuple[Kept, ...]] = ContextVar("zsu_fast_kept", default=())
+
+
+def open_kept() -> tuple[Kept, ...]:
+    """What is open here: for `keeping`, in another thread (autograd runs the backward passes of GPUs in its own)."""
+    return _open.get()
+
+
+@contextmanager
+def keeping(*kept: Kept) -> Iterator[None]:
+    """Inside, derived tensors are kept in the first of `kept` that takes them."""
+    token = _open.set(kept)
+    try:
+        yield
+    finally:
+        _open.reset(token)
 
 
 def clear_prepared() -> None:
-    """Forget every derived tensor (frees their memory; they are computed anew when needed)."""
-    with _lock:
-        _entries.clear()
+    """Drop the derived tensors that are kept here and now; where nothing is open there are none."""
+    for kept in _open.get():
+        kept.entries.clear()
 
 
-def _state(sources: tuple[Tensor, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple((source._version, source.data_ptr()) for source in sources)
+def _tensors(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (value,) if isinstance(value, Tensor) else value
 
 
-def _cacheable(sources: tuple[Tensor, ...]) -> bool:
-    # Inference tensors have no version counter; subclasses and traced tensors need not have storage.
-    return not torch.compiler.is_compiling() and all(
-        type(source) in (Tensor, torch.nn.Parameter) and not source.is_inference() for source in sources
-    )
+def _plain(tensors: tuple[Tensor, ...]) -> bool:
+    # Inference tensors have no version counter; subclasses and traced tensors (fake ones) need not have storage.
+    return all(type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_inference() for tensor in tensors)
 
 
 def _stream(device: torch.device) -> int:
@@ -54,37 +85,28 @@ def _stream(device: torch.device) -> int:
 
 
 def derived(key: Hashable, sources: tuple[Tensor, ...], compute: Callable[..., _Derived]) -> _Derived:
-    """compute(*sources), remembered under `key` for as long as all `sources` live unchanged. Never differentiable.
+    """compute(*sources), kept under `key` where a `Kept` is open that takes it. Never differentiable.
 
-    The result is shared: it must not be written to.
+    The result may be shared: it must not be written to.
     """
-    if not _cacheable(sources):
+    if torch.compiler.is_compiling() or not _plain(sources):
         with torch.no_grad():
             return compute(*sources)
+    kept = next((kept for kept in _open.get() if kept.takes(sources)), None)
     device = sources[0].device
-    full_key = (key, _stream(device), *map(id, sources))
-    state = _state(sources)
-    entry = _entries.get(full_key)
-    if (
-        entry is not None
-        and entry.state == state
-        and all(r() is s for r, s in zip(entry.sources, sources, strict=True))
-    ):
-        return entry.value
+    if kept is not None:
+        full_key = (key, _stream(device), *map(id, sources))
+        state = tuple((source._version, source.data_ptr()) for source in sources)
+        entry = kept.entries.get(full_key)
+        if entry is not None and entry.state == state:
+            return entry.value
     # Normal (not inference) tensors, because whoever comes next may want to save them for a backward.
     with torch.inference_mode(False), torch.no_grad():
         value = compute(*sources)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return value  # it belongs to the graph, and holds nothing until the graph is replayed
-
-    def drop(dead: weakref.ref, entries: dict = _entries, lock: threading.RLock = _lock) -> None:
-        with lock:  # bound here, because globals are gone when weights die with the interpreter
-            kept = entries.get(full_key)
-            if kept is not None and any(dead is r for r in kept.sources):
-                del entries[full_key]
-
-    with _lock:
-        _entries[full_key] = _Entry(tuple(weakref.ref(source, drop) for source in sources), state, value)
+    # What a graph that is being captured computes belongs to it, and holds nothing until the graph is replayed.
+    captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if kept is not None and not captured and _plain(_tensors(value)):
+        kept.keep(full_key, _Entry(sources, state, value))
     return value
 
 
@@ -105,5 +127,5 @@ def modify(weight: Tensor, kind: Kind) -> Tensor:
 
 
 def prepared(weight: Tensor, kind: Kind) -> Tensor:
-    """`weight` modified as `kind` says, same shape, dtype and memory format; computed once per weight and version."""
+    """`weight` modified as `kind` says, same shape, dtype and memory format."""
     return derived(kind, (weight,), lambda w: modify(w, kind))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .linear_map import LinearMap
-from .prepared import Kind, derived, modify, prepared
+from .prepared import Kept, Kind, derived, keeping, modify, open_kept, prepared
 
 _ops = torch.ops.zsu_fast
 _RELU_LIKE = (1, 5)  # activations that are 0 for every y <= 0: no relevance arrives there
@@ -133,6 +133,13 @@ def rule_backward(
     if magnitude is None and denominator is None:
         if isinstance(input, torch.Size):
             raise TypeError(f"rule {rule!r} needs the input itself, or the terms of its forward pass")
+        if not torch.compiler.is_compiling() and not open_kept():
+            with keeping(Kept()):  # the forward and the backward pass share a modified weight
+                return rule_backward(
+                    map, rule, gradient, input, weight, bias, output,
+                    scale=scale, activation=activation, unit_dim=unit_dim, nonnegative_input=nonnegative_input,
+                    collect=collect, epsilon=epsilon, gamma=gamma, alpha=alpha, beta=beta,
+                )  # fmt: skip
         magnitude, denominator = forward_terms(
             map,
             rule,
