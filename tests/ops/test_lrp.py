@@ -423,3 +423,21 @@ def test_bad_arguments_of_lrp_conv2d(change: dict[str, Any], message: str) -> No
     arguments = {"relevance": torch.zeros(2, 4, 4, 4), "input": torch.zeros(2, 2, 6, 6)}
     with pytest.raises(ValueError, match=message):
         lrp_conv2d(**{**arguments, "weight": torch.zeros(4, 2, 3, 3), **change})
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kernel", [(3, 1), (1, 3)])
+@pytest.mark.parametrize("dims", [(0, 1), (1, 2), (1, 3), (2, 3)])
+def test_kernels_that_lie_transposed(groups: int, kernel: tuple[int, int], dims: tuple[int, int]) -> None:
+    """Strides of dimensions of size 1 say nothing, and must change nothing: oneDNN takes them for a memory format."""
+    shape = [4 * groups, 3, *kernel]
+    shape[dims[0]], shape[dims[1]] = shape[dims[1]], shape[dims[0]]
+    weight = torch.randn(shape).transpose(*dims)
+    layer_map = LinearMap.conv(kernel, groups=groups)
+    input = torch.randn(2, 3 * groups, 6, 5).contiguous(memory_format=torch.channels_last)
+    wide = weight.double().contiguous()
+    output = layer_map.forward(input.double().contiguous(), wide)
+    torch.testing.assert_close(layer_map.forward(input, weight).double(), output, rtol=1e-4, atol=1e-4)
+    s = torch.randn(output.shape).contiguous(memory_format=torch.channels_last)
+    expected = layer_map.transpose(s.double().contiguous(), wide, input.shape)
+    torch.testing.assert_close(layer_map.transpose(s, weight, input.shape).double(), expected, rtol=1e-4, atol=1e-4)

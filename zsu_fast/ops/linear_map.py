@@ -64,9 +64,11 @@ class LinearMap:
             return F.linear(x, weight, bias)
         if any(self.end_padding):
             x = F.pad(x, [p for end in reversed(self.end_padding) for p in (0, end)])
+        dense = weight.is_contiguous()
+        layout = torch.contiguous_format if dense else _CHANNELS_LAST.get(weight.dim(), torch.contiguous_format)
         return torch.convolution(
             x,
-            weight,
+            _canonical(weight, layout),
             bias,
             self.stride,
             self.padding,
@@ -89,6 +91,7 @@ class LinearMap:
         if channels_last is not None and s.is_contiguous(memory_format=channels_last) and not s.is_contiguous():
             layout = channels_last
             weight = weight.contiguous(memory_format=layout)
+        weight = _canonical(weight, layout)
         result = torch.ops.aten.convolution_backward(
             s,
             _unread(s, padded, layout),
@@ -129,6 +132,22 @@ class LinearMap:
         grouped = weight.unflatten(0, (self.groups, -1))
         factors = scale.view(self.groups, 1, -1, *[1] * (weight.dim() - 2))
         return (grouped * factors).flatten(0, 1).to(weight.dtype)
+
+
+def _canonical(weight: Tensor, layout: torch.memory_format) -> Tensor:
+    """`weight` with the strides that `layout` gives to dimensions of size 1, where it is dense in it.
+
+    Their strides hold no information, but ATen guesses a memory format from them: kernels of (3, 1) that lie transposed
+    count as channels_last, and grouped convolutions of torch 2.13 came out wrong, forwards and backwards (oneDNN).
+    """
+    if 1 not in weight.shape or not weight.is_contiguous(memory_format=layout):
+        return weight
+    order = [0, *range(2, weight.dim()), 1] if layout is not torch.contiguous_format else range(weight.dim())
+    strides, step = [0] * weight.dim(), 1
+    for d in reversed(order):
+        strides[d] = step
+        step *= weight.shape[d]
+    return weight if weight.stride() == tuple(strides) else weight.as_strided(weight.shape, strides)
 
 
 def _unread(like: Tensor, shape: Sequence[int], layout: torch.memory_format) -> Tensor:
