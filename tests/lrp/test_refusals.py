@@ -118,9 +118,15 @@ def test_torchscript_is_refused() -> None:
         relevance(nn.Sequential(nn.Linear(4, 4), scripted), torch.randn(2, 4))
 
 
-def test_data_parallel_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"DataParallel.*\.module"):
-        relevance(nn.DataParallel(nn.Linear(4, 4)), torch.randn(2, 4))
+def test_data_parallel_inside_of_a_model_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"module '0' is DataParallel.*\.module"):
+        relevance(nn.Sequential(nn.DataParallel(nn.Linear(5, 3))), torch.rand(2, 5), 1)
+
+
+def test_quantised_layers_are_called_so() -> None:
+    quantised = nn.Sequential(torch.ao.nn.quantized.dynamic.Linear(5, 3)).eval()
+    with pytest.raises(TypeError, match="module '0' .* is quantised.*pass the floating point model"):
+        relevance(quantised, torch.rand(2, 5), 1)
 
 
 class DropPath(nn.Module):
@@ -227,3 +233,19 @@ def test_empty_batch() -> None:
     found = relevance(model, torch.zeros(0, 3, 16, 16, dtype=torch.float64), composite="epsilon_plus_flat")
     assert found.input.shape == (0, 3, 16, 16)
     assert found.neurons["features.0"].shape == (0, 8)
+
+
+def test_names_of_what_is_refused_are_those_one_writes() -> None:
+    with pytest.raises(UncoveredFunctionError, match="^threshold, called"):
+        relevance(lambda x: torch.nn.functional.threshold(x, 0.1, 20.0), torch.rand(2, 5), 1)
+
+
+def test_layers_of_a_wrong_type() -> None:
+    with pytest.raises(TypeError, match="layers must be names, a name or None, got int"):
+        relevance(nn.Linear(5, 3), torch.rand(2, 5), 1, layers=1)  # type: ignore[call-overload]
+
+
+def test_wrapped_models_are_their_modules() -> None:
+    model = nn.Sequential(nn.Linear(5, 3))
+    found = relevance(nn.DataParallel(model), torch.rand(2, 5), 1)
+    assert list(found.neurons) == ["0"]

@@ -357,5 +357,7 @@ def _may_undershoot(func: Callable, args: Sequence[Any], kwargs: Mapping[str, An
 
 
 def _describe(func: Callable) -> str:
+    if getattr(func, "__module__", None) == F.__name__:  # which wraps some functions, and has others in private twins
+        return func.__name__.removeprefix("_")
     name: str = getattr(func, "__qualname__", None) or getattr(func, "__name__", None) or repr(func)
     return name.replace("TensorBase", "Tensor").replace("_VariableFunctionsClass", "torch")

@@ -16,6 +16,13 @@ from .engine import Engine, UncoveredFunctionError
 _PATTERN_NODES = (functions.Layer, functions.Scale, functions.Share)
 
 
+def _passes_on(function: type) -> bool:
+    """Whether it is the identity, put there by torch.distributed to learn when gradients are ready."""
+    return function.__module__.startswith(("torch.distributed.", "torch.nn.parallel.")) and (
+        function.__name__ in ("RegisterPostBackwardFunction", "_DDPSink")
+    )
+
+
 def nodes_behind(logits: Tensor) -> Iterator[Any]:
     """Every node that `logits` come from, each once."""
     waiting, seen = [logits.grad_fn], set()
@@ -51,7 +58,7 @@ def check_graph(logits: Tensor, engine: Engine, strict: bool) -> None:
         elif function is not None and engine.follows_patterns and function not in _PATTERN_NODES:
             reason = "PatternNet and PatternAttribution are not defined for a norm or an activation that stands alone"
             found.append(UncoveredFunctionError(reason))
-        elif function is not None and function.__module__ != functions.__name__:
+        elif function is not None and function.__module__ != functions.__name__ and not _passes_on(function):
             reason = "an autograd.Function brings a gradient of its own, which is no LRP rule"
             found.append(UncoveredFunctionError(f"{function.__qualname__}.apply: {reason}"))
     if not found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +22,34 @@ def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             waiting += [(prefix + key, child) for key, child in reversed(module._modules.items()) if child is not None]
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of torch.compile, DataParallel and DistributedDataParallel: the same function and weights, on
+    this process's part of the data, with names without a prefix."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
 def checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     """The model that will run. Refuses what would change it, or hide its functions from the engine."""
     if not isinstance(model, nn.Module):
         if not callable(model):
             raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
         return model
-    model = cast(
-        nn.Module, getattr(model, "_orig_mod", model)
-    )  # what torch.compile has wrapped: names without a prefix
+    model = unwrapped(model)
     for name, module in modules_of(model):
         where = f"model: module {name!r}" if name else "model"
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError(f"{where} is TorchScript, whose functions cannot be seen; pass the original module")
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+            raise TypeError(
+                f"{where} ({type(module).__name__}) is quantised: no rule covers its packed weights; "
+                "pass the floating point model that it was made from, and quantise after"
+            )
         if isinstance(module, nn.DataParallel):
             raise TypeError(f"{where} is DataParallel, which runs in other threads; pass its .module")
         if module.training and _acts_in_training(module):

@@ -149,6 +149,8 @@ def relevance(
     """
     refuse_transforms()
     rules = composite_of(composite)
+    if layers is not None and not isinstance(layers, str | Sequence):
+        raise TypeError(f"layers must be names, a name or None, got {type(layers).__name__}")
     patterns = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
     _check_arguments(inputs, init, patterns)
     targets = _labelled(target)
