@@ -33,6 +33,10 @@ def step(optimizer: torch.optim.Optimizer, model: nn.Sequential) -> None:
         optimizer.step()
 
 
+def steps(kind: Callable[..., torch.optim.Optimizer], **options: bool) -> Callable[[nn.Sequential], None]:
+    return lambda model: step(kind(model.parameters(), lr=0.05, **options), model)
+
+
 def each(edit: Callable[[Tensor], object]) -> Callable[[nn.Sequential], None]:
     """`edit` of every parameter, outside of autograd."""
 
@@ -139,16 +143,11 @@ def statistics(edit: Callable[[Tensor], object]) -> Callable[[nn.Sequential], ob
 
 CHANGES: dict[str, Callable[[nn.Sequential], object]] = {
     **{
-        f"{kind.__name__} {how}": (
-            lambda model, kind=kind, how=how: step(kind(model.parameters(), lr=0.05, **{how: True}), model)
-        )
+        f"{kind.__name__} {how}": steps(kind, **{how: True})
         for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
         for how in ("fused", "foreach", "maximize")
     },
-    **{
-        f"{kind.__name__} plain": (lambda model, kind=kind: step(kind(model.parameters(), lr=0.05), model))
-        for kind in (torch.optim.RMSprop, torch.optim.Adagrad)
-    },
+    **{f"{kind.__name__} plain": steps(kind) for kind in (torch.optim.RMSprop, torch.optim.Adagrad)},
     "training forward": learn_statistics,
     "statistics in place": statistics(lambda t: t.mul_(2)),
     "statistics .data": statistics(lambda t: t.data.mul_(2)),
