@@ -1,4 +1,4 @@
-"""Masked units are silent behind whatever stands on them, for every input - or masking them is refused, with the reason."""
+"""Masked units are silent behind whatever stands on them, for every input; or masking is refused, with the reason."""
 
 import pytest
 import torch

@@ -1,13 +1,15 @@
 """The undo file: bit for bit, on disk as data, refused when it does not fit."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from zsu_fast.unlearn import Patch, Picks, model_digest, perturb_
+from zsu_fast.model.tensors import Tensors
+from zsu_fast.unlearn import Entry, Patch, Picks, model_digest, perturb_
 
 IMAGE = torch.rand(1, 1, 8, 8)
 PICKS = Picks(neurons={"conv1": [3, 0], "hidden": [7]}, edges={2: [1, 5]})
@@ -129,3 +131,100 @@ def test_saving_is_atomic(conv_net, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         patch.save(path)
     assert path.read_text() == "the old file" and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_damage_anywhere_in_a_file_is_noticed(conv_net, tmp_path):
+    """Old values are copied into a model: one flipped bit of them must not get there."""
+    patch = perturb_(conv_net, Picks(neurons={"conv1": [1, 4]}), sample=torch.rand(1, 1, 8, 8))
+    patch.save(tmp_path / "p.safetensors")
+    whole = (tmp_path / "p.safetensors").read_bytes()
+    digest, silent, named = model_digest(conv_net), 0, 0
+    for at in range(0, len(whole), max(1, len(whole) // 400)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << (at % 8)
+        (tmp_path / "d.safetensors").write_bytes(damaged)
+        try:
+            Patch.load(tmp_path / "d.safetensors").revert(conv_net)
+        except ValueError as error:
+            named += "d.safetensors" in str(error)
+        else:
+            silent += 1
+    assert silent == 0 and named >= 400 and model_digest(conv_net) == digest
+
+
+def test_values_that_do_not_make_the_tensor_are_refused(conv_net):
+    """Whoever forges old values, and the checksum with them, must also forge the digest of the whole tensor."""
+    patch = perturb_(conv_net, Picks(neurons={"conv1": [1]}), sample=torch.rand(1, 1, 8, 8))
+    digest = model_digest(conv_net)
+    forged = Patch((replace(patch.entries[0], old=patch.entries[0].old + 1), *patch.entries[1:]), {}, patch.digests)
+    with pytest.raises(ValueError, match="do not make conv1.weight what it says"):
+        forged.revert(conv_net)
+    assert model_digest(conv_net) == digest
+
+
+def test_an_earlier_edit_is_not_taken_from_under_a_later_one(conv_net, tmp_path):
+    """Both wrote zeros on unit 2, so that values alone cannot tell."""
+    sample, digest = torch.rand(1, 1, 8, 8), model_digest(conv_net)
+    first = perturb_(conv_net, Picks(neurons={"hidden": [1, 2]}), sample=sample)
+    second = perturb_(conv_net, Picks(neurons={"hidden": [2, 3]}), sample=sample)
+    first.save(tmp_path / "first.safetensors")
+    with pytest.raises(ValueError, match="later edit"):
+        Patch.load(tmp_path / "first.safetensors").revert(conv_net)
+    second.revert(conv_net)
+    first.revert(conv_net)
+    assert model_digest(conv_net) == digest
+
+
+def test_single_elements_whole_tensors_and_buffers(conv_net, tmp_path):
+    """What trained methods will write: arbitrary places, dense updates, BatchNorm's statistics."""
+    state, digest = dict(Tensors(conv_net)), model_digest(conv_net)
+    places = torch.tensor([0, 5, 77])
+    flat, mean = state["conv2.weight"].reshape(-1)[places].clone(), state["bn2.running_mean"].clone()
+    entries = (
+        Entry("conv2.weight", None, None, places, flat, flat * 2),
+        Entry("bn2.running_mean", None, None, None, mean, mean + 1),
+    )
+    Patch(entries).save(tmp_path / "p.safetensors")
+    patch = Patch.load(tmp_path / "p.safetensors")
+    patch.apply_(conv_net)
+    assert torch.equal(state["conv2.weight"].reshape(-1)[places], flat * 2)
+    assert torch.equal(state["bn2.running_mean"], mean + 1) and model_digest(conv_net) != digest
+    patch.revert(conv_net)
+    assert model_digest(conv_net) == digest
+
+
+def test_overlapping_entries_are_refused(conv_net):
+    bias, digest = conv_net.head.bias.detach(), model_digest(conv_net)
+    for indices in ([torch.tensor([0, 1]), torch.tensor([1, 2])], [torch.tensor([3, 3])]):
+        entries = tuple(Entry("head.bias", None, 0, i, bias[i].clone(), bias[i] + 1) for i in indices)
+        with pytest.raises(ValueError, match="twice"):
+            Patch(entries).apply_(conv_net)
+    assert model_digest(conv_net) == digest
+
+
+def test_a_state_dict_will_do(conv_net):
+    patch = perturb_(conv_net, Picks(neurons={"conv1": [1, 4]}), sample=torch.rand(1, 1, 8, 8))
+    state = {name: value.clone() for name, value in conv_net.state_dict().items()}
+    patch.revert(state)
+    patch.revert(conv_net)
+    assert model_digest(state) == model_digest(conv_net)
+
+
+def test_files_of_format_1_are_read(conv_net, tmp_path):
+    """Written by earlier versions: no digests, no checksum."""
+    digest = model_digest(conv_net)
+    patch = perturb_(conv_net, Picks(neurons={"conv1": [1, 4]}), sample=torch.rand(1, 1, 8, 8))
+    tensors = {
+        f"{i}.{part}": getattr(e, part) for i, e in enumerate(patch.entries) for part in ("indices", "old", "new")
+    }
+    described = [{"tensor": e.tensor, "row": e.row, "dim": e.dim} for e in patch.entries]
+    metadata = {"format": "zsu_fast.patch", "version": "1", "entries": json.dumps(described), "record": "{}"}
+    save_file(tensors, tmp_path / "old.safetensors", metadata)
+    Patch.load(tmp_path / "old.safetensors").revert(conv_net)
+    assert model_digest(conv_net) == digest
+
+
+def test_the_undo_file_is_for_its_owner_only(conv_net, tmp_path):
+    perturb_(conv_net, Picks(neurons={"conv1": [1]}), sample=torch.rand(1, 1, 8, 8)).save(tmp_path / "p.safetensors")
+    assert (tmp_path / "p.safetensors").stat().st_mode & 0o077 == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["p.safetensors"]

@@ -1,4 +1,4 @@
-"""Whatever happens, a model is completely edited with its patch, or bit for bit what it was: tensors, buffers, flags."""
+"""Whatever happens, a model is edited completely, with its patch, or bit for bit what it was, buffers and flags too."""
 
 import copy
 import signal
@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
 
 import zsu_fast
 from zsu_fast.model.tensors import Tensors, bytes_of
@@ -87,11 +88,13 @@ def test_an_exception_at_any_line_leaves_nothing_half(call):
         found.append(outcome(net, before, traced))
         return lines
 
+    depth = len(_get_current_function_mode_stack())
     found: list[str] = []
     total = count_lines(None)
     assert found == ["edited"] and total > 500
     for i in range(170):
         count_lines(1 + i * total // 170)
+        assert len(_get_current_function_mode_stack()) == depth  # else every later call would run under it
         assert found[-1] != "half", f"line {1 + i * total // 170} of {total}"
     assert found.count("as it was") > 100
 

@@ -30,7 +30,7 @@ def _inner(model: nn.Module) -> nn.Module | None:
         return children["_orig_mod"]
     # By name: importing these for a comparison costs more than all else here.
     if type(model).__name__ in ("AveragedModel", "ExponentialMovingAverage", "_FabricModule"):
-        return children.get("module") or children.get("_forward_module")
+        return children.get("module", children.get("_forward_module"))
     return None
 
 

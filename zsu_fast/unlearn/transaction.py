@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack, _pop_mode
 
 from zsu_fast import ops
 from zsu_fast.evaluate.inference import cuda_devices
@@ -49,6 +50,7 @@ class Transaction:
         self.journal: list[Written] = []
         self._flags: list[tuple[nn.Module, bool]] = []
         self._at_commit: list[Callable[[], None]] = []
+        self._modes = len(_get_current_function_mode_stack())
         self._buffers = {
             name: self.tensors[name].clone() for name in self.tensors if name not in self.tensors.parameters
         }
@@ -126,6 +128,9 @@ class Transaction:
 
     def roll_back(self) -> None:
         """Everything as it was; safe to repeat."""
+        # An interrupt inside of a mode's __exit__ would leave it on for everything that this thread does later.
+        while len(_get_current_function_mode_stack()) > self._modes:
+            _pop_mode()
         self.undo()
         self.leave()
 

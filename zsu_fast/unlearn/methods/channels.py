@@ -113,5 +113,5 @@ class Channels(Method):
 
     def _relevance(self, given: Given, images: Tensor, labels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         given.count(len(images))
-        batch = min(self.asked.batch_size, RELEVANCE_BATCH)
+        batch = min(self.asked.batch_size or RELEVANCE_BATCH, RELEVANCE_BATCH)
         return unit_relevance(given.model, images, labels, layers, self.asked.composite, batch, given.progress)

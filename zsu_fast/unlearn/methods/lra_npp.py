@@ -145,7 +145,7 @@ class LraNpp(Method):
         tensors = Tensors(given.model)
         object_of = {name: id_ for id_, name in tensors.by_identity().items()}
         weight = next(p for p in _held(given.model) if id(p) == object_of[head.weight])
-        features, logits = classifier_inputs(given.model, weight, given.images.split(asked.batch_size))
+        features, logits = classifier_inputs(given.model, weight, asked.batches(given.images))
 
         def quick(where: Tensor) -> Tensor:
             bias = None if head.bias is None else tensors[head.bias]
