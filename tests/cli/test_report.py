@@ -62,6 +62,7 @@ def report(classes: int = 4, evil: str = EVIL) -> Report:
     record = {
         "request": {"targets": [2], "method": evil, "until": None, "budget": 3, "seed": 0},
         "reached": True,
+        "verdict": {"level": "answers", "sentence": evil, "forgotten": True},
         "reason": "",
         "mode": "zero",
         "metrics": {"before": {}, "after": {}, "probes": 36},
@@ -101,10 +102,11 @@ def test_many_classes_show_the_target() -> None:
 
 def test_little_is_enough() -> None:
     full = report()
-    record = full.record | {"reached": False, "reason": EVIL, "search": []}
+    verdict = {"level": "not reached", "sentence": EVIL, "forgotten": False}
+    record = full.record | {"reached": False, "verdict": verdict, "reason": EVIL, "search": []}
     bare = Report(model="m", record=record, picks={}, relevance_before=Analysis(missing=EVIL))
     checker = check(render(bare))
-    assert "not reached" in checker.words and any("The model is as it was" in words for words in checker.words)
+    assert "not reached" in checker.words and any(EVIL in words for words in checker.words)
     check(render(dataclasses.replace(full, photos=None, relevance_after=Analysis(missing="none"))))
 
 

@@ -13,6 +13,7 @@ from zsu_fast.cli import (
     info_command,
     relevance_command,
     restore_command,
+    verify_command,
 )
 from zsu_fast.version import __version__
 
@@ -41,7 +42,9 @@ place, and every change is recorded so that it can be undone bit for bit.
 
   2    bad usage or input
 
-  3    the aim could not be reached, the model is as it was
+  3    the aim could not be reached, the model is as it was; or a check failed
+
+  4    edited, but the images are too few to judge it
 
   130  interrupted
 """
@@ -74,6 +77,7 @@ def _root(
 app.command("forget")(forget_command.forget)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("restore")(restore_command.restore)
+app.command("verify")(verify_command.verify)
 app.command("relevance")(relevance_command.relevance)
 app.command("info")(info_command.info)
 app.command("demo")(demo_command.demo)

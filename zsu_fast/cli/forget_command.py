@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from zsu_fast.cli.console import EXIT_NOT_JUDGED, EXIT_NOT_REACHED, Console, one
 from zsu_fast.cli.forget_run import Images, read_forget_images, run_forget
 from zsu_fast.cli.outputs import OutputFolder, check_report_extra
 from zsu_fast.cli.session import open_session
+from zsu_fast.cli.signing import check_key
 from zsu_fast.cli.tables import before_after
 
 
@@ -156,6 +158,30 @@ def forget(
         ),
     ] = False,
     report: Annotated[bool, typer.Option(help="Write report.html.", rich_help_panel=opt.OUTPUT)] = True,
+    photos: Annotated[
+        bool, typer.Option(help="Show probes in the report; without, heat maps only.", rich_help_panel=opt.OUTPUT)
+    ] = False,
+    undo: Annotated[
+        Path | None,
+        typer.Option(
+            "--undo",
+            help="Where to write the undo file. Who has it has the class back: keep it apart from the weights.",
+            rich_help_panel=opt.OUTPUT,
+            show_default="patch.safetensors in --out",
+        ),
+    ] = None,
+    no_undo: Annotated[
+        bool, typer.Option("--no-undo", help="Write no undo file: nobody has a way back.", rich_help_panel=opt.OUTPUT)
+    ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--sign",
+            help="Sign result.json with this Ed25519 key (openssl genpkey -algorithm ed25519 -out KEY).",
+            rich_help_panel=opt.OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
     batch_size: opt.BatchSize = 64,
@@ -186,50 +212,60 @@ def forget(
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
-    folder = OutputFolder(out, force, weights)
-    if linear_probe and evaluation is None:
-        raise ValueError("--linear-probe needs --eval: labelled images of all classes")
-    if report:
-        check_report_extra()
-    session = open_session(
-        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
-    )
-    images: Images = read_forget_images(session, target, probes, retain, evaluation)
-    for warning in images.warnings:
-        console.note(warning)
-    given = {
-        "k": count_or_share(k, "--k"),
-        "budget": count_or_share(budget, "--budget"),
-        "until": until,
-        "utility_floor": utility_floor,
-        "mode": mode,
-        "strength": strength,
-        "path": path,
-        "score": score,
-        "scope": scope,
-        "layers": layers or None,
-        "composite": composite,
-        "preset": preset,
-        "authors_compat": authors_compat or None,
-        "seed": seed,
-        "batch_size": batch_size,
-    }
-    settings = {"method": method} | {name: value for name, value in given.items() if value is not None}
-    with console.progress() as progress:
-        run = run_forget(session, images, settings, linear_probe=linear_probe, report=report, progress=progress)
-    written = folder.write(session.loaded, run, seconds=time.perf_counter() - started)
-    for warning in run.warnings[len(images.warnings) :]:
-        console.note(warning)
-    console.show(run.result.summary())
-    if run.before is not None:
-        console.show(before_after(f"{model}", run.before, run.after, run.probe_before, run.probe_after))
-    console.show("wrote " + ", ".join(str(path) for path in written["files"].values()))
-    console.emit(written)
-    verdict = run.result.verdict
-    if verdict.level in ("invalid", "not reached"):
-        raise typer.Exit(EXIT_NOT_REACHED)
-    if verdict.level == "not judged" and budget is None:
-        raise typer.Exit(EXIT_NOT_JUDGED)
+    if undo is not None and no_undo:
+        raise ValueError("--no-undo: --undo asks for one")
+    if key is not None:
+        check_key(key)
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
+        if linear_probe and evaluation is None:
+            raise ValueError("--linear-probe needs --eval: labelled images of all classes")
+        if report:
+            check_report_extra()
+        session = open_session(
+            model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+        )
+        images: Images = read_forget_images(session, target, probes, retain, evaluation)
+        for warning in images.warnings:
+            console.note(warning)
+        given = {
+            "k": count_or_share(k, "--k"),
+            "budget": count_or_share(budget, "--budget"),
+            "until": until,
+            "utility_floor": utility_floor,
+            "mode": mode,
+            "strength": strength,
+            "path": path,
+            "score": score,
+            "scope": scope,
+            "layers": layers or None,
+            "composite": composite,
+            "preset": preset,
+            "authors_compat": authors_compat or None,
+            "seed": seed,
+            "batch_size": batch_size,
+        }
+        settings = {"method": method} | {name: value for name, value in given.items() if value is not None}
+        with console.progress() as progress:
+            run = run_forget(
+                session, images, settings, linear_probe=linear_probe, report=report, photos=photos, progress=progress
+            )
+        written = folder.write(session.loaded, run, seconds=time.perf_counter() - started)
+        for warning in run.warnings[len(images.warnings) :]:
+            console.note(warning)
+        console.show(run.result.summary())
+        if run.before is not None:
+            console.show(before_after(f"{model}", run.before, run.after, run.probe_before, run.probe_after))
+        if "patch" in written["files"]:
+            console.show(
+                f"who has {undo or out / written['files']['patch']} has the class back: keep it apart from the weights"
+            )
+        console.show(f"wrote to {out}: " + ", ".join(written["files"].values()))
+        console.emit(written)
+        verdict = run.result.verdict
+        if verdict.level in ("invalid", "not reached"):
+            raise typer.Exit(EXIT_NOT_REACHED)
+        if verdict.level == "not judged" and budget is None:
+            raise typer.Exit(EXIT_NOT_JUDGED)
 
 
 def count_or_share(text: str | None, name: str) -> int | float | None:

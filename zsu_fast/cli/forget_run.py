@@ -105,6 +105,7 @@ def run_forget(
     *,
     linear_probe: bool,
     report: bool,
+    photos: bool,
     progress: Progress,
 ) -> Run:
     """Measure, forget, measure again; gather what the report shows."""
@@ -146,7 +147,7 @@ def run_forget(
             after=after,
             relevance_before=analysis_before,
             relevance_after=analysis_after,
-            photos=session.photos(probes[:shown]) if shown else None,
+            photos=session.photos(probes[:shown]) if shown and photos else None,
             probe_before=probe_before,
             probe_after=probe_after,
             warnings=warnings,

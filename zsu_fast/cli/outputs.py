@@ -7,8 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from zsu_fast.cli import folder
 from zsu_fast.cli.forget_run import Run
+from zsu_fast.cli.manifest import manifest_of
 from zsu_fast.cli.models import LoadedModel
+from zsu_fast.cli.signing import sign
 from zsu_fast.cli.weights import write_weights
 from zsu_fast.extras import require
 from zsu_fast.report import write_report
@@ -16,49 +19,85 @@ from zsu_fast.report.files import write_text
 from zsu_fast.version import __version__
 
 FILES = {
-    "weights": "model.safetensors",
     "patch": "patch.safetensors",
+    "weights": "model.safetensors",
     "report": "report.html",
-    "result": "result.json",
+    "result": "result.json",  # the manifest: moved last
 }
 
 
 class OutputFolder:
     """Where the results go. What an earlier run left is not overwritten unless asked: its patch is its only undo.
 
+    undo: where the undo file goes instead; keep_undo: whether there is one at all; key: private key to sign with.
+
     Raises:
         FileExistsError: results are there and ``force`` is not given.
         NotADirectoryError: the path is a file.
+        BlockingIOError: another run is writing there.
         ValueError: the weights to be read are among the files to be overwritten.
     """
 
-    def __init__(self, path: Path, force: bool, weights: Path | None = None) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        force: bool,
+        weights: Path | None = None,
+        undo: Path | None = None,
+        keep_undo: bool = True,
+        key: Path | None = None,
+    ) -> None:
+        self.path, self.undo, self.keep_undo, self.key = path, undo, keep_undo, key
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"--out: {path} is not a folder")
         if weights is not None and weights.resolve() in [(path / name).resolve() for name in FILES.values()]:
             raise ValueError(f"--out: would overwrite {weights}, the weights to start from: give another folder")
+        self._lock = folder.Lock(path)
+        folder.settle(path, list(FILES.values()))
         there = [name for name in FILES.values() if (path / name).exists()]
         if there and not force:
+            self._lock.close()
             raise FileExistsError(f"--out: {path} holds {there[0]} of an earlier run (--force overwrites)")
+        if undo is not None and undo.exists() and not force:
+            self._lock.close()
+            raise FileExistsError(f"--undo: {undo} is there already (--force overwrites)")
+
+    def close(self) -> None:
+        """Let other runs in."""
+        self._lock.close()
 
     def write(self, loaded: LoadedModel, run: Run, seconds: float) -> dict[str, Any]:
-        """Write everything; returns what result.json holds."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        for name in FILES.values():
-            # Nothing of an earlier run must be taken for a part of this one.
-            (self.path / name).unlink(missing_ok=True)
+        """Write everything, or nothing; returns what result.json holds."""
+        new = folder.begin(self.path)
+        try:
+            return self._write(new, loaded, run, seconds)
+        except BaseException:
+            folder.settle(self.path, list(FILES.values()))
+            raise
+
+    def _write(self, new: Path, loaded: LoadedModel, run: Run, seconds: float) -> dict[str, Any]:
         result = run.result
         files: dict[str, str] = {}
+        aside: Path | None = None
         if result.patch.entries:
-            # The undo first: there is no moment at which edited weights lie there without it.
-            result.patch.save(self._file(files, "patch"))
-            write_weights(loaded.model.state_dict(), self._file(files, "weights"), loaded.metadata)
-        destination = self._file(files, "result")
+            if self.undo is not None:
+                # Under another name until the rest is in place: an earlier undo there belongs to the earlier weights.
+                aside = self.undo.with_name(f"{self.undo.name}.new")
+                result.patch.save(aside)
+                files["patch"] = self.undo.name
+            elif self.keep_undo:
+                result.patch.save(new / FILES["patch"])
+                files["patch"] = FILES["patch"]
+            write_weights(loaded.model.state_dict(), new / FILES["weights"], loaded.metadata)
+            files["weights"] = FILES["weights"]
+        if run.report is not None:
+            write_report(run.report, new / FILES["report"])
+            files["report"] = FILES["report"]
         probe = {"before": run.probe_before, "after": run.probe_after}
         content: dict[str, Any] = {
             "zsu_fast": __version__,
-            "model": {"spec": loaded.spec, "weights": loaded.weights},
+            "model": {"spec": loaded.spec, "weights": None if loaded.weights is None else Path(loaded.weights).name},
+            "verdict": result.verdict.to_dict(),
             "reached": result.reached,
             "summary": result.summary(),
             "budget": result.budget,
@@ -71,20 +110,19 @@ class OutputFolder:
             else {when: None if value is None else asdict(value) for when, value in probe.items()},
             "warnings": list(run.warnings),
             "seconds": round(seconds, 3),
-            "files": files,
+            "files": files | {"result": FILES["result"]},
             "record": result.record,
         }
-        # The report last: should it fail, everything else is there.
-        page = None if run.report is None else self._file(files, "report")
-        write_text(json.dumps(content, indent=2) + "\n", destination)
-        if run.report is not None and page is not None:
-            write_report(run.report, page)
+        content["manifest"] = manifest_of([new / FILES[kind] for kind in ("patch", "weights", "report")])
+        if aside is not None and self.undo is not None:
+            content["manifest"][self.undo.name] = manifest_of([aside])[aside.name]
+        if self.key is not None:
+            content["signature"] = sign(content, self.key)
+        write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", new / FILES["result"])
+        folder.commit(self.path, list(FILES.values()))
+        if aside is not None and self.undo is not None:
+            aside.replace(self.undo)
         return content
-
-    def _file(self, files: dict[str, str], kind: str) -> Path:
-        path = self.path / FILES[kind]
-        files[kind] = str(path)
-        return path
 
 
 def check_report_extra() -> None:

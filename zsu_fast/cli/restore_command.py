@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from zsu_fast.cli import folder
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
+from zsu_fast.cli.manifest import file_digest, read_result
 from zsu_fast.cli.weights import read_weights, write_weights
 from zsu_fast.unlearn import Patch, model_digest
 
@@ -49,6 +51,9 @@ def restore(
     destination = out or file.with_name("restored.safetensors")
     if destination.exists() and not force:
         raise FileExistsError(f"--out: {destination} is there already (--force overwrites)")
+    if weights.suffix == "" and not weights.exists():
+        raise FileNotFoundError(f"{weights}: no such folder or file")
+    record_verified = _check_folder(file.parent, patch_file) if weights.is_dir() else False
     undo = Patch.load(patch_file)
     state, metadata = read_weights(file)
     undo.revert(state)
@@ -61,4 +66,27 @@ def restore(
         )
     write_weights(state, destination, {k: v for k, v in metadata.items() if not k.startswith("zsu_fast.")})
     console.show(f"restored {destination}, bit for bit: SHA-256 {digest}")
-    console.emit({"restored": str(destination), "sha256": digest, "verified": True, "record": undo.record})
+    console.emit(
+        {
+            "restored": str(destination),
+            "sha256": digest,
+            "weights_verified": True,
+            "record_verified": record_verified,
+            "record": undo.record,
+        }
+    )
+
+
+def _check_folder(path: Path, patch_file: Path) -> bool:
+    """Whether a manifest vouches for the undo file, and so for its record. ValueError if it does not match."""
+    if folder.interrupted(path):
+        raise ValueError(f"{path}: a run was interrupted while it wrote here; run zsu-fast forget again")
+    if not (path / "result.json").is_file():
+        return False
+    content = read_result(path)
+    facts = (content.get("manifest") or {}).get(patch_file.name)
+    if not isinstance(facts, dict) or not patch_file.is_file():
+        return False
+    if file_digest(patch_file) != facts.get("sha256"):
+        raise ValueError(f"{patch_file.name} is not the undo file that result.json names: it was changed since")
+    return True

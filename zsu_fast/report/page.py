@@ -109,15 +109,17 @@ def _section(title: str, lead: str, content: str) -> str:
 
 def _header(report: Report, title: str) -> str:
     record = report.record
-    badge = (
-        '<span class="badge yes">forgotten</span>' if record["reached"] else '<span class="badge no">not reached</span>'
-    )
+    verdict = record["verdict"]
+    words = {"answers": "answers forgotten", "features": "features forgotten"}.get(verdict["level"], verdict["level"])
+    badge = f'<span class="badge {"yes" if verdict["forgotten"] else "no"}">{words}</span>'
     count = sum(map(len, report.picks.values()))
-    if record["reached"]:
-        what = f"{count} neurons in {len(report.picks)} layer(s), method {escape(str(record['request']['method']))}, "
-        what += f"mode {escape(str(record.get('mode')))}. The patch file undoes it bit for bit."
+    if count:
+        what = f"{escape(verdict['sentence'])} {count} neurons in {len(report.picks)} layer(s), "
+        what += f"method {escape(str(record['request']['method']))}, "
+        what += f"mode {escape(str(record.get('mode')))}. The patch file undoes it bit for bit: "
+        what += "who has it has the class back."
     else:
-        what = f"The model is as it was. {escape(str(record.get('reason') or ''))}"
+        what = escape(verdict["sentence"])
     warnings = "".join(f"<p><b>Mind:</b> {escape(text)}</p>" for text in report.warnings)
     return f'<h1>{escape(title)}</h1><p class="soft mono">{escape(report.model)}</p><p>{badge} {what}</p>{warnings}'
 
@@ -262,18 +264,21 @@ def _strips(report: Report) -> str:
 
 def _maps(report: Report) -> str:
     before, after = report.relevance_before, report.relevance_after
-    if before.heat is None or after.heat is None or report.photos is None:
+    if before.heat is None or after.heat is None:
         reason = before.missing or after.missing
         return _section("Where the model looked", escape(reason), "") if reason else ""
     figures = []
-    for photo, old, new in zip(report.photos, before.heat, after.heat, strict=False):
+    photos = [None] * len(before.heat) if report.photos is None else list(report.photos)
+    for photo, old, new in zip(photos, before.heat, after.heat, strict=False):
         # One scale for both: a class that lost its evidence must look pale, not rescaled.
         limit = limit_of(as_array(old))
+        shown = "" if photo is None else f'<img alt="probe" src="{pictures.photo(photo)}">'
+        caption = "" if photo is None else "<span>probe</span>"
         figures.append(
-            f'<figure><div class="three"><img alt="probe" src="{pictures.photo(photo)}">'
+            f'<figure><div class="three">{shown}'
             f'<img alt="relevance before" src="{pictures.heatmap(old, limit)}">'
             f'<img alt="relevance after" src="{pictures.heatmap(new, limit)}"></div>'
-            "<figcaption><span>probe</span><span>before</span><span>after</span></figcaption></figure>"
+            f"<figcaption>{caption}<span>before</span><span>after</span></figcaption></figure>"
         )
     lead = (
         "Relevance of the pixels for the class's logit: red speaks for the class, blue against it. "
@@ -287,7 +292,11 @@ def _search(report: Report) -> str:
     if len(trace) < 2:
         return ""
     chart = f'<img class="chart" alt="budget against accuracy" src="{pictures.search_chart(trace, _until(report))}">'
-    return _section("How the budget was found", "The smallest edit that reaches the aim is taken.", chart)
+    return _section(
+        "How the budget was found",
+        "An edit that costs the others nothing is taken in full, one with a price as far as the floor allows.",
+        chart,
+    )
 
 
 def _until(report: Report) -> float | None:
@@ -302,13 +311,13 @@ def _record(report: Report) -> str:
     facts = {
         "model before (SHA-256)": model.get("before"),
         "model after (SHA-256)": model.get("after"),
-        "probes": f"{record.get('metrics', {}).get('probes')}, SHA-256 {(record.get('probes') or {}).get('sha256')}",
+        "probes": f"{record.get('metrics', {}).get('probes')}, HMAC {(record.get('probes') or {}).get('hmac_sha256')}",
         "seed": record["request"].get("seed"),
         "versions": ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items()),
         "time": record.get("time"),
     }
     listed = "".join(f'<dt>{escape(k)}</dt><dd class="mono">{escape(str(v))}</dd>' for k, v in facts.items())
-    text = escape(json.dumps(record, indent=1, default=str))
+    text = escape(json.dumps(record, indent=1, default=str, allow_nan=False))
     return _section(
         "Record",
         "The same record is in the patch file.",

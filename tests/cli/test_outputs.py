@@ -1,0 +1,154 @@
+"""A folder of results after anything that can happen while it is written: the old ones whole, or the new ones whole."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from zsu_fast.cli import folder
+from zsu_fast.cli.outputs import FILES, OutputFolder
+
+NAMES = list(FILES.values())
+
+
+def write(path: Path, text: str, names: list[str]) -> None:
+    new = folder.begin(path)
+    for name in names:
+        (new / name).write_text(text)
+    folder.commit(path, NAMES)
+
+
+def state(path: Path) -> dict[str, str]:
+    """What a reader finds, who settles first as every command that writes does."""
+    folder.settle(path, NAMES)
+    return {file.name: file.read_text() for file in sorted(path.iterdir())}
+
+
+OLD = dict.fromkeys(NAMES, "old")
+NEW_NAMES = [name for name in NAMES if name != "report.html"]  # a run without a report, over one that has one
+NEW = dict.fromkeys(NEW_NAMES, "new")
+
+
+def test_the_new_files_replace_the_old_ones(tmp_path: Path) -> None:
+    write(tmp_path, "old", NAMES)
+    assert state(tmp_path) == dict(sorted(OLD.items()))
+    write(tmp_path, "new", NEW_NAMES)
+    assert state(tmp_path) == dict(sorted(NEW.items()))
+
+
+def test_failing_at_any_step_leaves_the_old_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for at in range(1, 60):
+        here = tmp_path / str(at)
+        here.mkdir()
+        write(here, "old", NAMES)
+        calls = 0
+
+        def step(real, *arguments, at=at):
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise OSError(28, "No space left on device")
+            return real(*arguments)
+
+        with monkeypatch.context() as patched:
+            for name in ("replace", "rename", "fsync", "mkdir", "unlink", "rmdir"):
+                real = getattr(os, name)
+                patched.setattr(os, name, lambda *a, real=real, **k: step(lambda *b: real(*b, **k), *a))
+            with contextlib.suppress(OSError):
+                write(here, "new", NEW_NAMES)
+        found.append(state(here))
+        assert found[-1] in (dict(sorted(OLD.items())), dict(sorted(NEW.items()))), f"step {at}"
+        if calls < at:
+            break
+    assert found[0] == dict(sorted(OLD.items())) and found[-1] == dict(sorted(NEW.items())) and len(found) > 8
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.cli.test_outputs import NAMES, write
+path = Path(sys.argv[1])
+print("ready", flush=True)
+for i in range(10**9):
+    write(path, str(i) * 2000, NAMES[: 4 - i % 2] if i % 2 == 0 else ["model.safetensors", "result.json"])
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9")
+def test_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    """A process that does nothing but write results is killed at 40 moments."""
+    root = Path(__file__).parents[2]
+    for moment in range(40):
+        here = tmp_path / str(moment)
+        here.mkdir()
+        environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        if moment == 0:
+            process = subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(here)], env=environment, stdout=subprocess.PIPE
+            )
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            time.sleep(0.2)
+            process.kill()
+            process.wait()
+        else:  # forked: the imports take seconds
+            child = os.fork()
+            if child == 0:
+                i = 0
+                while True:
+                    names = NAMES if i % 2 == 0 else ["model.safetensors", "result.json"]
+                    write(here, str(i) * 2000, names)
+                    i += 1
+            time.sleep(0.02 + 0.0037 * moment)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        found = state(here)
+        assert len(set(found.values())) <= 1, f"a mixture of runs after {moment}"
+        assert not found or set(found) in (set(NAMES), {"model.safetensors", "result.json"})
+
+
+def test_a_second_run_is_kept_out_from_the_start(tmp_path: Path) -> None:
+    first = OutputFolder(tmp_path / "out", force=False)
+    with pytest.raises(BlockingIOError, match="another run is writing"):
+        OutputFolder(tmp_path / "out", force=True)
+    first.close()
+    assert not (tmp_path / "out").exists()  # made for nothing
+    OutputFolder(tmp_path / "out", force=False).close()
+
+
+def test_the_old_result_stays_if_the_new_one_cannot_be_written(tmp_path: Path) -> None:
+    write(tmp_path, "old", NAMES)
+
+    class Patch:
+        entries = (1,)
+
+        def save(self, path: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+    class Run:
+        class result:
+            patch = Patch()
+
+    output = OutputFolder(tmp_path, force=True)
+    with pytest.raises(OSError, match="No space"):
+        output.write(None, Run, 0.0)  # type: ignore[arg-type]
+    output.close()
+    assert state(tmp_path) == dict(sorted(OLD.items()))
+
+
+def test_the_umask_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zsu_fast.report.files import write_text
+
+    old = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("changes the umask of the whole process"))
+        write_text("x", tmp_path / "a.txt")
+        assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+    finally:
+        monkeypatch.undo()
+        os.umask(old)

@@ -1,0 +1,118 @@
+"""`zsu-fast verify` and `--sign`: what was changed since is found, and nothing that is not hashed is believed."""
+
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zsu_fast.unlearn import Patch
+
+MODEL = ("python:tinynet:build", "--weights", "weights.safetensors")
+
+
+@pytest.fixture
+def written(workplace, run) -> Path:
+    folder = workplace.folder / "verified"
+    if folder.exists():
+        return folder
+    result = run("forget", *MODEL, "-t", 2, "-p", "probes.npz", "-o", folder, "--no-report", "--eval", "test.npz")
+    assert result.code == 0, result.err
+    return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "folder"))
+
+
+def test_all_holds(run, folder: Path) -> None:
+    weights = MODEL[MODEL.index("--weights") + 1]
+    result = run("verify", folder, "--original", weights, "--json")
+    assert result.code == 0, result.err
+    assert result.json["verified"] and set(result.json["checks"]) == {"files", "weights", "record", "undo", "original"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "patch.safetensors"])
+def test_a_changed_file_is_found(run, folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[-3] ^= 1
+    (folder / name).write_bytes(data)
+    result = run("verify", folder, "--json")
+    assert result.code != 0
+    assert result.code == 2 or any(name in problem for problem in result.json["problems"])
+
+
+def test_a_forged_record_is_found(run, folder: Path) -> None:
+    patch = Patch.load(folder / "patch.safetensors")
+    forged = patch.record | {"request": patch.record["request"] | {"targets": [1]}}
+    replace(patch, record=forged).save(folder / "patch.safetensors")
+    assert run("verify", folder).code == 3
+    assert run("restore", folder).code == 2  # the manifest names another file
+    (folder / "result.json").unlink()
+    restored = run("restore", folder, "--json")  # the weights are right; of the record nothing can be said
+    assert restored.code == 0 and restored.json["weights_verified"] and not restored.json["record_verified"]
+    assert '"verified": true' not in restored.out
+
+
+def test_another_original_is_found(run, folder: Path, workplace) -> None:
+    assert run("verify", folder, "--original", folder / "model.safetensors").code == 3
+
+
+def test_signatures(run, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make keys with")
+    keys = []
+    for name in ("own", "other"):
+        key, public = tmp_path / f"{name}.key", tmp_path / f"{name}.pem"
+        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+        subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True)
+        keys.append((key, public))
+    folder = tmp_path / "signed"
+    arguments = ("forget", *MODEL, "-t", 2, "-p", "probes.npz", "-o", folder, "--no-report", "--budget", 5)
+    assert run(*arguments, "--sign", keys[0][0]).code == 0
+    good = run("verify", folder, "--public-key", keys[0][1])
+    assert good.code == 0 and "not who that was" in good.out
+    assert run("verify", folder, "--public-key", keys[1][1]).code == 3
+    content = json.loads((folder / "result.json").read_text())
+    content["verdict"]["right"] = 7
+    (folder / "result.json").write_text(json.dumps(content))
+    assert run("verify", folder, "--public-key", keys[0][1]).code == 3
+    assert run(*arguments, "--force", "--sign", keys[0][1]).code == 2  # no private key: told before the work
+
+
+def test_the_undo_elsewhere_or_nowhere(run, tmp_path: Path) -> None:
+    arguments = ("forget", *MODEL, "-t", 2, "-p", "probes.npz", "--no-report", "--budget", 5, "-o")
+    safe = tmp_path / "safe.patch"
+    assert run(*arguments, tmp_path / "a", "--undo", safe).code == 0
+    assert not (tmp_path / "a" / "patch.safetensors").exists() and safe.stat().st_mode & 0o077 == 0
+    assert run("verify", tmp_path / "a", "--patch", safe).code == 0
+    assert run("restore", tmp_path / "a", "--patch", safe, "--json").json["record_verified"]
+    assert run(*arguments, tmp_path / "b", "--no-undo").code == 0
+    assert not (tmp_path / "b" / "patch.safetensors").exists()
+    assert run(*arguments, tmp_path / "c", "--no-undo", "--undo", safe).code == 2
+
+
+def test_no_paths_and_no_photographs_in_what_is_kept(run, tmp_path: Path, workplace) -> None:
+    folder = tmp_path / "kept"
+    assert run("forget", *MODEL, "-t", 2, "-p", Path("probes.npz").resolve(), "-o", folder, "--budget", 5).code == 0
+    assert str(workplace.folder) not in (folder / "result.json").read_text()
+    page = (folder / "report.html").read_text()
+    assert 'alt="probe"' not in page and 'alt="relevance before"' in page
+    shown = tmp_path / "shown"
+    assert run("forget", *MODEL, "-t", 2, "-p", "probes.npz", "-o", shown, "--budget", 5, "--photos").code == 0
+    assert 'alt="probe"' in (shown / "report.html").read_text()
+    assert np.load("probes.npz") is not None
+
+
+def test_folders_that_are_no_results(run, tmp_path: Path) -> None:
+    missing = run("restore", tmp_path / "nowhere")
+    assert missing.code == 2 and "nowhere" in missing.err and "no such folder" in missing.err
+    assert run("verify", tmp_path / "nowhere").code == 2
+    assert "holds no result.json" in run("verify", tmp_path).err
+    (tmp_path / "result.json").write_text("[" * 100_000)
+    assert "damaged" in run("verify", tmp_path).err

@@ -1,0 +1,113 @@
+"""``zsu-fast verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import Tensor
+
+from zsu_fast.cli import folder
+from zsu_fast.cli import options as opt
+from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
+from zsu_fast.cli.manifest import read_result, wrong_files
+from zsu_fast.cli.signing import LIMITS, signed_by
+from zsu_fast.cli.weights import read_weights
+from zsu_fast.unlearn import Patch, model_digest
+
+
+@one_line_errors
+def verify(
+    result: Annotated[Path, typer.Argument(help="The folder that `forget` wrote.", show_default=False)],
+    original: Annotated[
+        Path | None, typer.Option("--original", help="The weights before the edit.", show_default=False)
+    ] = None,
+    patch: Annotated[
+        Path | None,
+        typer.Option("--patch", help="The undo file, if it is kept elsewhere.", show_default="patch.safetensors there"),
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", help="PEM file of who should have signed.", show_default=False)
+    ] = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    r"""Check a result: every hash, and that the model is the original plus exactly the recorded edits.
+
+    Recomputes the hashes of all files, of the weights, and of the weights with
+    the edit undone; with --original also that undoing gives just these weights.
+    Exit code 0 if everything holds, 3 if something does not.
+
+    [bold]Examples[/]
+
+      zsu-fast verify edited --original original.safetensors
+
+      zsu-fast verify edited --public-key auditor.pem
+    """
+    console = Console(as_json, quiet)
+    if not result.is_dir():
+        raise FileNotFoundError(f"{result}: no such folder")
+    if folder.interrupted(result):
+        raise ValueError(f"{result}: a run was interrupted while it wrote here; run zsu-fast forget again")
+    content = read_result(result)
+    undo = patch or result / "patch.safetensors"
+    problems = wrong_files(content, result, undo)
+    checks: dict[str, Any] = {"files": not problems}
+    record = content["record"]
+    weights = result / "model.safetensors"
+    if weights.is_file():
+        state, _ = read_weights(weights)
+        digests = record.get("model") or {}
+        checks["weights"] = model_digest(state) == digests.get("after")
+        if not checks["weights"]:
+            problems.append("the weights are not those that the record describes")
+        if undo.is_file():
+            problems += _check_undo(state, Patch.load(undo), record, digests, checks)
+            if original is not None:
+                checks["original"] = _same(state, read_weights(original)[0])
+                if not checks["original"]:
+                    problems.append(f"{original.name} is not the model that was edited")
+        elif original is not None:
+            problems.append("without the undo file it cannot be told whether the model is the original plus the edits")
+    if public_key is not None:
+        checks["signature"] = signed_by(content, public_key)
+        if not checks["signature"]:
+            problems.append(f"no valid signature of {public_key.name}")
+    for problem in problems:
+        console.show(f"WRONG: {problem}")
+    if not problems:
+        console.show(
+            f"{result}: all checks hold ({', '.join(checks)})", str((content.get("verdict") or {}).get("sentence", ""))
+        )
+    if public_key is not None:
+        console.show(f"Mind: {LIMITS}.")
+    console.emit({"verified": not problems, "checks": checks, "problems": problems, "verdict": content.get("verdict")})
+    if problems:
+        raise typer.Exit(EXIT_NOT_REACHED)
+
+
+def _check_undo(
+    state: dict[str, Tensor], undo: Patch, record: dict[str, Any], digests: dict[str, Any], checks: dict[str, Any]
+) -> list[str]:
+    """Undo the edit in `state`; what does not fit."""
+    problems = []
+    checks["record"] = undo.record == record
+    if not checks["record"]:
+        problems.append("the record in the undo file is not that of result.json")
+    try:
+        undo.revert(state)
+        checks["undo"] = model_digest(state) == digests.get("before")
+    except ValueError as error:
+        checks["undo"] = False
+        problems.append(f"the undo file does not fit the weights: {error}")
+    else:
+        if not checks["undo"]:
+            problems.append("with the edit undone the weights are not those that the record describes")
+    return problems
+
+
+def _same(state: dict[str, Tensor], original: dict[str, Tensor]) -> bool:
+    shared = {name: original[name] for name in state if name in original}
+    return len(shared) == len(state) and model_digest(shared) == model_digest(state)
