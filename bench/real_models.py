@@ -189,7 +189,7 @@ def run_class(task: Task, target: int, keywords: dict[str, Any], unedited: Unedi
     result, seconds, memory = peak_memory(lambda: zsu_fast.forget(task.model, target, probes, **keywords))
     cpu = time.process_time() - cpu
     after = dict(before)
-    if result.reached:
+    if result.patch.entries:
         seen, fit = unedited.features[known], unedited.fit_features
         if not all(name.endswith(".input") for name in result.picks):  # more than the classifier was edited
             seen, fit = features(task.model, task.images[known]), features(task.model, task.fit_images)
@@ -200,6 +200,7 @@ def run_class(task: Task, target: int, keywords: dict[str, Any], unedited: Unedi
     return {
         "target": target,
         "reached": result.reached,
+        "verdict": result.verdict.level,
         "mode": result.record["mode"],
         "budget": result.budget,
         "picks": {name: len(units) for name, units in result.picks.items()},

@@ -132,7 +132,7 @@ def test_the_old_result_stays_if_the_new_one_cannot_be_written(tmp_path: Path) -
 
     class Run:
         class result:
-            patch = Patch()
+            patch, reached = Patch(), True
 
     output = OutputFolder(tmp_path, force=True)
     with pytest.raises(OSError, match="No space"):

@@ -79,7 +79,7 @@ class OutputFolder:
         result = run.result
         files: dict[str, str] = {}
         aside: Path | None = None
-        if result.patch.entries:
+        if result.reached or result.patch.entries:
             if self.undo is not None:
                 # Under another name until the rest is in place: an earlier undo there belongs to the earlier weights.
                 aside = self.undo.with_name(f"{self.undo.name}.new")

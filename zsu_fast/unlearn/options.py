@@ -42,7 +42,7 @@ class Options:
     )
     strength: float | None = option("Of scale, gaussian and laplace.")
     seed: int = option("Of the split of the probes and of noise.", 0)
-    batch_size: int | None = option("Images per forward pass.", shown="16 on a CPU, 64 elsewhere")
+    batch_size: int | str = option("Images per forward pass; auto: 16 on a CPU, 64 elsewhere.", "auto")
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -63,12 +63,13 @@ class Options:
         if self.strength is not None:
             check_number("strength", self.strength)
         check_int("seed", self.seed, 0, 2**63 - 1)
-        if self.batch_size is not None:
+        if self.batch_size != "auto":
             check_int("batch_size", self.batch_size, 1)
 
     def batches(self, images: Tensor) -> tuple[Tensor, ...]:
         """The images as they are run; on a CPU larger batches cost memory and gain nothing."""
-        return images.split(self.batch_size or (16 if images.device.type == "cpu" else 64))
+        automatic = 16 if images.device.type == "cpu" else 64
+        return images.split(self.batch_size if isinstance(self.batch_size, int) else automatic)
 
 
 def _python_number(value: Any) -> Any:

@@ -113,5 +113,6 @@ class Channels(Method):
 
     def _relevance(self, given: Given, images: Tensor, labels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         given.count(len(images))
-        batch = min(self.asked.batch_size or RELEVANCE_BATCH, RELEVANCE_BATCH)
+        asked = self.asked.batch_size
+        batch = min(asked, RELEVANCE_BATCH) if isinstance(asked, int) else RELEVANCE_BATCH
         return unit_relevance(given.model, images, labels, layers, self.asked.composite, batch, given.progress)
