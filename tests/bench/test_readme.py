@@ -31,11 +31,12 @@ def test_table_of_the_real_models():
 
 
 def test_what_the_readme_says_of_relearning():
-    """An edited LeNet-5 is back after 4 to 16 mini-batches, a retrained one after 32 or not at all."""
+    """An edited LeNet-5 is back after 16 to 64 mini-batches or not at all, a retrained one after 32 or not at all."""
     rows = json.loads((RESULTS / "attacks.json").read_text())["rows"]
     times = {edit: [r["relearning"]["relearn_time"] for r in rows if r["edit"] == edit] for edit in EDITS}
     assert [len(found) for found in times.values()] == [3, 3, 3]
-    edited = times["lra-npp"] + times["channels"]
+    edited = [t for t in times["lra-npp"] + times["channels"] if t is not None]
+    assert 0 < len(edited) < 6  # "or not within 128"
     assert f"after {min(edited)} to {max(edited)} mini-batches" in " ".join(README.read_text().split())
     assert set(times["retrained without the class"]) == {32, None}
     for row in rows:
