@@ -48,7 +48,24 @@ def certify(
     units = [
         _unit_claim(structure.layers[name], indices, tensors, modules.get(name)) for name, indices in masked.items()
     ]
+    # An attention head that shares its values is cut where it enters the output projection.
+    units += [
+        {
+            "layer": piece.tensor,
+            "inputs": list(piece.indices),
+            "claim": "these inputs have no effect, whatever they are"
+            if _columns_are_zero(tensors, piece)
+            else MEASURED,
+        }
+        for piece in slices
+        if piece.mode == "zero" and piece.row is None and piece.dim == 1
+    ]
     return {"units": units, "others": _others_claim(structure, slices) if path == "target" else None}
+
+
+def _columns_are_zero(tensors: Tensors, piece: Slice) -> bool:
+    weight = tensors[piece.tensor]
+    return bool((weight.index_select(1, torch.tensor(piece.indices, device=weight.device)) == 0).all())
 
 
 def _masked(structure: Structure, slices: Sequence[Slice]) -> dict[str, list[int]]:

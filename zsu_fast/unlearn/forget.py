@@ -13,6 +13,7 @@ from zsu_fast.unlearn.methods import Method, find_method
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import check_amount, check_progress
 from zsu_fast.unlearn.picks import Picks
+from zsu_fast.unlearn.replicas import agreed
 from zsu_fast.unlearn.requests import ForgetClass, check_images, labelled
 from zsu_fast.unlearn.result import ForgetResult
 from zsu_fast.unlearn.task import Task
@@ -124,7 +125,11 @@ def _carry_out(
 
     def work(transaction: Transaction) -> Any:
         given = {} if progress is None else {"progress": progress}
-        return run(Task(transaction, request, chosen, retain_probes, evaluate_on, **given))
+        return agreed(
+            model,
+            lambda: run(Task(transaction, request, chosen, retain_probes, evaluate_on, **given)),
+            lambda result: result.record["edits"] if isinstance(result, ForgetResult) else None,
+        )
 
     return transact(bare, work)
 

@@ -1,0 +1,50 @@
+"""Two processes with one DDP model: the same edit in both, or none and an error that says why."""
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import zsu_fast
+from zsu_fast.unlearn import model_digest
+
+
+def work(rank: int, folder: str, same: bool) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    net, probes = torch.load(f"{folder}/net.pt", weights_only=False)
+    model = DistributedDataParallel(copy.deepcopy(net))
+    digest = model_digest(model)
+    try:
+        result = zsu_fast.forget(model, 1, probes, budget=1 if same else 1 + rank)
+        said = f"{len(result.patch.entries)} {model_digest(model)}"
+    except ValueError as error:
+        said = f"{str(error)[:60]} {model_digest(model) == digest}"
+    Path(folder, f"said{rank}").write_text(said)
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="no gloo")
+@pytest.mark.parametrize("same", [True, False])
+def test_replicas_do_not_drift_apart(tmp_path: Path, same: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3))
+    images = torch.rand(3000, 1, 4, 4)
+    with torch.no_grad():
+        net[3].bias[1] += net(images).amax(1).mean() - net(images)[:, 1].mean()
+    probes = images[net(images).argmax(1) == 1][:24]
+    assert len(probes) == 24
+    torch.save((net, probes), tmp_path / "net.pt")
+    mp.spawn(work, (str(tmp_path), same), nprocs=2)
+    said = [(tmp_path / f"said{rank}").read_text() for rank in (0, 1)]
+    if same:
+        assert said[0] == said[1] and said[0].startswith("1 ")
+    else:  # as with probes of their own
+        assert all("do not come to the same edit" in text and text.endswith("True") for text in said), said
