@@ -26,7 +26,7 @@ def work(rank: int, folder: str, same: bool) -> None:
         result = zsu_fast.forget(model, 1, probes, budget=1 if same else 1 + rank)
         said = f"{len(result.patch.entries)} {model_digest(model)}"
     except ValueError as error:
-        said = f"{str(error)[:60]} {model_digest(model) == digest}"
+        said = f"{str(error)[:90]} {model_digest(model) == digest}"
     Path(folder, f"said{rank}").write_text(said)
     dist.destroy_process_group()
 
