@@ -130,10 +130,11 @@ print(_load.paths, file=sys.stderr)
 
 @needs_libraries
 def test_all_instruction_set_levels_give_the_same_bits() -> None:
-    outputs = [run(LEVELS, ATEN_CPU_CAPABILITY=level) for level in ("default", "avx2", "avx512")]
+    # A level that the processor does not have is an illegal instruction, in torch itself too.
+    count = {"AVX2": 2, "AVX512": 3}.get(torch.backends.cpu.get_cpu_capability(), 1)
+    outputs = [run(LEVELS, ATEN_CPU_CAPABILITY=level) for level in ("default", "avx2", "avx512")[:count]]
     assert len({output.stdout for output in outputs}) == 1
-    used = len({output.stderr for output in outputs})  # libraries
-    assert used == {"DEFAULT": 1, "AVX2": 2, "AVX512": 3}.get(torch.backends.cpu.get_cpu_capability(), 1)
+    assert len({output.stderr for output in outputs}) == count  # libraries
 
 
 class TestDefine:
