@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zsu_fast.cli.preprocess import AnyPreprocess
-from zsu_fast.extras import require
+from zsu_fast.cli.npz import read_arrays
+from zsu_fast.cli.pictures import open_picture, to_8_bits
+from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+MOST_INDEX = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,10 @@ class ImageSet:
     def batches(self, preprocess: AnyPreprocess, batch_size: int) -> Iterator[Tensor]:
         """Model-ready batches [B, ...], in order."""
         for start in range(0, len(self), batch_size):
-            batch = preprocess(self._raw(start, start + batch_size))
+            images = self._raw(start, start + batch_size)
+            if isinstance(images, list) and not isinstance(preprocess, Preprocess):
+                images = [to_8_bits(image) for image in images]
+            batch = preprocess(images)
             if not isinstance(batch, Tensor) or batch.dim() < 2:
                 raise TypeError(f"the model's preprocessing must return a tensor [N, ...], got {type(batch).__name__}")
             yield batch
@@ -97,7 +101,7 @@ class ImageSet:
     def _raw(self, start: int, stop: int) -> Any:
         if self.pixels is not None:
             return self.pixels[start:stop]
-        return [_open(path) for path in self.files[start:stop]]
+        return [open_picture(path) for path in self.files[start:stop]]
 
     def _size(self, i: int) -> int:
         return self.files[i].stat().st_size if self.pixels is None else int(self.pixels[i].nbytes)
@@ -131,13 +135,12 @@ def read_images(path: str | Path, names: dict[int, str], option: str = "images")
 
 def _read_npz(path: Path, names: dict[int, str], option: str) -> ImageSet:
     try:
-        with np.load(path, allow_pickle=False) as data:
-            keys = list(data.keys())
-            pixels = next((data[key] for key in ("images", "x") if key in keys), None)
-            labels = next((data[key] for key in ("labels", "y") if key in keys), None)
-            classes = data["classes"] if "classes" in keys else None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        data, keys = read_arrays(path, ("images", "x", "labels", "y", "classes"))
+    except ValueError as error:
         raise ValueError(f"{option}: cannot read {path}: {error}") from None
+    pixels = data.get("images", data.get("x"))
+    labels = data.get("labels", data.get("y"))
+    classes = data.get("classes")
     if pixels is None:
         raise ValueError(f"{option}: {path} must hold images under 'images' or 'x', it holds {keys}")
     if pixels.ndim == 3:
@@ -147,12 +150,14 @@ def _read_npz(path: Path, names: dict[int, str], option: str) -> ImageSet:
             f"{option}: {path} must hold uint8 images of shape [N, H, W, 3], [N, H, W, 1] or [N, H, W], "
             f"got {pixels.dtype} {list(pixels.shape)}"
         )
-    if len(pixels) == 0:
+    if pixels.size == 0:
         raise ValueError(f"{option}: {path} holds no images")
     if labels is not None and (labels.shape != (len(pixels),) or not np.issubdtype(labels.dtype, np.integer)):
         raise ValueError(
             f"{option}: {path} must hold {len(pixels)} integer labels, got {labels.dtype} {list(labels.shape)}"
         )
+    if labels is not None and int(labels.max()) > MOST_INDEX:
+        raise ValueError(f"{option}: {path} has the label {int(labels.max())}, which is no class index")
     if classes is not None and classes.ndim == 1 and classes.dtype.kind == "U":
         names = {i: str(name) for i, name in enumerate(classes)} | names
     truth = None if labels is None else torch.from_numpy(labels.astype(np.int64))
@@ -186,7 +191,12 @@ def _read_folder(folder: Path, names: dict[int, str], option: str) -> ImageSet:
 def _class_indices(folders: list[str], names: dict[int, str], folder: Path, option: str) -> tuple[list[int], bool]:
     """Which class each folder holds, and whether its name told: the class index or the model's name of the class."""
     if all(name.isdecimal() for name in folders):
-        return [int(name) for name in folders], True
+        indices = [int(name) for name in folders]
+        if max(indices) > MOST_INDEX:
+            raise ValueError(f"{option}: folder {max(folders, key=int)!r} of {folder} is no class index")
+        if len(set(indices)) < len(indices):
+            raise ValueError(f"{option}: two folders of {folder} are of one class: {', '.join(folders)}")
+        return indices, True
     by_name = {name: index for index, name in names.items()}
     if not by_name:
         return list(range(len(folders))), False
@@ -197,13 +207,3 @@ def _class_indices(folders: list[str], names: dict[int, str], folder: Path, opti
 
 def _image_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and path.is_file())
-
-
-def _open(path: Path) -> Any:
-    pil = require("PIL.Image", "cli")
-    try:
-        with pil.open(path) as image:
-            image.load()
-            return image.convert("L") if image.mode in ("1", "L") else image.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read the image {path}: {error}") from None

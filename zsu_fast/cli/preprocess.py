@@ -86,14 +86,17 @@ class Preprocess:
         return fits and self.channels in (None, images.shape[3])
 
     def _fit(self, image: Image) -> np.ndarray[Any, Any]:
-        """Converted, resized and cropped: uint8 [H, W, C]."""
+        """Converted, resized and cropped: [H, W, C], uint8 or (mode "F", grey levels finer than 8 bits) float32."""
         pil = require("PIL.Image", "cli")
         mode = {1: "L", 3: "RGB"}.get(self.channels or 0) or ("L" if image.mode in ("1", "L") else "RGB")
-        image = image.convert(mode)
+        fine = image.mode == "F"
+        image = image if fine else image.convert(mode)
         if self.size is not None and (image.height, image.width) != self.size:
             filters = {"bilinear": pil.Resampling.BILINEAR, "bicubic": pil.Resampling.BICUBIC}
             image = self._resized(image, filters[self.interpolation])
         pixels = np.asarray(image)
+        if fine:  # bicubic resizing overshoots, as it does with 8 bits, where PIL cuts
+            return np.repeat(pixels.clip(0, 255)[:, :, None], self.channels or 1, axis=2)
         return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
     def _resized(self, image: Image, resample: Any) -> Image:

@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from zsu_fast.cli.checkpoints import fitted, listed, read_checkpoint
 from zsu_fast.safetensors_file import save_atomically
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A state dict on the CPU and the file's metadata, from safetensors or from ``torch.save``.
 
     A file of ``torch.save`` is read with ``weights_only=True`` (nothing in it is executed); the state dict may lie
-    in it under "state_dict" or "model".
+    in it under one of the keys that training scripts use ("state_dict", "model", ...).
 
     Raises:
         ValueError: no such file, or no weights in it.
@@ -24,54 +28,75 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"weights: no such file: {path}")
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"weights: {path} is not a whole safetensors file ({error})") from None
+    if path.suffix.lower() != ".safetensors":
+        return read_checkpoint(path), {}
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a damaged file the unpickler raises nearly anything (struct.error, KeyError ...)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"weights: {path} does not hold a plain state dict ({reason})") from None
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    tensors = (
-        {name: value for name, value in loaded.items() if isinstance(value, Tensor)} if isinstance(loaded, dict) else {}
-    )
-    if not tensors:
-        raise ValueError(f"weights: {path} does not hold a state dict, but {type(loaded).__name__}")
-    return tensors, {}
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except Exception as error:  # SafetensorError, KeyError for a type that torch does not have, MemoryError ...
+        raise ValueError(f"weights: {path} is not a whole safetensors file ({error or type(error).__name__})") from None
 
 
 def load_into(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load a state dict strictly; a ``module.`` prefix (DataParallel) goes, BatchNorm's batch counter may be missing.
+    """Load a state dict strictly; prefixes of wrappers (see `fitted`) go, BatchNorm's batch counter may be missing.
+
+    Floats of 16, 32 and 64 bits are converted to the model's; everything else must be of the model's own kind.
 
     Raises:
-        ValueError: naming the first tensor that is missing, left over or of another shape.
+        ValueError: naming the first tensor that is missing, left over, of another shape or kind, or not finite.
     """
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
     own = model.state_dict()
+    state = fitted(state, own)
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     left_over = [name for name in state if name not in own]
-    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
+    refused = f"weights: {source} does not fit the model: "
     if missing or left_over:
         parts = [
             f"{len(names)} {what} ({names[0]})"
             for names, what in ((missing, "missing"), (left_over, "left over"))
             if names
         ]
-        raise ValueError(f"weights: {source} does not fit the model: {', '.join(parts)}")
-    if shapes:
-        name = shapes[0]
-        raise ValueError(
-            f"weights: {source} does not fit the model: {name} is {list(state[name].shape)} in the file and "
-            f"{list(own[name].shape)} in the model"
-        )
+        if not any(name in own for name in state):
+            parts.append(f"no name is the same, the file has {listed(state)}")
+        raise ValueError(refused + ", ".join(parts))
+    for name, value in state.items():
+        if value.shape != own[name].shape:
+            raise ValueError(
+                f"{refused}{name} is {list(value.shape)} in the file and {list(own[name].shape)} in the model"
+            )
+        if problem := _problem(value, own[name]):
+            raise ValueError(f"{refused}{name} {problem}")
     model.load_state_dict(state, strict=False)
+
+
+def _problem(value: Tensor, own: Tensor) -> str | None:
+    """Why a tensor of the right shape cannot be loaded: load_state_dict would convert anything to anything."""
+    if _kind(value) != _kind(own):
+        return f"is {_name(value)} in the file and {_name(own)} in the model"
+    if _kind(value) not in ("float", "integer"):
+        return None
+    converted = value.to(own.dtype)
+    if _kind(value) == "integer":
+        same = torch.equal(converted.to(value.dtype), value)
+        return None if same else f"holds values that {_name(own)} cannot hold"
+    # A mask may hold infinities by design: then the model that was just built holds them as well.
+    wrong = ~torch.isfinite(converted) & torch.isfinite(own.to("cpu"))
+    return f"holds values that are not finite in {_name(own)}" if bool(wrong.any()) else None
+
+
+def _kind(value: Tensor) -> str:
+    """What must be the same in the file and the model; the common floats are one kind, and so are the integers."""
+    if value.layout == torch.strided:
+        if value.dtype in FLOATS:
+            return "float"
+        if value.dtype in INTEGERS:
+            return "integer"
+    return _name(value)
+
+
+def _name(value: Tensor) -> str:
+    name = str(value.dtype).removeprefix("torch.")
+    return name if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} {name}"
 
 
 def write_weights(state: dict[str, Any], path: str | Path, metadata: dict[str, str] | None = None) -> None:

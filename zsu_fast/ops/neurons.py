@@ -41,5 +41,5 @@ def neuron_relevance(gradient: Tensor, activation: Tensor, unit_dim: int = 1, pe
         "activation", activation, f"{tuple(gradient.shape)}, the gradient's", activation.shape == gradient.shape
     )
     if not isinstance(per_sample, bool):
-        raise TypeError(f"per_sample must be a bool, got {type(per_sample).__name__}")
+        raise TypeError(f"per_sample must be a bool, nothing else, got {type(per_sample).__name__}")
     return torch.ops.zsu_fast.neuron_relevance(gradient, activation, unit_dim, per_sample)
