@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zsu_fast.cli.checkpoints import fitted
 from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
 from zsu_fast.cli.weights import load_into, read_weights
 from zsu_fast.extras import require
@@ -126,7 +127,7 @@ def _torchvision(
     default = models.get_model_weights(name).DEFAULT
     chosen: dict[str, Any] = {"weights": default if state is None else None}
     if state is not None:
-        chosen["num_classes"] = classes or _rows_of_last_weight(state) or len(default.meta["categories"])
+        chosen["num_classes"] = classes or _classes_in(state, models, name) or len(default.meta["categories"])
     elif classes is not None:
         raise ValueError("--classes needs --weights: torchvision's own weights have their own classes")
     model = models.get_model(name, **chosen)
@@ -149,7 +150,7 @@ def _torchvision(
     )
 
 
-def _transformers(name: str) -> tuple[nn.Module, Preprocess, dict[int, str]]:
+def _transformers(name: str) -> tuple[nn.Module, AnyPreprocess, dict[int, str]]:
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
         raise ValueError(f"hf:DIR must be a folder of transformers with a config.json, got {name!r}")
@@ -164,10 +165,28 @@ def _transformers(name: str) -> tuple[nn.Module, Preprocess, dict[int, str]]:
     return model, _transformers_preprocess(folder, model.config), names
 
 
-def _transformers_preprocess(folder: Path, config: Any) -> Preprocess:
-    """What ``preprocessor_config.json`` says, for the processors that resize, crop and normalise."""
+# Keys of a processor's description that `Preprocess` follows, or that say nothing of the values of pixels.
+_PROCESSOR = {
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
+    "image_mean", "image_std", "image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb",
+    "default_to_square", "data_format", "input_data_format", "device", "return_tensors", "disable_grouping",
+    "_valid_processor_keys",
+}  # fmt: skip
+
+
+def _transformers_preprocess(folder: Path, config: Any) -> AnyPreprocess:
+    """What ``preprocessor_config.json`` says, for the processors that resize, crop and normalise.
+
+    A processor that does anything else (MobileViT's flips the channels and does not normalise) runs itself.
+    """
     path = folder / "preprocessor_config.json"
     given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    ignored = {key for key, value in given.items() if key not in _PROCESSOR and value not in (None, False)}
+    if ignored or not given.get("do_rescale", True) or abs(given.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
+        processor = require("transformers", "models").AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        return lambda pictures: processor(images=list(pictures), return_tensors="pt")["pixel_values"]
     size = _size(given.get("size")) or _size(getattr(config, "image_size", None))
     crop = _size(given.get("crop_size")) if given.get("do_center_crop", "crop_size" in given) else None
     shortest = given["size"].get("shortest_edge") if isinstance(given.get("size"), dict) else None
@@ -240,10 +259,23 @@ def _preprocess_of(given: Any, name: str) -> AnyPreprocess:
     )
 
 
-def _rows_of_last_weight(state: dict[str, Tensor]) -> int | None:
-    """Classes of a torchvision classifier: its last matrix or 1x1 convolution is the classifier."""
-    rows = [value.shape[0] for name, value in state.items() if name.endswith("weight") and value.dim() >= 2]
-    return rows[-1] if rows else None
+def _classes_in(state: dict[str, Tensor], models: Any, name: str) -> int | None:
+    """Classes of a torchvision classifier: the rows of what has another number of them than the model's own.
+
+    Not the last matrix of the file: a safetensors file has no order.
+    """
+    with torch.device("meta"):
+        own = models.get_model(name, weights=None).state_dict()
+    found = fitted(state, own)
+    rows = {
+        found[key].shape[0]
+        for key, value in own.items()
+        if key in found
+        and found[key].dim() > 0
+        and found[key].shape != value.shape
+        and found[key].shape[1:] == value.shape[1:]
+    }
+    return rows.pop() if len(rows) == 1 else None
 
 
 def _input_channels(model: nn.Module) -> int | None:
