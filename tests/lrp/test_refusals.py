@@ -249,3 +249,25 @@ def test_wrapped_models_are_their_modules() -> None:
     model = nn.Sequential(nn.Linear(5, 3))
     found = relevance(nn.DataParallel(model), torch.rand(2, 5), 1)
     assert list(found.neurons) == ["0"]
+
+
+def test_an_autograd_function_is_named_with_its_module():
+    class Swish(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * torch.sigmoid(x)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
+    class Activation(nn.Module):
+        def forward(self, x):
+            return Swish.apply(x)
+
+    forward = Swish.forward
+    net = nn.Sequential(nn.Linear(4, 5), Activation(), nn.Linear(5, 3))
+    with pytest.raises(UncoveredFunctionError, match=r"Swish.apply, called in module '1'"):
+        relevance(net, torch.rand(2, 4), 1)
+    assert Swish.forward is forward

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointFunction
 
 from . import functions
 from .engine import Engine, UncoveredFunctionError
+from .names import Names
 
 _PATTERN_NODES = (functions.Layer, functions.Scale, functions.Share)
 
@@ -34,8 +37,37 @@ def nodes_behind(logits: Tensor) -> Iterator[Any]:
             waiting.extend(parent for parent, _ in node.next_functions)
 
 
-def check_graph(logits: Tensor, engine: Engine, strict: bool) -> None:
+def _modules_calling(function: type, names: Names, run: Callable[[], object]) -> str:
+    """Where an autograd.Function is applied: what torch's modes do not see, its forward tells when the model runs again.
+
+    Only for a message: an error is on its way already.
+    """
+    found: dict[str, None] = {}
+    own = "forward" in vars(function)
+    forward = function.forward  # type: ignore[attr-defined]
+
+    def spy(*arguments: Any, **keywords: Any) -> Any:
+        found[names.running_module() or ""] = None
+        return forward(*arguments, **keywords)
+
+    function.forward = staticmethod(spy)  # type: ignore[attr-defined]
+    try:
+        # Whatever the model does the second time is not what is told here.
+        with torch.no_grad(), contextlib.suppress(Exception):
+            run()
+    finally:
+        if own:
+            function.forward = staticmethod(forward)  # type: ignore[attr-defined]
+        else:
+            del function.forward  # type: ignore[attr-defined]
+    where = ", ".join(repr(name) for name in found if name)
+    return f", called in module {where}" if where else ""
+
+
+def check_graph(logits: Tensor, engine: Engine, strict: bool, run: Callable[[], object]) -> None:
     """Look for what no rule covers in the graph that leads to the logits; elsewhere it does not matter.
+
+    `run` runs the model once more, to find out where, if something is found.
 
     A user's own autograd.Function, and tensors that were computed before, did not pass by the engine: they show here.
     """
@@ -60,7 +92,8 @@ def check_graph(logits: Tensor, engine: Engine, strict: bool) -> None:
             found.append(UncoveredFunctionError(reason))
         elif function is not None and function.__module__ != functions.__name__ and not _passes_on(function):
             reason = "an autograd.Function brings a gradient of its own, which is no LRP rule"
-            found.append(UncoveredFunctionError(f"{function.__qualname__}.apply: {reason}"))
+            where = _modules_calling(function, engine.names, run)
+            found.append(UncoveredFunctionError(f"{function.__qualname__}.apply{where}: {reason}"))
     if not found:
         return
     if strict:

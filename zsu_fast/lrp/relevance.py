@@ -175,7 +175,7 @@ def relevance(
         logits = engine.renewals.latest(logits_of(output, len(inputs)))
         if not logits.requires_grad:
             raise ValueError("model: its logits do not depend on the inputs (through differentiable functions)")
-        check_graph(logits, engine, strict)
+        check_graph(logits, engine, strict, lambda: model(leaf.detach()))
         if ledger is not None:
             ledger.watch(logits, carrier, engine.refused)
         del engine, output  # what only they hold on to is free before the backward passes
