@@ -38,7 +38,7 @@ def nodes_behind(logits: Tensor) -> Iterator[Any]:
 
 
 def _modules_calling(function: type, names: Names, run: Callable[[], object]) -> str:
-    """Where an autograd.Function is applied: what torch's modes do not see, its forward tells when the model runs again.
+    """Where an autograd.Function is applied: torch's modes do not see that, its forward tells it in a second run.
 
     Only for a message: an error is on its way already.
     """
