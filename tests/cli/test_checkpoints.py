@@ -100,15 +100,6 @@ def test_an_archive_that_expands_is_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "bomb.pt")
 
 
-def refusal(path: Path) -> str | None:
-    """What is said of a file, None if it is taken; any error but a ValueError goes through."""
-    try:
-        read_weights(path)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_damaged_files_give_one_clear_error(tmp_path: Path) -> None:
     save_file(state_of(), tmp_path / "w.safetensors")

@@ -106,16 +106,6 @@ def test_class_folders_that_are_no_index(tmp_path: Path) -> None:
             read_images(place, {}, "--probes")
 
 
-def refusal(path: Path, pixels: np.ndarray) -> str | None:
-    """What is said of a file, None if it is taken for these pixels; any error but a ValueError goes through."""
-    try:
-        found = read_images(path, {}, "--probes")
-    except ValueError as error:
-        return str(error)
-    assert found.pixels is not None and np.array_equal(found.pixels, pixels)
-    return None
-
-
 def test_damaged_npz_files_give_one_clear_error(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (50, 8, 8, 1), dtype=np.uint8)
     np.savez_compressed(tmp_path / "a.npz", x=pixels)
