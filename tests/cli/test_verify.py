@@ -33,7 +33,9 @@ def test_all_holds(run, folder: Path) -> None:
     weights = MODEL[MODEL.index("--weights") + 1]
     result = run("verify", folder, "--original", weights, "--json")
     assert result.code == 0, result.err
-    assert result.json["verified"] and set(result.json["checks"]) == {"files", "weights", "record", "undo", "original"}
+    assert result.json["verified"] and set(result.json["checks"]) == {
+        "files", "verdict", "weights", "record", "undo", "original",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "patch.safetensors"])
@@ -56,6 +58,23 @@ def test_a_forged_record_is_found(run, folder: Path) -> None:
     restored = run("restore", folder, "--json")  # the weights are right; of the record nothing can be said
     assert restored.code == 0 and restored.json["weights_verified"] and not restored.json["record_verified"]
     assert '"verified": true' not in restored.out
+
+
+@pytest.mark.parametrize("forge", [{"verdict": {"level": "answers"}}, {"manifest": {}}])
+def test_a_forged_verdict_or_an_empty_manifest_is_found(run, folder: Path, forge: dict) -> None:
+    content = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(content | forge))
+    assert run("verify", folder).code == 3
+
+
+def test_nothing_of_a_result_and_no_weights_are_overwritten(run, folder: Path) -> None:
+    whole = (folder / "patch.safetensors").read_bytes()
+    assert run("restore", folder, "-o", folder / "patch.safetensors", "--force").code == 2
+    assert (folder / "patch.safetensors").read_bytes() == whole
+    arguments = ("forget", *MODEL, "-t", 2, "-p", "probes.npz", "--budget", 5, "--force", "--no-report", "-o", folder)
+    for undo in ("weights.safetensors", folder / "model.safetensors", folder / "result.json", folder / "no" / "where"):
+        assert run(*arguments, "--undo", undo).code == 2
+    assert (folder / "patch.safetensors").read_bytes() == whole
 
 
 def test_another_original_is_found(run, folder: Path, workplace) -> None:

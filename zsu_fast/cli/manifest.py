@@ -49,6 +49,12 @@ def wrong_files(content: dict[str, Any], folder: Path, undo: Path | None = None)
     manifest = content.get("manifest")
     if not isinstance(manifest, dict):
         return ["result.json has no manifest (written by an earlier version): no file can be checked"]
+    listed = content.get("files")
+    named = [str(name) for name in listed.values()] if isinstance(listed, dict) else []
+    edited = ["model.safetensors"] if content["record"].get("edits") else []
+    for name in dict.fromkeys([*named, *edited]):
+        if name not in manifest and name != "result.json":
+            found.append(f"{name} is not in the manifest")
     for name, facts in manifest.items():
         elsewhere = undo is not None and Path(name).name == undo.name
         path = undo if elsewhere and undo is not None else folder / Path(name).name

@@ -52,6 +52,12 @@ class OutputFolder:
             raise NotADirectoryError(f"--out: {path} is not a folder")
         if weights is not None and weights.resolve() in [(path / name).resolve() for name in FILES.values()]:
             raise ValueError(f"--out: would overwrite {weights}, the weights to start from: give another folder")
+        if undo is not None:
+            results = [(path / name).resolve() for name in FILES.values()]
+            if undo.resolve() in results or (weights is not None and undo.resolve() == weights.resolve()):
+                raise ValueError(f"--undo: {undo} would overwrite weights or a result: give another file")
+            if undo.is_dir() or not undo.resolve().parent.is_dir() or undo.name in FILES.values():
+                raise ValueError(f"--undo: expected a file of another name in a folder that is there, got {undo}")
         self._lock = folder.Lock(path)
         folder.settle(path, list(FILES.values()))
         there = [name for name in FILES.values() if (path / name).exists()]

@@ -49,6 +49,10 @@ def restore(
     file = weights / "model.safetensors" if weights.is_dir() else weights
     patch_file = patch or file.with_name("patch.safetensors")
     destination = out or file.with_name("restored.safetensors")
+    taken = ("model.safetensors", "patch.safetensors", "result.json", "report.html")
+    kept = [file, patch_file, *(file.parent / name for name in taken)]
+    if destination.resolve() in [path.resolve() for path in kept]:
+        raise ValueError(f"--out: would overwrite {destination}, which is part of a result: give another file")
     if destination.exists() and not force:
         raise FileExistsError(f"--out: {destination} is there already (--force overwrites)")
     if weights.suffix == "" and not weights.exists():

@@ -56,6 +56,9 @@ def verify(
     problems = wrong_files(content, result, undo)
     checks: dict[str, Any] = {"files": not problems}
     record = content["record"]
+    checks["verdict"] = content.get("verdict") == record.get("verdict")
+    if not checks["verdict"]:
+        problems.append("the verdict in result.json is not that of its record")
     weights = result / "model.safetensors"
     if weights.is_file():
         state, _ = read_weights(weights)
@@ -79,9 +82,11 @@ def verify(
         console.show(f"WRONG: {problem}")
     if not problems:
         console.show(
-            f"{result}: all checks hold ({', '.join(checks)})", str((content.get("verdict") or {}).get("sentence", ""))
+            f"{result}: all checks hold ({', '.join(checks)})", str((record.get("verdict") or {}).get("sentence", ""))
         )
-    if public_key is not None:
+    if public_key is None:
+        console.show("Mind: nothing vouches for result.json itself; --public-key checks who signed it.")
+    else:
         console.show(f"Mind: {LIMITS}.")
     console.emit({"verified": not problems, "checks": checks, "problems": problems, "verdict": content.get("verdict")})
     if problems:
