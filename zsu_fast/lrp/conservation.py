@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -20,10 +20,6 @@ from zsu_fast.reference.lrp import ratio, rounding_noise
 
 from . import tables
 from .rules import LayerRule
-
-if TYPE_CHECKING:
-    from .functions import LayerCall
-    from .marks import Marks
 
 Reason = Literal["constant", "linearised", "unplaced", "uncovered"]
 _LINEARISED = tables.TAYLOR | frozenset(tables.functions_named("scaled_dot_product_attention"))
@@ -185,16 +181,24 @@ class Ledger:
     # --- forward
 
     def note(
-        self, func: Callable, module: str | None, constants: Iterable[str | None], result: Any, marks: Marks
+        self,
+        func: Callable,
+        module: str | None,
+        constants: Iterable[str | None],
+        result: Any,
+        carrier_of: Callable[[Tensor], Tensor | None],
     ) -> None:
-        """Every tensor in `result` came from `func`, called in `module` with `constants` among its arguments."""
+        """Every tensor in `result` came from `func`, called in `module` with `constants` among its arguments.
+
+        `carrier_of` gives what takes R for a tensor, if anything does.
+        """
         name = getattr(func, "__name__", str(func)).strip("_")
         named = () if "norm" in name else [constant for constant in constants if constant]
         name = " ".join([name, *(["of", ", ".join(named)] if named else [])])
         label = _Label(name, module or "", "linearised" if func in _LINEARISED else "constant")
         for value in _tensors(result):
             self._note(value, label, value.detach())
-            self._note(marks[value].carrier, label, None)
+            self._note(carrier_of(value), label, None)
 
     def note_layer(self, name: str, result: Tensor, carrier: Tensor | None) -> None:
         """`result` is the output of a layer, `carrier` takes R for it."""
@@ -255,20 +259,28 @@ class Ledger:
         return add
 
     @torch.no_grad()
-    def add_shares(self, call: LayerCall, relevance: Tensor, output: Tensor, terms: ForwardTerms) -> None:
-        """What the bias and the stabiliser of a layer keep, and what goes nowhere.
+    def add_shares(
+        self,
+        name: str,
+        rule: LayerRule,
+        relevance: Tensor,
+        output: Tensor,
+        terms: ForwardTerms,
+        bias: Tensor | None,
+        scale: Tensor | None,
+    ) -> None:
+        """What the bias and the stabiliser of the layer `name` keep, and what goes nowhere.
 
-        relevance: of the layer's activated output, float64; output: as `LayerCall.saves` kept it.
+        relevance: of the layer's activated output, float64; output: as its node kept it; bias and scale: of the folded
+        layer, float64, of a shape that broadcasts to the output's.
         """
-        if not isinstance(call.rule, LayerRule):
-            return
-        flow = self._flows.setdefault(_Label(call.unit.name), _Flow())
-        epsilon = call.rule.parameters().get("epsilon", 0.0)
-        for sign, z, bias, empty in _splits(call, output, terms):
+        flow = self._flows.setdefault(_Label(name), _Flow())
+        epsilon = rule.parameters().get("epsilon", 0.0)
+        for sign, z, b, empty in _splits(rule, output, terms, bias, scale):
             s = torch.where(empty, 0.0, ratio(relevance, z, epsilon))
             kept = torch.where(s == 0, 0.0, relevance - z * s)
             nowhere = torch.where(s == 0, relevance, 0.0)
-            for number, share in enumerate((bias * s, kept, nowhere)):
+            for number, share in enumerate((b * s, kept, nowhere)):
                 flow.shares[number] = flow.shares[number] + sign * share.sum()
 
     def take(self, start: Tensor, input: Tensor, dtype: torch.dtype, scale: float) -> Conservation:
@@ -308,16 +320,15 @@ def _relevance(c: Tensor | None, value: Tensor | None) -> tuple[Tensor | float, 
     return relevance.sum(), relevance.abs().sum()
 
 
-def _splits(call: LayerCall, output: Tensor, terms: ForwardTerms) -> Iterator[tuple[float, Tensor, Tensor, Tensor]]:
+def _splits(
+    rule: LayerRule, output: Tensor, terms: ForwardTerms, bias: Tensor | None, scale: Tensor | None
+) -> Iterator[tuple[float, Tensor, Tensor, Tensor]]:
     """(sign, z, b, empty) of each part of a rule: sign R is distributed in proportion to the contributions to z, of
     which b is the bias's; where they are all 0, `empty`, it goes nowhere."""
-    assert isinstance(call.rule, LayerRule)
-    parameters: dict[str, Any] = {"gamma": 0.0, "alpha": 1.0, "beta": 0.0, **call.rule.parameters()}
+    parameters: dict[str, Any] = {"gamma": 0.0, "alpha": 1.0, "beta": 0.0, **rule.parameters()}
     gamma = parameters["gamma"]
     y = output.double()
-    shape = [1] * y.dim()
-    shape[call.unit_dim(output)] = -1
-    b = torch.zeros_like(y[:1]) if call.bias is None else call.bias.double().view(shape)
+    b = torch.zeros_like(y[:1]) if bias is None else bias
     never = torch.zeros_like(b, dtype=torch.bool)
     match parameters["rule"]:
         case "epsilon" | "zero":
@@ -326,10 +337,10 @@ def _splits(call: LayerCall, output: Tensor, terms: ForwardTerms) -> Iterator[tu
             yield 1.0, terms.denominator.double(), b + gamma * b.clamp(min=0), never
         case "zplus" | "alpha_beta" if terms.denominator is not None:
             yield 1.0, terms.denominator.double(), b.clamp(min=0), terms.denominator == 0
-        case rule if terms.magnitude is not None:
+        case name if terms.magnitude is not None:
             linear, absolute = y - b, terms.magnitude.double()
-            absolute = absolute if call.scale is None else absolute * call.scale.double().abs().view(shape)
-            if rule == "gamma":
+            absolute = absolute if scale is None else absolute * scale.abs()
+            if name == "gamma":
                 side = y.sign()
                 favoured = b + gamma * torch.where(side > 0, b.clamp(min=0), b.clamp(max=0))
                 yield 1.0, (1 + gamma / 2) * linear + side * (gamma / 2) * absolute + favoured, favoured, never

@@ -149,7 +149,8 @@ class Engine(TorchFunctionMode):
         self._newest = weakref.ref(result) if isinstance(result, Tensor) else None
         if self.collector.ledger is not None:
             constants = (self.names.of(t) for t in involved if not self.depends(t))
-            self.collector.ledger.note(func, self.names.running_module(), constants, result, self.marks)
+            module = self.names.running_module()
+            self.collector.ledger.note(func, module, constants, result, lambda t: self.marks[t].carrier)
         return result
 
     def depends(self, value: object) -> bool:

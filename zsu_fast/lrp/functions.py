@@ -15,6 +15,7 @@ from torch import Tensor
 from zsu_fast.ops.lrp import ForwardTerms, LinearMap, forward_terms, rule_backward
 from zsu_fast.ops.prepared import keeping
 from zsu_fast.reference.gates import ACTIVATIONS, RELEVANCE
+from zsu_fast.reference.layout import per_unit
 from zsu_fast.reference.lrp import ratio
 
 from .collector import Collector, Unit
@@ -148,7 +149,9 @@ class Layer(torch.autograd.Function):
         if ledger is not None:
             wide = gradient.double()
             relevance = wide if call.carries else _relevance(call, wide, None, output.double())
-            ledger.add_shares(call, relevance, output, terms)
+            factors = (call.bias, call.scale)
+            bias, scale = (None if factor is None else per_unit(factor, unit_dim, wide) for factor in factors)
+            ledger.add_shares(call.unit.name, call.rule, relevance, output, terms, bias, scale)
         c, neurons = rule_backward(
             call.map,
             gradient=gradient,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .functions import LayerCall
+from .functions import LayerCall
 
 NO_GATE, WEAK_GATE, GATE, ATTENTION = 0, 1, 2, 3
 
