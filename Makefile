@@ -5,6 +5,8 @@ TORCH ?= torch==2.13.0
 # Options of CMakeLists.txt, e.g. NATIVE_FLAGS="-DZSU_CUDA=OFF"; of pytest, e.g. PYTEST_FLAGS="-k lrp".
 NATIVE_FLAGS ?=
 PYTEST_FLAGS ?=
+# Of the calls that make fuzz draws.
+SEED ?= 0
 # Where make test-zoo writes its table.
 MODELS_TABLE ?= docs/models.md
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
@@ -20,11 +22,12 @@ say = @echo "zsu_fast: $(1)"
 # cmake, ninja and the compilers' helpers come from .venv.
 tools := PATH="$(CURDIR)/$(bin):$$PATH"
 
-.PHONY: help setup native demo test test-zoo bench lint format clean
+.PHONY: help setup native demo test fuzz test-zoo bench lint format clean
 
 help:
 	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it"
 	@echo "make test    set up, build, run the tests (at most 10 minutes on 2 cores)"
+	@echo "make fuzz    100,000 calls of ops, functions and damaged files with drawn arguments (4 minutes); SEED=1 others"
 	@echo "make test-zoo  relevance on the models of timm, torchvision and transformers: docs/models.md (15 minutes)"
 	@echo "make native  set up, build the C++ and (with nvcc) CUDA libraries into zsu_fast/lib"
 	@echo "make bench   measure models and ops against their peers: bench/results/, and the README's tables"
@@ -85,6 +88,10 @@ demo: $(done)/package
 test: $(done)/tests native
 	$(call say,running the tests)
 	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q --numprocesses=2 --durations=10 $(PYTEST_FLAGS)
+
+fuzz: $(done)/tests native
+	$(call say,calling everything with drawn arguments)
+	@OMP_NUM_THREADS=1 $(bin)/python -m tests.fuzz.driver --seed $(SEED) --calls 100000
 
 test-zoo: $(done)/tests native
 	$(call say,installing the newest torch and the libraries of models)
