@@ -86,6 +86,7 @@ def test_nan_stays_nan_and_infinity_gives_the_limit() -> None:
         ({"input": torch.zeros(2)}, ValueError, r"input must have shape \(3,\), the gradient's, got \(2,\)"),
         ({"input": torch.zeros(3).half()}, TypeError, "input must be torch.float32"),
         ({"gradient": 1.0}, TypeError, "gradient must be a Tensor, got float"),
+        ({"activation": None}, TypeError, "activation must be one of .*, got NoneType"),
     ],
 )
 def test_bad_arguments(change: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -397,12 +397,26 @@ def test_compiles_into_one_graph() -> None:
         ({"input": torch.zeros(3, 7, dtype=torch.int64)}, TypeError, "input must be a floating-point tensor"),
         ({"input": [1.0]}, TypeError, "input must be a Tensor, got list"),
         ({"relevance": None}, TypeError, "relevance must be a Tensor, got NoneType"),
+        ({"input": torch.zeros(3, 7).to_sparse()}, TypeError, "input must be a dense tensor, got .*sparse_coo"),
+        ({"rule": None}, TypeError, "rule must be one of .*, got NoneType"),
+        ({"epsilon": None}, TypeError, "epsilon must be a finite number >= 0, got NoneType"),
+        ({"alpha": "2"}, TypeError, "alpha must be a finite number >= 0, got str"),
     ],
 )
 def test_bad_arguments_of_lrp_linear(change: dict[str, Any], error: type[Exception], message: str) -> None:
     arguments = {"relevance": torch.zeros(3, 5), "input": torch.zeros(3, 7), "weight": torch.zeros(5, 7)}
     with pytest.raises(error, match=message):
         lrp_linear(**{**arguments, **change})
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("stride", None), ("stride", 1.0), ("dilation", "2"), ("padding", None), ("groups", None), ("groups", True)],
+)
+def test_geometry_of_a_wrong_type(name: str, value: object) -> None:
+    arguments = {"relevance": torch.zeros(2, 4, 4, 4), "input": torch.zeros(2, 2, 6, 6)}
+    with pytest.raises(TypeError, match=rf"^{name} must be .*, got {type(value).__name__}$"):
+        lrp_conv2d(**arguments, weight=torch.zeros(4, 2, 3, 3), **{name: value})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Checks of tensor arguments that the ops share; every message names the argument, what came and what was expected."""
 
+import torch
 from torch import Tensor
 
 from ..reference.layout import accumulate_dtype
@@ -15,6 +16,8 @@ def check_tensors(*optional: str, **tensors: Tensor | None) -> None:
             raise TypeError(f"{label} must be a Tensor, got {type(tensor).__name__}")
         if not tensor.is_floating_point():
             raise TypeError(f"{label} must be a floating-point tensor, got {tensor.dtype}")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{label} must be a dense tensor, got one of layout {tensor.layout}")
         if tensor.dtype != first.dtype or tensor.device != first.device:
             raise TypeError(
                 f"{label} must be {first.dtype} on {first.device} like {first_name}, "

@@ -30,6 +30,8 @@ def activation_gate(gradient: Tensor, input: Tensor, activation: str) -> Tensor:
     Returns:
         c at the activation's input, like `gradient`. A constant: gradients do not flow through this function.
     """
+    if not isinstance(activation, str):
+        raise TypeError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {type(activation).__name__}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     check_tensors(gradient=gradient, input=input)

@@ -164,6 +164,8 @@ def _unread(like: Tensor, shape: Sequence[int], layout: torch.memory_format) -> 
 
 
 def _spread(name: str, value: int | Sequence[int], rank: int, least: int) -> tuple[int, ...]:
+    if not isinstance(value, int | Sequence) or isinstance(value, str):
+        raise TypeError(f"{name} must be an int or {rank} of them, got {type(value).__name__}")
     values = (value,) * rank if isinstance(value, int) else tuple(value)
     if len(values) == 1:
         values *= rank

@@ -213,11 +213,15 @@ class _Choice(NamedTuple):
     nonnegative_input: bool
 
     def check(self) -> None:
+        if not isinstance(self.rule, str):
+            raise TypeError(f"rule must be one of {', '.join(reference.RULES)}, got {type(self.rule).__name__}")
         if self.rule not in reference.RULES:
             raise ValueError(f"rule must be one of {', '.join(reference.RULES)}, got {self.rule!r}")
         for label in ("epsilon", "gamma", "alpha", "beta"):
             value = getattr(self, label)
-            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{label} must be a finite number >= 0, got {type(value).__name__}")
+            if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{label} must be a finite number >= 0, got {value!r}")
         if self.rule == "alpha_beta" and not math.isclose(self.alpha - self.beta, 1.0):
             raise ValueError(f"alpha - beta must be 1, got alpha = {self.alpha} and beta = {self.beta}")
@@ -249,7 +253,9 @@ def _lrp_conv(
     check_shape("weight", weight, f"[C_out, C_in / groups, {rank} kernel sizes]", weight.dim() == rank + 2)
     check_shape("input", input, f"[N, C_in, {spatial}] or [C_in, {spatial}]", input.dim() in (rank + 1, rank + 2))
     stride, padding, dilation, groups = geometry
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or weight.shape[0] % groups:
+    if isinstance(groups, bool) or not isinstance(groups, int):
+        raise TypeError(f"groups must be an int, got {type(groups).__name__}")
+    if groups < 1 or weight.shape[0] % groups:
         raise ValueError(f"groups must be a positive int that divides C_out = {weight.shape[0]}, got {groups!r}")
     map = LinearMap.conv(weight.shape[2:], stride, padding, dilation, groups)
     channels = weight.shape[1] * groups
