@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -176,16 +177,35 @@ def test_tensors_with_a_graph_from_outside() -> None:
         relevance(lambda x: x @ scaled.T, torch.randn(2, 4))
 
 
+NESTED = torch.nested.nested_tensor([torch.zeros(4)] * 2, layout=torch.jagged)
 ARGUMENTS = [
     ({"inputs": torch.zeros(2, 4, dtype=torch.int64)}, TypeError, "floating-point"),
     ({"inputs": [1.0]}, TypeError, "inputs"),
     ({"inputs": torch.zeros(4)}, ValueError, "sample dimension"),
+    ({"inputs": np.zeros((2, 4))}, TypeError, "inputs must be a floating-point tensor .*, got ndarray"),
+    ({"inputs": torch.zeros(2, 4).to_sparse()}, TypeError, "inputs must be a dense .*torch.sparse_coo"),
+    ({"inputs": NESTED}, TypeError, "inputs must be a dense .*a nested tensor"),
+    ({"inputs": torch.zeros(2, 4, device="meta")}, TypeError, "inputs must be a dense .*meta"),
+    ({"inputs": torch.zeros(2, 4).double()}, TypeError, "inputs must be of .* torch.float32, got torch.float64"),
+    ({"model": nn.Conv1d(1, 1, 1).half(), "inputs": torch.zeros(2, 1, 1)}, TypeError, "inputs must be of .*float16"),
+    ({"model": nn.Linear(4, 3, device="meta")}, ValueError, "(model|inputs).* meta"),
     ({"target": 3}, ValueError, r"0\.\.2, got 3"),
     ({"target": -1}, ValueError, "got -1"),
     ({"target": "cat"}, TypeError, "target"),
     ({"target": torch.tensor([0, 1, 2])}, ValueError, r"integers \[2\]"),
     ({"target": torch.tensor([0.0, 1.0])}, ValueError, "integers"),
     ({"target": torch.tensor([0, 5])}, ValueError, r"\[0, 5\]"),
+    ({"target": torch.tensor([0j, 1j])}, ValueError, "target must be .* integers.*complex"),
+    ({"target": torch.tensor([0, 1]).to_sparse()}, TypeError, "target must be .*dense.*sparse_coo"),
+    ({"target": torch.tensor([0, 1], device="meta")}, TypeError, "target must be .*meta"),
+    ({"target": np.array([0, 1])}, TypeError, "target must be an int, .*got ndarray"),
+    ({"target": 1.0}, TypeError, "target must be an int, .*got float"),
+    ({"target": {0: 1}}, TypeError, "target must be an int, .*got dict"),
+    ({"composite": None}, TypeError, "composite must be .*got NoneType"),
+    ({"composite": Composite}, TypeError, "composite must be .*got type"),
+    ({"init": ["logit"]}, ValueError, "init must be"),
+    ({"model": None}, TypeError, "model must be .*got NoneType"),
+    ({"model": nn.Linear}, TypeError, "model must be .*the class Linear"),
     ({"composite": "lrp"}, ValueError, "epsilon_plus_flat"),
     ({"composite": 1}, TypeError, "composite"),
     ({"composite": "epsilon_gamma_box"}, ValueError, "low"),
@@ -204,6 +224,35 @@ def test_bad_arguments(changed: dict, error: type, message: str) -> None:
     model, inputs = arguments.pop("model"), arguments.pop("inputs")
     with pytest.raises(error, match=message):
         relevance(model, inputs, **arguments)
+
+
+class Casts(nn.Module):
+    """Makes of its input what its layer takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.float())
+
+
+def test_inputs_unlike_the_parameters_are_right_where_the_model_runs() -> None:
+    x = torch.randn(2, 4, dtype=torch.float64)
+    found = relevance(Casts(), x, 1)
+    assert found.input.dtype == torch.float64
+    assert relevance(lambda t: t @ torch.ones(4, 3).double(), x, 1).input.shape == x.shape
+    assert relevance(nn.Flatten(), x, 1).input.shape == x.shape
+    with torch.autocast("cpu", torch.bfloat16):
+        assert relevance(nn.Linear(4, 3), x.to(torch.bfloat16), 1).input.dtype == torch.bfloat16
+
+
+def test_other_failures_of_a_model_stay_what_they_are() -> None:
+    def fails(x: Tensor) -> Tensor:
+        raise RuntimeError("of its own")
+
+    with pytest.raises(RuntimeError, match="^of its own$"):
+        relevance(Uses(fails), torch.randn(2, 4))
 
 
 def test_init() -> None:

@@ -7,14 +7,19 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo import eval_frame
+from torch.overrides import _get_current_function_mode_stack
 
 from tests.lrp.nets import VGG, ResNet, ViT, randomize
-from zsu_fast.lrp import COMPOSITES, Composite, Flat, Gamma, relevance
+from zsu_fast.lrp import COMPOSITES, Composite, Flat, Gamma, eager, estimate_patterns, relevance
+from zsu_fast.lrp.composites import Choice
+from zsu_fast.lrp.engine import Engine
 
 
 @pytest.fixture
@@ -168,6 +173,51 @@ def test_compiled_models_run_as_written(images: Tensor) -> None:
     found, expected = relevance(compiled, images, 0), relevance(model, images, 0)
     torch.testing.assert_close(found.input, expected.input)
     assert list(found.neurons) == list(expected.neurons)
+
+
+def _interrupt(*_: object, **__: object) -> Tensor:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("call", [relevance, lambda model, x: estimate_patterns(model, [x])])
+@pytest.mark.parametrize("place", ["model", "settle", "enter"])
+def test_an_interrupt_leaves_nothing_switched_on(
+    place: str, call: Callable, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the model, or where the engine comes and goes: neither it nor the compiler's stance stays."""
+    model, modes = randomize(VGG()), _get_current_function_mode_stack()
+    stance = eval_frame._stance
+    with monkeypatch.context() as patch:
+        if place == "model":
+            patch.setattr(VGG, "forward", _interrupt)
+        elif place == "settle":
+            patch.setattr(Choice, "settle", _interrupt)
+        else:
+            enter = Engine.__enter__
+            patch.setattr(Engine, "__enter__", lambda engine: _interrupt(enter(engine)))
+        with pytest.raises(KeyboardInterrupt):
+            call(model, images)
+        assert _get_current_function_mode_stack() == modes
+        assert eval_frame._stance == stance
+    call(model, images)
+
+
+def test_the_compiler_comes_back_though_its_return_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stance, leave, cut = eval_frame._stance, eager._leave, [True]
+
+    def interrupted(call: object) -> None:
+        if cut:
+            cut.clear()
+            raise KeyboardInterrupt
+        leave(call)
+
+    monkeypatch.setattr(eager, "_leave", interrupted)
+    with pytest.raises(KeyboardInterrupt), eager.compiled_parts_as_written():
+        assert eval_frame._stance != stance
+    assert eval_frame._stance == stance
+    with eager.compiled_parts_as_written(), eager.compiled_parts_as_written():
+        pass
+    assert eval_frame._stance == stance
 
 
 def test_result_is_picklable(images: Tensor) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import _get_current_function_mode_stack, _pop_mode
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _REASON = "zsu_fast.relevance follows a model's functions one by one and runs autograd passes of its own"
@@ -40,7 +41,8 @@ def uncompiled(function: _Function) -> _Function:
 
 
 _lock = threading.Lock()
-_inside: list[Any] = []  # what switched the compiler off, once for every call that is under way
+_inside: set[object] = set()  # the calls under way
+_stances: list[Any] = []  # what switched the compiler off, once for all of them
 
 
 @contextmanager
@@ -52,15 +54,38 @@ def compiled_parts_as_written() -> Iterator[None]:
     if "torch._dynamo" not in sys.modules:
         yield
         return
+    call = object()
+    try:
+        with _lock:
+            _inside.add(call)
+            if not _stances:
+                _stances.append(torch.compiler.set_stance("force_eager"))
+        yield
+    finally:
+        try:
+            _leave(call)
+        finally:
+            _leave(call)  # an interrupt may have come into the first
+
+
+def _leave(call: object) -> None:
+    """The call is over. Done twice, it does no more than once."""
     with _lock:
-        _inside.append(_inside[0] if _inside else torch.compiler.set_stance("force_eager"))
+        _inside.discard(call)
+        if not _inside and _stances:
+            _stances[0].__exit__(None, None, None)
+            _stances.clear()
+
+
+@contextmanager
+def function_modes_as_found() -> Iterator[None]:
+    """No mode of torch functions outlives the block, wherever in it an interrupt comes."""
+    found = len(_get_current_function_mode_stack())
     try:
         yield
     finally:
-        with _lock:
-            stance = _inside.pop()
-            if not _inside:
-                stance.__exit__(None, None, None)
+        while len(_get_current_function_mode_stack()) > found:
+            _pop_mode()
 
 
 def refuse_transforms() -> None:

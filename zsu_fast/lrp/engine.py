@@ -93,9 +93,11 @@ class Engine(TorchFunctionMode):
         self._newest: weakref.ref[Any] | None = None
 
     def __exit__(self, *exception: Any) -> None:
-        for choice in self.choices:
-            choice.settle(self.composite, len(self.choices))
-        super().__exit__(*exception)
+        try:
+            for choice in self.choices:
+                choice.settle(self.composite, len(self.choices))
+        finally:
+            super().__exit__(*exception)
 
     def choose(self, name: str, kind: Kind) -> Choice:
         """The rule of the layer that runs next."""

@@ -39,6 +39,8 @@ def checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     if not isinstance(model, nn.Module):
         if not callable(model):
             raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
+        if isinstance(model, type) and issubclass(model, nn.Module):
+            raise TypeError(f"model must be a module or a function, got the class {model.__name__} itself")
         return model
     model = unwrapped(model)
     for name, module in modules_of(model):

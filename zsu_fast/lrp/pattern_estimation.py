@@ -22,7 +22,7 @@ from zsu_fast.reference.layout import per_unit, widen
 
 from .collector import Collector, Unit
 from .composites import Composite
-from .eager import compiled_parts_as_written
+from .eager import compiled_parts_as_written, function_modes_as_found
 from .engine import Engine
 from .functions import LayerCall
 from .graph import nodes_behind
@@ -103,7 +103,7 @@ def _layers(model: Callable[[Tensor], Any], inputs: Tensor) -> Iterator[tuple[La
     # Under an input rule everywhere, layers keep just these.
     rules = Composite(Flat(), Flat())
     collector = Collector(len(inputs), None)
-    with torch.inference_mode(False), torch.enable_grad():
+    with function_modes_as_found(), torch.inference_mode(False), torch.enable_grad():
         leaf = (inputs.clone() if inputs.is_inference() else inputs.detach()).requires_grad_()
         engine = Engine(rules, Names(model), collector, leaf, None)
         with compiled_parts_as_written(), engine:

@@ -10,7 +10,7 @@ from numbers import Integral
 from typing import Any, Literal, cast, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zsu_fast.ops.prepared import Kept, keeping, open_kept
 from zsu_fast.reference.layout import widen
@@ -19,8 +19,8 @@ from . import activation_handlers, arithmetic_handlers, attention, linear_handle
 from .collector import Collector
 from .composites import Composite, composite_of
 from .conservation import Conservation, Ledger
-from .eager import compiled_parts_as_written, refuse_transforms, uncompiled
-from .engine import Engine
+from .eager import compiled_parts_as_written, function_modes_as_found, refuse_transforms, uncompiled
+from .engine import Engine, UncoveredFunctionError
 from .graph import check_graph
 from .models import checked_model, logits_of
 from .names import Names
@@ -28,6 +28,8 @@ from .rules import InputRule
 
 Init = Literal["logit", "one", "probability"]
 Target = int | Tensor | None
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,15 +166,18 @@ def relevance(
     ledger = Ledger() if conservation else None
     # Outside of inference mode and in grad mode, whatever the caller is in: the passes need autograd's graph.
     # What the rules derive from weights is kept for this call: the next one may find other weights.
-    with keeping(*open_kept(), Kept()), torch.inference_mode(False), torch.enable_grad():
+    kept = keeping(*open_kept(), Kept())
+    with function_modes_as_found(), kept, torch.inference_mode(False), torch.enable_grad():
         collector = Collector(len(inputs), patterns, ledger)
         leaf = (inputs.clone() if inputs.is_inference() else inputs.detach()).requires_grad_()
         carries = any(isinstance(rule, InputRule) for rule in rules.rules())
         carrier = torch.zeros_like(leaf).requires_grad_() if carries else None
         engine = Engine(rules, names, collector, leaf, carrier)
         with compiled_parts_as_written(), engine:
-            output = model(leaf)
+            output = _run(model, leaf)
         logits = engine.renewals.latest(logits_of(output, len(inputs)))
+        if logits.is_meta:
+            raise ValueError("model: its logits are on the meta device, without values; load its weights first")
         if not logits.requires_grad:
             raise ValueError("model: its logits do not depend on the inputs (through differentiable functions)")
         check_graph(logits, engine, strict, lambda: model(leaf.detach()))
@@ -203,6 +208,27 @@ def relevance(
     for start in starts:
         start.check()
     return tuple(found) if isinstance(target, list | tuple) else found[0]
+
+
+def _run(model: Callable[[Tensor], Any], inputs: Tensor) -> Any:
+    """What the model returns. Where it fails on inputs unlike its parameters, that is what the error says.
+
+    Only there: a model may cast its inputs, or move them, itself.
+    """
+    try:
+        return model(inputs)
+    except UncoveredFunctionError:
+        raise
+    except RuntimeError as error:
+        parameters = model.parameters() if isinstance(model, nn.Module) else ()
+        first = next((p for p in parameters if p.is_floating_point()), inputs)
+        if first.device != inputs.device:
+            expected = f"on the model's device, {first.device}, got {inputs.device}"
+            raise ValueError(f"inputs must be {expected}: {error}") from error
+        if first.dtype != inputs.dtype:
+            expected = f"of the model's dtype, {first.dtype}, got {inputs.dtype}"
+            raise TypeError(f"inputs must be {expected}: {error}") from error
+        raise
 
 
 def _sequence_first(model: Callable[[Tensor], Any], one: Tensor, collector: Collector) -> frozenset[str]:
@@ -241,13 +267,24 @@ def _check_arguments(inputs: Tensor, init: str, layers: Sequence[str] | None) ->
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
         raise TypeError(f"inputs must be a floating-point tensor [N, ...], got {got}")
+    if unfit := _unfit(inputs):
+        raise TypeError(f"inputs must be a dense floating-point tensor [N, ...], got {unfit}")
     if inputs.dim() < 2:
         raise ValueError(f"inputs must have a sample dimension and at least one more, got shape {tuple(inputs.shape)}")
-    if init not in ("logit", "one", "probability"):
+    if not isinstance(init, str) or init not in ("logit", "one", "probability"):
         raise ValueError(f'init must be "logit", "one" or "probability", got {init!r}')
     for name in layers or ():
         if not isinstance(name, str):
             raise TypeError(f"layers must be names or patterns, got {name!r}")
+
+
+def _unfit(tensor: Tensor) -> str | None:
+    """What makes it a tensor without values that can be indexed, if anything does."""
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.layout != torch.strided:
+        return f"one of layout {tensor.layout}"
+    return "one on the meta device, without values" if tensor.is_meta else None
 
 
 def _check_names(composite: Composite, collector: Collector) -> None:
@@ -267,7 +304,9 @@ def _labelled(target: Target | Sequence[Target]) -> list[tuple[str, Target]]:
 
 def _check_target(label: str, target: object, samples: int) -> None:
     if isinstance(target, Tensor):
-        if target.shape != (samples,) or target.is_floating_point() or target.dtype == torch.bool:
+        if unfit := _unfit(target):
+            raise TypeError(f"{label} must be an int or a dense tensor of integers [{samples}], got {unfit}")
+        if target.shape != (samples,) or target.dtype not in _INTEGERS:
             raise ValueError(
                 f"{label} must be an int or integers [{samples}], got {target.dtype} {tuple(target.shape)}"
             )
