@@ -74,7 +74,6 @@ KNOWN: tuple[tuple[type[Exception], str], ...] = (
     (TypeError, r"object is not iterable"),  # perturb_: picks whose units are no list
     (OverflowError, r"too (big|large) to convert"),  # target=2**70
     (ValueError, r"Overflow when unpacking long long"),  # batch_size=10**30
-    (RuntimeError, r"index_select\(\): Expected dtype"),  # perturb_: edges of a class without features
     (ValueError, r"dictionary update sequence"),  # revert("model"), also None, 3 and []: no model
     (TypeError, r"unsupported operand type\(s\) for \*: 'NoneType'"),  # select(budget=None)
     (ValueError, r"scale must be finite and not negative"),  # strength=-0.5 of noise

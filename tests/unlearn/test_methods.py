@@ -131,3 +131,9 @@ def test_the_number_of_images_that_a_search_runs_is_bounded(net, digits):
     bound = stages * (n * (2 * math.ceil(math.log2(24)) + 8) + 3 * kept) + 2 * n + kept
     cost = result.record["cost"]
     assert 0 < cost["images_forwarded"] <= bound and cost["relevance_images"] == n + kept
+
+
+def test_a_budget_of_nothing_is_an_edit_of_nothing(conv_net, digits):
+    digest = model_digest(conv_net)
+    zsu_fast.forget(conv_net, 3, digits.split(3)[0], path="all", budget=0)
+    assert model_digest(conv_net) == digest

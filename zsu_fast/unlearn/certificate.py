@@ -65,7 +65,9 @@ def certify(
 
 def _columns_are_zero(tensors: Tensors, piece: Slice) -> bool:
     weight = tensors[piece.tensor]
-    return bool((weight.index_select(1, torch.tensor(piece.indices, device=weight.device)) == 0).all())
+    return bool(
+        (weight.index_select(1, torch.tensor(piece.indices, dtype=torch.int64, device=weight.device)) == 0).all()
+    )
 
 
 def _masked(structure: Structure, slices: Sequence[Slice]) -> dict[str, list[int]]:
