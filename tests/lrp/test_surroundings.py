@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo import eval_frame
-from torch.overrides import _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _pop_mode_temporarily
 
 from tests.lrp.nets import VGG, ResNet, ViT, randomize
 from zsu_fast.lrp import COMPOSITES, Composite, Flat, Gamma, eager, estimate_patterns, relevance
@@ -202,10 +202,49 @@ def test_an_interrupt_leaves_nothing_switched_on(
     call(model, images)
 
 
+def test_an_interrupt_while_torch_has_set_the_engine_aside(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not the engine then that its exit would take off the stack, but a mode of the caller's."""
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(VGG, "forward", lambda self, x: _interrupt(_pop_mode()))
+    with Mode() as mode:
+        with pytest.raises(KeyboardInterrupt):
+            relevance(randomize(VGG()), images)
+        assert _get_current_function_mode_stack() == [mode]
+
+
+def test_what_was_cut_off_puts_no_mode_back_later(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch sets the engine aside in a generator, which lives as long as the traceback."""
+
+    def forward(self: VGG, x: Tensor) -> Tensor:
+        aside = _pop_mode_temporarily()
+        aside.__enter__()
+        return _interrupt()
+
+    monkeypatch.setattr(VGG, "forward", forward)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        relevance(randomize(VGG()), images)
+    assert not _get_current_function_mode_stack()
+    del caught
+    gc.collect()
+    assert not _get_current_function_mode_stack()
+
+
+def test_the_compiler_comes_back_though_what_switches_it_off_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stance, set_stance = eval_frame._stance, torch.compiler.set_stance
+    monkeypatch.setattr(torch.compiler, "set_stance", lambda name: _interrupt(set_stance(name)))
+    with pytest.raises(KeyboardInterrupt), eager.compiled_parts_as_written():
+        pass
+    assert eval_frame._stance == stance
+
+
 def test_the_compiler_comes_back_though_its_return_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     stance, leave, cut = eval_frame._stance, eager._leave, [True]
 
-    def interrupted(call: object) -> None:
+    def interrupted(call: eager._Call) -> None:
         if cut:
             cut.clear()
             raise KeyboardInterrupt

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -40,9 +42,13 @@ def uncompiled(function: _Function) -> _Function:
     return run  # type: ignore[return-value]
 
 
+class _Call:
+    """A call that is under way: one that an interrupt has cut off is gone with its frame."""
+
+
 _lock = threading.Lock()
-_inside: set[object] = set()  # the calls under way
-_stances: list[Any] = []  # what switched the compiler off, once for all of them
+_inside: weakref.WeakSet[_Call] = weakref.WeakSet()
+_before: list[Any] = []  # the compiler's stance before the first of them
 
 
 @contextmanager
@@ -54,12 +60,13 @@ def compiled_parts_as_written() -> Iterator[None]:
     if "torch._dynamo" not in sys.modules:
         yield
         return
-    call = object()
+    call = _Call()
     try:
         with _lock:
             _inside.add(call)
-            if not _stances:
-                _stances.append(torch.compiler.set_stance("force_eager"))
+            if not _before:
+                _before.append(torch._dynamo.eval_frame._stance)  # noted first: an interrupt may follow at once
+                torch.compiler.set_stance("force_eager")
         yield
     finally:
         try:
@@ -68,13 +75,13 @@ def compiled_parts_as_written() -> Iterator[None]:
             _leave(call)  # an interrupt may have come into the first
 
 
-def _leave(call: object) -> None:
+def _leave(call: _Call) -> None:
     """The call is over. Done twice, it does no more than once."""
     with _lock:
         _inside.discard(call)
-        if not _inside and _stances:
-            _stances[0].__exit__(None, None, None)
-            _stances.clear()
+        if not _inside and _before:
+            torch._dynamo.eval_frame._set_stance(_before[0])
+            _before.clear()
 
 
 @contextmanager
@@ -83,9 +90,21 @@ def function_modes_as_found() -> Iterator[None]:
     found = len(_get_current_function_mode_stack())
     try:
         yield
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            # torch's own context managers that were cut off put a mode back when they die: now, not with the traceback.
+            traceback.clear_frames(error.__traceback__)
+        raise
     finally:
-        while len(_get_current_function_mode_stack()) > found:
-            _pop_mode()
+        try:
+            _pop_above(found)
+        finally:
+            _pop_above(found)  # as above
+
+
+def _pop_above(depth: int) -> None:
+    while len(_get_current_function_mode_stack()) > depth:
+        _pop_mode()
 
 
 def refuse_transforms() -> None:

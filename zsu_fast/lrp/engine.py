@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from . import tables
 from .collector import Collector
@@ -97,7 +97,8 @@ class Engine(TorchFunctionMode):
             for choice in self.choices:
                 choice.settle(self.composite, len(self.choices))
         finally:
-            super().__exit__(*exception)
+            if self in _get_current_function_mode_stack():  # an interrupt may have come while torch had set it aside
+                super().__exit__(*exception)
 
     def choose(self, name: str, kind: Kind) -> Choice:
         """The rule of the layer that runs next."""
