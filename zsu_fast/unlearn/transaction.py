@@ -12,10 +12,10 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import _get_current_function_mode_stack, _pop_mode
 
 from zsu_fast import ops
 from zsu_fast.evaluate.inference import cuda_devices
+from zsu_fast.lrp.eager import function_modes_as_found
 from zsu_fast.model.tensors import Tensors, same_bits, tensor_digest
 from zsu_fast.model.wrapped import bare_model, lock_of
 from zsu_fast.unlearn.plan import Slice
@@ -50,7 +50,6 @@ class Transaction:
         self.journal: list[Written] = []
         self._flags: list[tuple[nn.Module, bool]] = []
         self._at_commit: list[Callable[[], None]] = []
-        self._modes = len(_get_current_function_mode_stack())
         self._buffers = {
             name: self.tensors[name].clone() for name in self.tensors if name not in self.tensors.parameters
         }
@@ -128,9 +127,6 @@ class Transaction:
 
     def roll_back(self) -> None:
         """Everything as it was; safe to repeat."""
-        # An interrupt inside of a mode's __exit__ would leave it on for everything that this thread does later.
-        while len(_get_current_function_mode_stack()) > self._modes:
-            _pop_mode()
         self.undo()
         self.leave()
 
@@ -140,9 +136,11 @@ def transact(model: nn.Module, work: Callable[[Transaction], _Result]) -> _Resul
 
     If it returns, the edits of the transaction stay; if it raises, the model is bit for bit what it was.
     """
-    with lock_of(model), torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(model)):
-        transaction = Transaction(model)
-        try:
+    lock, grad = lock_of(model), torch.is_grad_enabled()
+    transaction: Transaction | None = None
+    try:
+        with lock, function_modes_as_found(), torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(model)):
+            transaction = Transaction(model)
             try:
                 transaction.enter()
                 result = work(transaction)
@@ -150,10 +148,13 @@ def transact(model: nn.Module, work: Callable[[Transaction], _Result]) -> _Resul
             except BaseException:
                 transaction.roll_back()
                 raise
-            return result
-        except BaseException:  # once more: an interrupt may have hit the lines above
-            transaction.roll_back()
-            raise
+        return result  # inside of the try: an interrupt may also hit the exits of the contexts above
+    except BaseException:
+        torch.set_grad_enabled(grad)
+        with lock:
+            if transaction is not None:
+                transaction.roll_back()
+        raise
 
 
 def _perturb_(written: Sequence[Written], mode: str, strength: float | None, seed: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.weak import WeakIdKeyDictionary
 
 from zsu_fast.evaluate.inference import logits_of
@@ -69,7 +69,15 @@ class Leak:
     largest: float
 
 
-class Watch(TorchFunctionMode):
+class _Mode(TorchFunctionMode):
+    """Takes only itself off the stack: an interrupt may have come while torch had set it aside."""
+
+    def __exit__(self, *exception: Any) -> None:
+        if self in _get_current_function_mode_stack():
+            super().__exit__(*exception)
+
+
+class Watch(_Mode):
     """Notes the structure of the model that runs inside; with `silent`, also where units of it are not zero.
 
     silent: layer name -> units that were masked, in a second run of a model whose structure is known.
@@ -420,7 +428,7 @@ def _classifier(watch: Watch, logits: Tensor) -> tuple[Head | None, str | None]:
     ), None
 
 
-class _Capture(TorchFunctionMode):
+class _Capture(_Mode):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight = weight
