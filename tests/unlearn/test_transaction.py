@@ -88,6 +88,7 @@ def test_an_exception_at_any_line_leaves_nothing_half(call):
         found.append(outcome(net, before, traced))
         return lines
 
+    handler = signal.getsignal(signal.SIGINT)
     depth = len(_get_current_function_mode_stack())
     found: list[str] = []
     total = count_lines(None)
@@ -95,6 +96,7 @@ def test_an_exception_at_any_line_leaves_nothing_half(call):
     for i in range(170):
         count_lines(1 + i * total // 170)
         assert len(_get_current_function_mode_stack()) == depth  # else every later call would run under it
+        assert signal.getsignal(signal.SIGINT) is handler  # else Ctrl-C would do nothing from now on
         assert found[-1] != "half", f"line {1 + i * total // 170} of {total}"
     assert found.count("as it was") > 100
 

@@ -153,3 +153,13 @@ def test_edits_are_seen_inside_of_autocast(conv_net, digits):
         assert not (conv_net(probes).argmax(1) == 3).any()
         result.patch.revert(conv_net)
         assert (conv_net(probes).argmax(1) == 3).float().mean() > 0.9
+
+
+def test_a_lock_lives_as_long_as_its_model():
+    from zsu_fast.model import wrapped
+
+    net = nn.Linear(2, 2)
+    lock, before = wrapped.lock_of(net), len(wrapped._locks)
+    assert wrapped.lock_of(nn.DataParallel(net)) is lock and len(wrapped._locks) == before
+    del net
+    assert len(wrapped._locks) == before - 1

@@ -46,7 +46,7 @@ class _Call:
     """A call that is under way: one that an interrupt has cut off is gone with its frame."""
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _inside: weakref.WeakSet[_Call] = weakref.WeakSet()
 _before: list[Any] = []  # the compiler's stance before the first of them
 
@@ -62,11 +62,14 @@ def compiled_parts_as_written() -> Iterator[None]:
         return
     call = _Call()
     try:
-        with _lock:
+        try:
+            _lock.acquire()
             _inside.add(call)
             if not _before:
                 _before.append(torch._dynamo.eval_frame._stance)  # noted first: an interrupt may follow at once
                 torch.compiler.set_stance("force_eager")
+        finally:
+            _unlock()
         yield
     finally:
         try:
@@ -77,11 +80,20 @@ def compiled_parts_as_written() -> Iterator[None]:
 
 def _leave(call: _Call) -> None:
     """The call is over. Done twice, it does no more than once."""
-    with _lock:
+    try:
+        _lock.acquire()
         _inside.discard(call)
         if not _inside and _before:
             torch._dynamo.eval_frame._set_stance(_before[0])
             _before.clear()
+    finally:
+        _unlock()
+
+
+def _unlock() -> None:
+    """This thread has the lock no more, even if an exception cut off an earlier unlocking: others would wait for it."""
+    while _lock._is_owned():  # type: ignore[attr-defined]
+        _lock.release()
 
 
 @contextmanager

@@ -11,8 +11,7 @@ import weakref
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
-_locks_lock = threading.Lock()
+_locks: dict[int, threading.RLock] = {}  # by identity of the bare model, for as long as it lives
 
 
 def bare_model(model: nn.Module) -> nn.Module:
@@ -36,5 +35,10 @@ def _inner(model: nn.Module) -> nn.Module | None:
 
 def lock_of(model: nn.Module) -> threading.RLock:
     """The lock under which a model's flags and weights are changed; one for each bare model, for all threads."""
-    with _locks_lock:
-        return _locks.setdefault(bare_model(model), threading.RLock())
+    bare = bare_model(model)
+    lock = _locks.get(id(bare))
+    if lock is None:
+        # setdefault is one step for all threads; a lock around it could stay taken after an interrupt.
+        lock = _locks.setdefault(id(bare), threading.RLock())
+        weakref.finalize(bare, _locks.pop, id(bare), None)
+    return lock

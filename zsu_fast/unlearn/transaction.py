@@ -19,7 +19,7 @@ from zsu_fast.lrp.eager import function_modes_as_found
 from zsu_fast.model.tensors import Tensors, same_bits, tensor_digest
 from zsu_fast.model.wrapped import bare_model, lock_of
 from zsu_fast.unlearn.plan import Slice
-from zsu_fast.unlearn.signals import interrupts_wait
+from zsu_fast.unlearn.signals import answer_interrupts_by, handler_of_interrupts, interrupts_wait
 
 _Result = TypeVar("_Result")
 
@@ -49,6 +49,7 @@ class Transaction:
         self.tensors = Tensors(self.model)
         self.journal: list[Written] = []
         self._flags: list[tuple[nn.Module, bool]] = []
+        self._handler = handler_of_interrupts()
         self._at_commit: list[Callable[[], None]] = []
         self._buffers = {
             name: self.tensors[name].clone() for name in self.tensors if name not in self.tensors.parameters
@@ -127,6 +128,7 @@ class Transaction:
 
     def roll_back(self) -> None:
         """Everything as it was; safe to repeat."""
+        answer_interrupts_by(self._handler)
         self.undo()
         self.leave()
 
