@@ -59,18 +59,19 @@ struct DigitChoice {
 // all receive the choice; synchronises before it reads `histogram` and before it returns.
 template <class Count>
 __device__ DigitChoice choose_digit(const Count* histogram, int64_t rank) {
-  using Scan = cub::BlockScan<int64_t, kSelectThreads>;
+  using Scan = cub::BlockScan<Count, kSelectThreads>;
   __shared__ typename Scan::TempStorage storage;
   __shared__ DigitChoice choice;
   __syncthreads();
   if (threadIdx.x == 0) choice = {0, 0, 0};  // should the scores change meanwhile, so that no digit reaches the rank
   __syncthreads();
-  int64_t counts[kBinsPerThread], before[kBinsPerThread];
+  Count counts[kBinsPerThread], before[kBinsPerThread];  // 32 bits where they do: in 64, registers run out
   const int highest = kBins - 1 - int(threadIdx.x) * kBinsPerThread;
-  for (int i = 0; i < kBinsPerThread; ++i) counts[i] = int64_t(histogram[highest - i]);
+  for (int i = 0; i < kBinsPerThread; ++i) counts[i] = histogram[highest - i];
   Scan(storage).ExclusiveSum(counts, before);
   for (int i = 0; i < kBinsPerThread; ++i) {
-    if (before[i] < rank && rank <= before[i] + counts[i]) choice = {unsigned(highest - i), before[i], counts[i]};
+    const auto above = int64_t(before[i]), count = int64_t(counts[i]);
+    if (above < rank && rank <= above + count) choice = {unsigned(highest - i), above, count};
   }
   __syncthreads();
   return choice;
