@@ -2,7 +2,8 @@
 
 import pytest
 
-from zsu_fast.unlearn.verdict import judge, upper_bound
+from zsu_fast.evaluate.intervals import upper_bound
+from zsu_fast.unlearn.verdict import judge
 
 
 def test_upper_bound():
@@ -28,7 +29,22 @@ def test_upper_bound():
     ],
 )
 def test_levels(right, images, by, fixed, level):
-    verdict = judge("class 3", right, images, 0.02, by, fixed)
+    verdict = judge("class 3", [(right, images)], 0.02, by, fixed)
     assert verdict.level == level and verdict.forgotten == (level == "answers")
     assert f"{right} of {images}" in verdict.sentence
     assert ("have forgotten" in verdict.sentence) == verdict.forgotten  # nothing else may say so
+
+
+def test_several_classes_are_judged_by_the_worst():
+    def said(counts):
+        return judge("class 1, 2", counts, 0.02, "evaluation images", False)
+
+    assert said([(0, 40), (1, 60)]).level == "answers"
+    one = said([(0, 400), (0, 5)])  # five images say little, however many the other has
+    assert (one.level, one.images) == ("not judged", 5) and "29 would do" in one.sentence
+    other = said([(2, 400), (3, 60)])  # 0.5 % and 5 %
+    assert (other.level, other.right) == ("not reached", 3)
+
+
+def test_many_answers_are_told_at_once():
+    assert judge("class 3", [(10_000, 10_001)], 1.0, "held-out probes", False).level == "not judged"

@@ -41,6 +41,32 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tup
     return low, high
 
 
+def upper_bound(successes: int, total: int, confidence: float = 0.95) -> float:
+    """Exact one-sided upper confidence bound of a proportion; 1 for no trials.
+
+    The p at which `successes` or fewer of `total` have probability 1 - confidence.
+    Source: C. J. Clopper, E. S. Pearson, "The use of confidence or fiducial limits", Biometrika 26 (1934).
+    """
+    if not 0 <= successes <= total:
+        raise ValueError(f"successes must be between 0 and total={total}, got {successes}")
+    if successes == total:
+        return 1.0
+
+    def tail(p: float) -> float:
+        terms = (
+            math.lgamma(total + 1) - math.lgamma(i + 1) - math.lgamma(total - i + 1)
+            + i * math.log(p) + (total - i) * math.log1p(-p)
+            for i in range(successes + 1)
+        )  # fmt: skip
+        return sum(map(math.exp, terms))
+
+    low, high = 1e-12, 1.0 - 1e-12
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if tail(middle) > 1 - confidence else (low, middle)
+    return high
+
+
 def auc_interval(auc: float, positives: int, negatives: int, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of an area under the ROC curve, which is P(positive > negative) + P(equal) / 2.
 

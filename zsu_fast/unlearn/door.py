@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.model.wrapped import bare_model
 from zsu_fast.unlearn.structure import Structure
 from zsu_fast.unlearn.watch import trace_structure
@@ -32,41 +33,36 @@ def check_model(model: object) -> nn.Module:
 
 def check_runs(model: nn.Module, images: Tensor, argument: str) -> Structure:
     """The structure, seen on one image. ValueError naming `argument` if the model does not take such images."""
+    return trace_structure(model, check_taken(model, images, argument))
+
+
+def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:
+    """The first image, or two for a model that normalises by the batch. ValueError if the model does not take them."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if parameter is not None:
-        if images.device != parameter.device:
-            raise ValueError(f"{argument}: on {images.device}, the model is on {parameter.device}")
-        if (
-            images.is_floating_point()
-            and images.dtype != parameter.dtype
-            and not torch.is_autocast_enabled(images.device.type)
-        ):
-            mixed = any(p.dtype == images.dtype for p in model.parameters())
-            if not mixed and not _takes(model, images[:1]):
-                raise ValueError(f"{argument}: {images.dtype}, the model is {parameter.dtype}")
+    if parameter is not None and images.device != parameter.device:
+        raise ValueError(f"{argument}: on {images.device}, the model is on {parameter.device}")
+    few = images[:1]
     try:
         try:
-            return trace_structure(model, images[:1])
+            _run(model, few)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             # A norm without running statistics takes them from the batch: one image has none.
-            return trace_structure(
-                model, images[:2] if len(images) > 1 else images.repeat(2, *[1] * (images.dim() - 1))
-            )
-    except (RuntimeError, IndexError, TypeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        reason = str(error).strip().splitlines()[0]
+            few = images[:2] if len(images) > 1 else images.repeat(2, *[1] * (images.dim() - 1))
+            _run(model, few)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if parameter is not None and images.is_floating_point() and images.dtype != parameter.dtype:
+            raise ValueError(f"{argument}: {images.dtype}, the model is {parameter.dtype}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{argument}: the model does not take images of shape {tuple(images.shape[1:])}, {images.dtype}: {reason}"
         ) from error
+    return few
 
 
-def _takes(model: nn.Module, images: Tensor) -> bool:
-    try:
-        with torch.no_grad():
-            model(images)
-    except RuntimeError:
-        return False
-    return True
+def _run(model: nn.Module, images: Tensor) -> None:
+    with torch.no_grad(), compiled_parts_as_written():
+        model(images)

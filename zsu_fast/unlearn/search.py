@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def folds(labels: Tensor, count: int, seed: int) -> list[Tensor]:
     A class with fewer probes than `count` lowers the number of parts, so that no part is chosen without its class.
     """
     generator = torch.Generator().manual_seed(seed)
-    smallest = int(torch.bincount(labels.cpu()).clamp_min(0)[labels.cpu().unique()].min())
+    smallest = int(labels.unique(return_counts=True)[1].min())
     parts = min(count, smallest)
     if parts < 2:
         return [torch.ones(len(labels), dtype=torch.bool)]
@@ -68,8 +68,3 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     own = logits.gather(1, labels[:, None])[:, 0].float()
     others = logits.float().scatter(1, labels[:, None], -torch.inf).amax(1)
     return own - others
-
-
-def accuracy_per_target(right: Tensor, labels: Tensor, targets: Sequence[int]) -> float:
-    """The largest share over the target classes: several classes are forgotten when the best remembered one is."""
-    return max(right[labels == target].float().mean().item() for target in targets)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-LEVELS = ("invalid", "not reached", "not judged", "answers", "features")
+from zsu_fast.evaluate.intervals import upper_bound
+
 FORGOTTEN_AT_MOST = 0.10
 """The class counts as forgotten if at most this share of its unseen images can still be answered with it."""
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -40,52 +40,41 @@ class Verdict:
         return asdict(self) | {"forgotten": self.forgotten}
 
 
-def upper_bound(successes: int, total: int, confidence: float = CONFIDENCE) -> float:
-    """Exact one-sided upper confidence bound of a proportion; 1 for no trials.
+def judge(name: str, counts: Sequence[tuple[int, int]], until: float, judged_by: str, fixed: bool) -> Verdict:
+    """The verdict on an edit that is in place; for each class, how many of its images still get it, and of how many.
 
-    The p at which `successes` or fewer of `total` have probability 1 - confidence.
-    Source: C. J. Clopper, E. S. Pearson, "The use of confidence or fiducial limits", Biometrika 26 (1934).
+    Several classes are forgotten as well as the worst of them: the most remembered, or the one least is known of.
     """
-    if not 0 <= successes <= total:
-        raise ValueError(f"successes must be between 0 and total={total}, got {successes}")
-    if successes == total:
-        return 1.0
-
-    def tail(p: float) -> float:
-        terms = (
-            math.lgamma(total + 1) - math.lgamma(i + 1) - math.lgamma(total - i + 1)
-            + i * math.log(p) + (total - i) * math.log1p(-p)
-            for i in range(successes + 1)
-        )  # fmt: skip
-        return sum(map(math.exp, terms))
-
-    low, high = 1e-12, 1.0 - 1e-12
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if tail(middle) > 1 - confidence else (low, middle)
-    return high
-
-
-def judge(name: str, right: int, images: int, until: float, judged_by: str, fixed: bool) -> Verdict:
-    """The verdict on an edit that is in place, from `right` of `images` that still get the class as answer."""
+    met = all(right <= until * images for right, images in counts)
+    right, images = max(counts, key=lambda pair: upper_bound(*pair) if met else pair[0] / pair[1])
     bound = upper_bound(right, images)
     where = (
         f"{right} of {images} evaluation images"
         if judged_by == "evaluation images"
         else f"{right} of {images} probes, each judged by an edit chosen without it,"
     )
+    if len(counts) > 1:
+        where += " of the worst of them"
     said = f"{where} still get it as answer (at most {100 * bound:.1f} % of unseen ones, with 95 % confidence)"
     facts = (right, images, bound, judged_by)
-    met = right <= until * images
     if bound <= FORGOTTEN_AT_MOST and met:
         return Verdict("answers", f"The model's answers have forgotten {name}: {said}.", *facts)
     if fixed:
         return Verdict("not judged", f"{name} was perturbed with a fixed budget, not judged forgotten: {said}.", *facts)
     if judged_by == "evaluation images" and not met:
         return Verdict("not reached", f"{name} is not forgotten: {said}; the model is as it was.", *facts)
-    need = next(n for n in range(images + 1, 10**6) if upper_bound(right, n) <= FORGOTTEN_AT_MOST)
+    if not met:
+        return Verdict("not judged", f"{name} was perturbed and is not forgotten: {said}.", *facts)
     return Verdict(
         "not judged",
-        f"{name} was perturbed, and these images are too few to judge it: {said}; {need} would do.",
+        f"{name} was perturbed, and these images are too few to judge it: {said}; {_enough(right)} would do.",
         *facts,
     )
+
+
+def _enough(right: int) -> int:
+    """The fewest images on which `right` answers are few enough."""
+    images = max(1, right)
+    while upper_bound(right, images) > FORGOTTEN_AT_MOST:
+        images += 1 + images // 1000  # a large number is said to a per mille
+    return images

@@ -78,6 +78,10 @@ class Method(ABC):
     def check_model(self, structure: Structure) -> None:
         """ValueError, saying why, if the method cannot edit such a model."""
 
+    def completed(self, structure: Structure) -> Any:
+        """The options, with what follows from the model (or from a preset) filled in."""
+        return self.asked
+
     @abstractmethod
     def propose(self, given: Given) -> Iterator[Proposal]:
         """Analyse, then give proposals in the order in which they are to be tried."""

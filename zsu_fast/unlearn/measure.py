@@ -1,0 +1,117 @@
+"""A model inside its transaction, measured on the images of one request, as it is or under an edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zsu_fast.evaluate.accuracy import Evaluation, summarise
+from zsu_fast.evaluate.inference import answers_of, logits_of
+from zsu_fast.lrp.eager import compiled_parts_as_written
+from zsu_fast.unlearn.methods.base import Progress
+from zsu_fast.unlearn.options import Options
+from zsu_fast.unlearn.plan import Slice
+from zsu_fast.unlearn.requests import Request
+from zsu_fast.unlearn.transaction import Transaction
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Cost:
+    """Images run forward, images run with a relevance pass, and looks of the search at an edit."""
+
+    images_forwarded: int = 0
+    relevance_images: int = 0
+    steps: int = 0
+
+
+@dataclass
+class Measurement:
+    """What the steps of one request measure with.
+
+    until: share of the probes that may keep the class as answer. allowance: by how much the class must fall behind in
+    the median. trace: what the search looked at, for the record.
+    """
+
+    transaction: Transaction
+    request: Request
+    options: Options
+    until: float
+    progress: Progress
+    retain: Pair | None = None
+    allowance: float = 0.0
+    trace: list[dict[str, Any]] = field(default_factory=list)
+    cost: Cost = field(default_factory=Cost)
+
+    def edit(self, slices: list[Slice]) -> None:
+        self.transaction.edit(slices, self.options.strength, self.options.seed)
+
+    @contextmanager
+    def edited(self, slices: list[Slice]) -> Iterator[None]:
+        """The edit in place inside, and taken back after."""
+        mark = self.transaction.mark()
+        self.edit(slices)
+        try:
+            yield
+        finally:
+            self.transaction.undo(mark)
+
+    def forward(self, images: Tensor, stop: Callable[[Tensor], bool] | None = None) -> Tensor:
+        """Logits, batch by batch, until `stop(logits so far)`."""
+        found: list[Tensor] = []
+        with torch.no_grad(), compiled_parts_as_written():
+            for batch in self.options.batches(images):
+                found.append(logits_of(self.transaction.model(batch)))
+                self.cost.images_forwarded += len(batch)
+                if stop is not None and stop(torch.cat(found)):
+                    break
+        return torch.cat(found)
+
+    def retain_accuracy(self, allowed: int | None = None) -> float | None:
+        """Accuracy on the retain images, if there are; with `allowed` wrong ones above 0, no more are looked for."""
+        if self.retain is None:
+            return None
+        images, labels = self.retain
+
+        def too_many(logits: Tensor) -> bool:
+            return bool(allowed) and int((logits.argmax(1) != labels[: len(logits)]).sum()) > (allowed or 0)
+
+        logits = self.forward(images, too_many)
+        return int((logits.argmax(1) == labels[: len(logits)]).sum()) / len(images)
+
+    def evaluation(self, given: Pair | None) -> Evaluation | None:
+        """Accuracy on images of the user's, which do not count as cost."""
+        if given is None:
+            return None
+        images, labels = given
+        with torch.no_grad(), compiled_parts_as_written():
+            answers = [answers_of(logits_of(self.transaction.model(batch))) for batch in self.options.batches(images)]
+        return summarise(torch.cat(answers), labels.cpu(), self.request.classes)
+
+    def answered(self, margins: Tensor) -> list[tuple[int, int]]:
+        """For each class, how many of its probes still get it as answer, or give NaN, and of how many."""
+        labels, left = self.request.probe_labels, ~(margins < 0)
+        return [(int(left[labels == t].sum()), int((labels == t).sum())) for t in self.request.classes]
+
+    def forgotten(self, margins: Tensor, by_margin: bool = True) -> bool:
+        """Whether margins [N] of the probes meet the aim: few answers, and in the median a class that fell behind."""
+        labels = self.request.probe_labels
+        behind = not by_margin or all(
+            float(margins[labels == t].median()) <= -self.allowance for t in self.request.classes
+        )
+        return behind and not self.too_many(margins)
+
+    def too_many(self, margins: Tensor) -> bool:
+        """Whether more probes of some class than `until` allows get it as answer."""
+        return any(answered > self.until * count for answered, count in self.answered(margins))
+
+
+def largest_share(counts: Sequence[tuple[int, int]]) -> float:
+    """Several classes are forgotten when the best remembered one is."""
+    return max(right / images for right, images in counts)

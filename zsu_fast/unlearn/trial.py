@@ -1,0 +1,78 @@
+"""One proposal under measurement: edits are put in place, looked at, and taken back; looks are remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zsu_fast.unlearn import search
+from zsu_fast.unlearn.measure import Measurement, largest_share
+from zsu_fast.unlearn.methods import Proposal
+from zsu_fast.unlearn.plan import Slice
+
+
+class Trial:
+    """A proposal, ranked by all probes, and without each of `parts` (masks [N], the folds held out) in turn."""
+
+    def __init__(self, measurement: Measurement, proposal: Proposal, parts: Sequence[Tensor]) -> None:
+        self.measurement, self.proposal, self.parts = measurement, proposal, parts
+        self.admitted = [~part if len(parts) > 1 else part for part in parts]
+        self.rankings = [proposal.rank(admitted) for admitted in self.admitted]
+        self.ranking = proposal.rank(None)
+        self.largest = self.ranking.largest_budget
+        self._remembered: dict[tuple[int, bool], bool] = {}
+
+    def slices(self, budget: int) -> list[Slice]:
+        """The edit that all probes choose."""
+        return self.proposal.plan(self.ranking.take(budget), None)
+
+    def smallest(self) -> int | None:
+        return search.smallest(self.meets, self.largest)
+
+    def meets(self, budget: int, by_margin: bool = True) -> bool:
+        """Whether the held-out probes forget; stops as soon as too many do not."""
+        if (budget, by_margin) not in self._remembered:
+            margins = self._margins(budget, early=True)
+            self._remembered[budget, by_margin] = self.measurement.forgotten(margins, by_margin)
+        return self._remembered[budget, by_margin]
+
+    def held_out(self, budget: int) -> Tensor:
+        """[N] margins, each probe's under an edit chosen without it. For a model without an edit in place."""
+        return self._margins(budget, early=False)
+
+    def meets_as_chosen(self, budget: int) -> bool:
+        """Whether the probes forget, with the margin, under the edit that all of them chose."""
+        request = self.measurement.request
+        with self.measurement.edited(self.slices(budget)):
+            logits = self._logits(torch.ones_like(request.probe_labels, dtype=torch.bool))
+        return self.measurement.forgotten(search.margins(logits, request.probe_labels))
+
+    def _margins(self, budget: int, early: bool) -> Tensor:
+        measurement = self.measurement
+        labels, cost = measurement.request.probe_labels, measurement.cost
+        cost.steps += 1
+        margins = torch.full((len(labels),), -torch.inf, device=labels.device)
+        for ranking, admitted, part in zip(self.rankings, self.admitted, self.parts, strict=True):
+            where = part.to(labels.device)
+            with measurement.edited(self.proposal.plan(ranking.take(budget), admitted)):
+                margins[where] = search.margins(self._logits(where), labels[where])
+            if early and measurement.too_many(margins):
+                break
+        measurement.trace.append(
+            {
+                "layers": list(self.proposal.layers),
+                "mode": self.proposal.mode,
+                "budget": budget,
+                # Where the look stopped early the images that it left out count as forgotten.
+                "forget_accuracy": largest_share(measurement.answered(margins)),
+                "complete": not bool((margins == -torch.inf).any()),
+            }
+        )
+        measurement.progress(cost.steps, max(cost.steps, 2 * search.LEVELS), f"budget ({self.proposal.mode})")
+        return margins
+
+    def _logits(self, where: Tensor) -> Tensor:
+        quick = self.proposal.quick
+        return self.measurement.forward(self.measurement.request.probes[where]) if quick is None else quick(where)
