@@ -12,6 +12,7 @@ import typer
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import EXIT_NOT_JUDGED, EXIT_NOT_REACHED, Console, one_line_errors
 from zsu_fast.cli.forget_run import Images, read_forget_images, run_forget
+from zsu_fast.cli.method_options import of_method, parse_settings
 from zsu_fast.cli.outputs import OutputFolder, check_report_extra
 from zsu_fast.cli.session import open_session
 from zsu_fast.cli.signing import check_key
@@ -62,93 +63,34 @@ def forget(
     method: Annotated[
         str,
         typer.Option(
-            help="lra-npp: paths into the classifier. channels: units of any layers.", rich_help_panel=opt.METHOD
+            help="lra-npp: paths into the classifier. channels: units of any layers. Other packages add theirs.",
+            rich_help_panel=opt.METHOD,
         ),
     ] = "lra-npp",
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            help="Neurons to perturb: a count, or a fraction (0.1).",
-            rich_help_panel=opt.METHOD,
-            show_default="the smallest that reaches --until",
-        ),
-    ] = None,
-    until: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Accuracy on the class to get down to.",
-            rich_help_panel=opt.METHOD,
-            show_default="0.02, channels 0.05",
-        ),
-    ] = None,
-    utility_floor: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Accuracy on --retain that must be kept.",
-            rich_help_panel=opt.METHOD,
-            show_default="two points less than before",
-        ),
-    ] = None,
-    k: Annotated[
-        str | None,
-        typer.Option(
-            "--k",
-            help="Neurons that each probe may name: a count or a fraction.",
-            rich_help_panel=opt.METHOD,
-            show_default="0.25",
-        ),
-    ] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            help="zero, invert, scale, gaussian, laplace.",
-            rich_help_panel=opt.METHOD,
-            show_default="zero, invert if needed",
-        ),
-    ] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option(help="Of scale, gaussian and laplace.", rich_help_panel=opt.METHOD, show_default=False),
-    ] = None,
-    path: Annotated[
-        str | None,
-        typer.Option(help="lra-npp: target, all, rows or neuron.", rich_help_panel=opt.METHOD, show_default="target"),
-    ] = None,
-    score: Annotated[
-        str | None,
-        typer.Option(
-            help="frequency, mean or contrastive.", rich_help_panel=opt.METHOD, show_default="contrastive with --retain"
-        ),
-    ] = None,
-    scope: Annotated[
-        str | None,
-        typer.Option(help="channels: layer or global.", rich_help_panel=opt.METHOD, show_default="layer"),
-    ] = None,
-    layers: Annotated[
+    budget: Annotated[str | None, of_method("budget")] = None,
+    until: Annotated[float | None, of_method("until", min=0, max=1)] = None,
+    utility_floor: Annotated[float | None, of_method("utility_floor", min=0, max=1)] = None,
+    k: Annotated[str | None, of_method("k", "--k")] = None,
+    mode: Annotated[str | None, of_method("mode")] = None,
+    strength: Annotated[float | None, of_method("strength")] = None,
+    path: Annotated[str | None, of_method("path")] = None,
+    score: Annotated[str | None, of_method("score")] = None,
+    scope: Annotated[str | None, of_method("scope")] = None,
+    layers: Annotated[list[str] | None, of_method("layers", "--layer")] = None,
+    composite: Annotated[str | None, of_method("composite")] = None,
+    preset: Annotated[str | None, of_method("preset")] = None,
+    authors_compat: Annotated[bool, of_method("authors_compat", "--authors-compat")] = False,
+    seed: Annotated[int, of_method("seed")] = 0,
+    other: Annotated[
         list[str] | None,
         typer.Option(
-            "--layer",
-            help="channels: only these layers; repeatable.",
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any option of the method, also of one that another package adds; repeatable.",
             rich_help_panel=opt.METHOD,
-            show_default="all hidden",
+            show_default=False,
         ),
     ] = None,
-    composite: Annotated[
-        str | None,
-        typer.Option(help="channels: relevance rules.", rich_help_panel=opt.METHOD, show_default="epsilon"),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="Settings of a published experiment.", rich_help_panel=opt.METHOD, show_default=False),
-    ] = None,
-    authors_compat: Annotated[
-        bool, typer.Option("--authors-compat", help="The quirks of the authors' code too.", rich_help_panel=opt.METHOD)
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Of every random choice.", rich_help_panel=opt.METHOD)] = 0,
     linear_probe: Annotated[
         bool,
         typer.Option(
@@ -184,7 +126,7 @@ def forget(
     ] = None,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
-    batch_size: opt.BatchSize = 64,
+    batch_size: Annotated[int | None, of_method("batch_size", panel=opt.MODEL, min=1)] = None,
     mean: opt.Mean = None,
     std: opt.Std = None,
     size: opt.Size = None,
@@ -216,13 +158,14 @@ def forget(
         raise ValueError("--no-undo: --undo asks for one")
     if key is not None:
         check_key(key)
+    others = parse_settings(other)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
         if linear_probe and evaluation is None:
             raise ValueError("--linear-probe needs --eval: labelled images of all classes")
         if report:
             check_report_extra()
         session = open_session(
-            model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+            model, weights, classes=classes, device=device, batch_size=batch_size or 64, mean=mean, std=std, size=size
         )
         images: Images = read_forget_images(session, target, probes, retain, evaluation)
         for warning in images.warnings:
@@ -245,6 +188,7 @@ def forget(
             "batch_size": batch_size,
         }
         settings = {"method": method} | {name: value for name, value in given.items() if value is not None}
+        settings |= others
         with console.progress() as progress:
             run = run_forget(
                 session, images, settings, linear_probe=linear_probe, report=report, photos=photos, progress=progress

@@ -1,0 +1,24 @@
+"""Options of methods on the command line: none left out, any settable."""
+
+import inspect
+from dataclasses import fields
+
+import pytest
+
+from zsu_fast.cli.forget_command import forget
+from zsu_fast.cli.method_options import parse_settings
+from zsu_fast.unlearn.methods import Channels, LraNpp
+
+
+@pytest.mark.parametrize("method", [LraNpp, Channels])
+def test_every_option_is_on_the_command_line(method):
+    assert {f.name for f in fields(method.options)} <= set(inspect.signature(forget).parameters)
+
+
+def test_set_takes_json_or_text():
+    assert parse_settings(["k=0.5", "layers=[1, 2]", "mode=zero", "text=a=b", "flag=true"]) == {
+        "k": 0.5, "layers": [1, 2], "mode": "zero", "text": "a=b", "flag": True,
+    }  # fmt: skip
+    for text in ("k", "=3", "a b=3"):
+        with pytest.raises(ValueError, match="--set: expected NAME=VALUE"):
+            parse_settings([text])
