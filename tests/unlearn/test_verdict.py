@@ -2,7 +2,7 @@
 
 import pytest
 
-from zsu_fast.evaluate.intervals import upper_bound
+from zsu_fast.evaluate.intervals import trials_for_bound, upper_bound
 from zsu_fast.unlearn.verdict import judge
 
 
@@ -14,6 +14,8 @@ def test_upper_bound():
     assert upper_bound(7, 7) == 1.0 and upper_bound(0, 0) == 1.0
     with pytest.raises(ValueError, match="between 0 and total"):
         upper_bound(3, 2)
+    assert trials_for_bound(0, 0.1) == 29 and upper_bound(3, trials_for_bound(3, 0.1)) <= 0.1
+    assert upper_bound(3, trials_for_bound(3, 0.1) - 1) > 0.1
 
 
 @pytest.mark.parametrize(

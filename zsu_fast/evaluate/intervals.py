@@ -52,19 +52,36 @@ def upper_bound(successes: int, total: int, confidence: float = 0.95) -> float:
     if successes == total:
         return 1.0
 
-    def tail(p: float) -> float:
-        terms = (
-            math.lgamma(total + 1) - math.lgamma(i + 1) - math.lgamma(total - i + 1)
-            + i * math.log(p) + (total - i) * math.log1p(-p)
-            for i in range(successes + 1)
-        )  # fmt: skip
-        return sum(map(math.exp, terms))
-
     low, high = 1e-12, 1.0 - 1e-12
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if tail(middle) > 1 - confidence else (low, middle)
+        low, high = (middle, high) if _at_most(successes, total, middle) > 1 - confidence else (low, middle)
     return high
+
+
+def trials_for_bound(successes: int, share: float, confidence: float = 0.95) -> int:
+    """The fewest trials, of which `successes` succeed, that bound a proportion by `share` (see :func:`upper_bound`)."""
+
+    def few(total: int) -> bool:
+        return total == successes or _at_most(successes, total, share) > 1 - confidence
+
+    low, high = successes, successes + 1
+    while few(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if few(middle) else (low, middle)
+    return high
+
+
+def _at_most(successes: int, total: int, p: float) -> float:
+    """The probability of `successes` or fewer in `total` trials of probability p, 0 < p < 1."""
+    terms = (
+        math.lgamma(total + 1) - math.lgamma(i + 1) - math.lgamma(total - i + 1)
+        + i * math.log(p) + (total - i) * math.log1p(-p)
+        for i in range(successes + 1)
+    )  # fmt: skip
+    return sum(map(math.exp, terms))
 
 
 def auc_interval(auc: float, positives: int, negatives: int, confidence: float = 0.95) -> tuple[float, float]:

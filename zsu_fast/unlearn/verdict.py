@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from zsu_fast.evaluate.intervals import upper_bound
+from zsu_fast.evaluate.intervals import trials_for_bound, upper_bound
 
 FORGOTTEN_AT_MOST = 0.10
 """The class counts as forgotten if at most this share of its unseen images can still be answered with it."""
@@ -67,14 +67,6 @@ def judge(name: str, counts: Sequence[tuple[int, int]], until: float, judged_by:
         return Verdict("not judged", f"{name} was perturbed and is not forgotten: {said}.", *facts)
     return Verdict(
         "not judged",
-        f"{name} was perturbed, and these images are too few to judge it: {said}; {_enough(right)} would do.",
+        f"{name} was perturbed, and these images are too few to judge it: {said}; {trials_for_bound(right, FORGOTTEN_AT_MOST)} would do.",
         *facts,
     )
-
-
-def _enough(right: int) -> int:
-    """The fewest images on which `right` answers are few enough."""
-    images = max(1, right)
-    while upper_bound(right, images) > FORGOTTEN_AT_MOST:
-        images += 1 + images // 1000  # a large number is said to a per mille
-    return images
