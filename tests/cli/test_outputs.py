@@ -11,22 +11,25 @@ from pathlib import Path
 import pytest
 
 from zsu_fast.cli import folder
-from zsu_fast.cli.outputs import FILES, OutputFolder
+from zsu_fast.cli.manifest import FILES
+from zsu_fast.cli.outputs import OutputFolder
 
 NAMES = list(FILES.values())
 
 
-def write(path: Path, text: str, names: list[str]) -> None:
+def write(path: Path, text: str, names: list[str], undo: Path | None = None) -> None:
     new = folder.begin(path)
+    if undo is not None:
+        folder.elsewhere(new, undo).write_text(text)
     for name in names:
         (new / name).write_text(text)
     folder.commit(path, NAMES)
 
 
-def state(path: Path) -> dict[str, str]:
-    """What a reader finds, who settles first as every command that writes does."""
+def state(path: Path, *others: Path) -> dict[str, str]:
+    """What a reader finds, who settles first as every command does."""
     folder.settle(path, NAMES)
-    return {file.name: file.read_text() for file in sorted(path.iterdir())}
+    return {file.name: file.read_text() for place in (path, *others) for file in sorted(place.iterdir())}
 
 
 OLD = dict.fromkeys(NAMES, "old")
@@ -41,12 +44,20 @@ def test_the_new_files_replace_the_old_ones(tmp_path: Path) -> None:
     assert state(tmp_path) == dict(sorted(NEW.items()))
 
 
-def test_failing_at_any_step_leaves_the_old_or_the_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("with_undo", [False, True], ids=["folder", "folder and undo file elsewhere"])
+def test_failing_at_any_step_leaves_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_undo: bool
+) -> None:
     found = []
-    for at in range(1, 60):
-        here = tmp_path / str(at)
+    for at in range(1, 80):
+        here, there = tmp_path / str(at), tmp_path / f"undo {at}"
         here.mkdir()
-        write(here, "old", NAMES)
+        there.mkdir()
+        undo = there / "safe" if with_undo else None
+        old, new = (dict(sorted(texts.items())) for texts in (OLD, NEW))
+        if with_undo:
+            old, new = old | {"safe": "old"}, new | {"safe": "new"}
+        write(here, "old", NAMES, undo)
         calls = 0
 
         def step(real, *arguments, at=at):
@@ -61,12 +72,12 @@ def test_failing_at_any_step_leaves_the_old_or_the_new(tmp_path: Path, monkeypat
                 real = getattr(os, name)
                 patched.setattr(os, name, lambda *a, real=real, **k: step(lambda *b: real(*b, **k), *a))
             with contextlib.suppress(OSError):
-                write(here, "new", NEW_NAMES)
-        found.append(state(here))
-        assert found[-1] in (dict(sorted(OLD.items())), dict(sorted(NEW.items()))), f"step {at}"
+                write(here, "new", NEW_NAMES, undo)
+        found.append(state(here, there))
+        assert found[-1] in (old, new), f"step {at}"
         if calls < at:
             break
-    assert found[0] == dict(sorted(OLD.items())) and found[-1] == dict(sorted(NEW.items())) and len(found) > 8
+    assert found[0] == old and found[-1] == new and 8 < len(found) < 79
 
 
 WRITER = """
@@ -85,8 +96,9 @@ def test_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     """A process that does nothing but write results is killed at 40 moments."""
     root = Path(__file__).parents[2]
     for moment in range(40):
-        here = tmp_path / str(moment)
+        here, there = tmp_path / str(moment), tmp_path / f"undo {moment}"
         here.mkdir()
+        there.mkdir()
         environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
         if moment == 0:
             process = subprocess.Popen(
@@ -102,14 +114,15 @@ def test_kill_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:
                 i = 0
                 while True:
                     names = NAMES if i % 2 == 0 else ["model.safetensors", "result.json"]
-                    write(here, str(i) * 2000, names)
+                    write(here, str(i) * 2000, names, there / "safe")
                     i += 1
             time.sleep(0.02 + 0.0037 * moment)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        found = state(here)
+        found = state(here, there)
         assert len(set(found.values())) <= 1, f"a mixture of runs after {moment}"
-        assert not found or set(found) in (set(NAMES), {"model.safetensors", "result.json"})
+        assert not found or set(found) - {"safe"} in (set(NAMES), {"model.safetensors", "result.json"})
+        assert not found or ("safe" in found) == (moment > 0)
 
 
 def test_a_second_run_is_kept_out_from_the_start(tmp_path: Path) -> None:
@@ -119,6 +132,35 @@ def test_a_second_run_is_kept_out_from_the_start(tmp_path: Path) -> None:
     first.close()
     assert not (tmp_path / "out").exists()  # made for nothing
     OutputFolder(tmp_path / "out", force=False).close()
+
+
+def test_folders_made_for_nothing_go_away_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    OutputFolder(tmp_path / "mine" / "a" / "b", force=False).close()
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine"] and not any((tmp_path / "mine").iterdir())
+    with pytest.raises(OSError, match=r"^--out: .* is not a folder that can be opened or made: File name too long"):
+        OutputFolder(tmp_path / "mine" / "a" / ("b" * 300), force=False)
+    assert not any((tmp_path / "mine").iterdir())
+    kept = OutputFolder(tmp_path / "mine" / "a" / "b", force=False)
+    (tmp_path / "mine" / "a" / "of another").touch()
+    kept.close()
+    assert [path.name for path in (tmp_path / "mine" / "a").iterdir()] == ["of another"]
+
+
+def test_a_note_that_is_not_ours_moves_and_removes_nothing(tmp_path: Path) -> None:
+    """Folders come from strangers too: the note in one must not reach what they know of by name."""
+    valued = tmp_path / "home" / "valued"
+    valued.mkdir(parents=True)
+    (valued / "file").write_text("mine")
+    link = tmp_path / f"{folder.ELSEWHERE}1"
+    link.symlink_to(valued)
+    for note in (valued, valued / "file", link, "", f"{folder.ELSEWHERE}1"):
+        for hidden in (folder.WRITING, folder.READY):
+            place = tmp_path / "result" / hidden
+            place.mkdir(parents=True)
+            (place / "elsewhere").write_text(str(note))
+            folder.settle(place.parent, NAMES)
+            assert not place.exists() and (valued / "file").read_text() == "mine"
 
 
 def test_the_old_result_stays_if_the_new_one_cannot_be_written(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """`zsu-fast verify` and `--sign`: what was changed since is found, and nothing that is not hashed is believed."""
 
 import json
+import os
 import shutil
 import subprocess
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from zsu_fast.cli.folder import READY, WRITING, Lock
 from zsu_fast.unlearn import Patch
 
 MODEL = ("python:tinynet:build", "--weights", "weights.safetensors")
@@ -111,6 +114,14 @@ def test_the_undo_elsewhere_or_nowhere(run, tmp_path: Path) -> None:
     assert not (tmp_path / "a" / "patch.safetensors").exists() and safe.stat().st_mode & 0o077 == 0
     assert run("verify", tmp_path / "a", "--patch", safe).code == 0
     assert run("restore", tmp_path / "a", "--patch", safe, "--json").json["record_verified"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", safe.name}
+    moved = safe.rename(tmp_path / "moved")
+    missing = run("verify", tmp_path / "a", "--json")
+    assert missing.code == 3 and missing.json["problems"] == ["safe.patch is missing (give it with --patch)"]
+    assert "--patch: no such file" in run("restore", tmp_path / "a").err
+    assert run("verify", tmp_path / "a", "--patch", safe).code == 2
+    assert run("verify", tmp_path / "a", "--patch", moved, "--original", "weights.safetensors").code == 0
+    assert run("restore", tmp_path / "a", "--patch", moved, "--json", "--force").json["record_verified"]
     assert run(*arguments, tmp_path / "b", "--no-undo").code == 0
     assert not (tmp_path / "b" / "patch.safetensors").exists()
     assert run(*arguments, tmp_path / "c", "--no-undo", "--undo", safe).code == 2
@@ -128,9 +139,55 @@ def test_no_paths_and_no_photographs_in_what_is_kept(run, tmp_path: Path, workpl
     assert np.load("probes.npz") is not None
 
 
+def test_no_room_for_the_undo_file_leaves_nothing_behind(run, tmp_path: Path, monkeypatch) -> None:
+    def save(self: Patch, path: Path) -> None:
+        path.write_text("begun")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Patch, "save", save)
+    arguments = ("forget", *MODEL, "-t", 2, "-p", "probes.npz", "--no-report", "--budget", 5)
+    result = run(*arguments, "-o", tmp_path / "a" / "b", "--undo", tmp_path / "safe")
+    assert result.code == 2 and "No space left" in result.err and not any(tmp_path.iterdir())
+
+
+def test_weights_in_a_result_are_checked_as_the_result(run, folder: Path) -> None:
+    restored = run("restore", folder / "model.safetensors", "--json")
+    assert restored.code == 0 and restored.json["record_verified"]
+    patch = Patch.load(folder / "patch.safetensors")
+    replace(patch, record=patch.record | {"picks": {}}).save(folder / "patch.safetensors")
+    refused = run("restore", folder / "model.safetensors", "--force")
+    assert refused.code == 2 and "changed since" in refused.err
+
+
+def test_what_an_interrupted_run_left_is_settled_by_who_reads(run, folder: Path) -> None:
+    for name in (READY, WRITING):
+        (folder / name).mkdir()
+    shutil.move(folder / "result.json", folder / READY)  # all but the last move was made
+    shutil.copy(folder / "model.safetensors", folder / WRITING)
+    assert run("verify", folder).code == 0
+    assert not (folder / READY).exists() and not (folder / WRITING).exists()
+    (folder / WRITING).mkdir()
+    with closing(Lock(folder, "--out")):
+        busy = run("restore", folder)
+    assert busy.code == 2 and "another run is writing" in busy.err
+    assert run("restore", folder).code == 0 and not (folder / WRITING).exists()
+
+
+def test_what_cannot_be_settled_is_refused_only_if_it_matters(run, folder: Path, monkeypatch) -> None:
+    """root may write anywhere, so that the permission is taken away here."""
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)
+    (folder / WRITING).mkdir()
+    assert run("verify", folder).code == 0
+    (folder / WRITING).rename(folder / READY)
+    refused = run("verify", folder)
+    assert refused.code == 2 and "interrupted run has left a result" in refused.err
+
+
 def test_folders_that_are_no_results(run, tmp_path: Path) -> None:
-    missing = run("restore", tmp_path / "nowhere")
-    assert missing.code == 2 and "nowhere" in missing.err and "no such folder" in missing.err
+    for name in ("nowhere", "nowhere.d", "nowhere.safetensors"):
+        missing = run("restore", tmp_path / name)
+        assert missing.code == 2 and missing.err == f"error: {tmp_path / name}: no such folder or file\n"
+    assert f"{tmp_path} holds no model.safetensors" in run("restore", tmp_path).err
     assert run("verify", tmp_path / "nowhere").code == 2
     assert "holds no result.json" in run("verify", tmp_path).err
     (tmp_path / "result.json").write_text("[" * 100_000)

@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 EXIT_OK, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_NOT_REACHED, EXIT_NOT_JUDGED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
-# What people can cause and mend; anything else is a failure of ours or of the model's code.
-INPUT_ERRORS = (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError)
+# What people can cause and mend (OSError: paths, permissions, full disks, another run); anything else is a failure of
+# ours or of the model's code.
+INPUT_ERRORS = (ValueError, TypeError, OSError)
 
 P = ParamSpec("P")
 R = TypeVar("R")

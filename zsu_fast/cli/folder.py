@@ -2,14 +2,17 @@
 
 All files are written and flushed in a hidden folder beside the old ones. One rename declares them complete; from then
 on whoever looks first, after a crash too, finishes moving them into place (`settle`). The manifest, which holds the
-hashes of the others, is moved last. A lock on the folder keeps a second run out for as long as the first one works.
+hashes of the others, is moved last. A file that shall go to another folder waits in a hidden folder there, which a note
+in ours names. A lock on the folder keeps a second run out for as long as the first one works.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 from zsu_fast.atomic import PARTIAL, flush
@@ -19,37 +22,50 @@ try:
 except ImportError:  # no such locks on this system
     fcntl = None  # type: ignore[assignment]
 
-WRITING, READY = ".zsu-writing", ".zsu-ready"
+WRITING, READY, ELSEWHERE = ".zsu-writing", ".zsu-ready", ".zsu-elsewhere-"
 
 
 class Lock:
     """An exclusive lock on a folder, which is made if it is not there. Given up on close, and when the process dies.
+
+    argument: what the errors call the folder.
 
     Raises:
         BlockingIOError: another run holds it.
         OSError: the folder cannot be made or written to.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._made = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise PermissionError(f"--out: {path} cannot be written to")
-        self._path = path
-        self._handle: int | None = os.open(path, os.O_RDONLY)
+    def __init__(self, path: Path, argument: str) -> None:
+        self._handle: int | None = None
+        self._made: list[Path] = []
         try:
+            self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
+            path.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            self.close()
+            reason = f"is not a folder that can be opened or made: {error.strerror}"
+            raise type(error)(f"{argument}: {path} {reason}") from None
+        try:
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(f"{argument}: {path} cannot be written to")
             if fcntl is not None:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._made = False
+        except BlockingIOError:
+            self._made = []
             self.close()
-            raise BlockingIOError(f"--out: another run is writing to {path}") from None
+            raise BlockingIOError(f"{argument}: another run is writing to {path}") from None
+        except OSError:
+            self.close()
+            raise
 
     def close(self) -> None:
-        """Safe to repeat. A folder that was made for nothing goes away again."""
+        """Safe to repeat. Folders that were made for nothing go away again."""
+        for folder in self._made:
+            with suppress(OSError):  # not empty, or the making failed before it
+                folder.rmdir()
+        self._made = []
         if self._handle is not None:
-            if self._made and not any(self._path.iterdir()):
-                self._path.rmdir()
             os.close(self._handle)
             self._handle = None
 
@@ -61,6 +77,11 @@ def settle(path: Path, names: Sequence[str]) -> None:
     """Finish what an interrupted run had completed, throw away what it had not. To be called under the lock."""
     ready = path / READY
     if ready.is_dir():
+        if (there := _elsewhere(ready)) is not None:
+            for file in there.iterdir():
+                os.replace(file, there.parent / file.name)
+            flush(there.parent)
+            there.rmdir()
         # Once result.json has gone into place (it is last), everything else has.
         complete = (ready / names[-1]).exists()
         for name in names:
@@ -70,9 +91,28 @@ def settle(path: Path, names: Sequence[str]) -> None:
                 _unlink_unless_moved(path, ready, name)
         flush(path)
         shutil.rmtree(ready, ignore_errors=True)
+    if (there := _elsewhere(path / WRITING)) is not None:
+        shutil.rmtree(there, ignore_errors=True)
     shutil.rmtree(path / WRITING, ignore_errors=True)
     for left in path.glob(f".*{PARTIAL}"):
         left.unlink(missing_ok=True)
+
+
+def settle_left_over(path: Path, names: Sequence[str], argument: str) -> None:
+    """For those who read: settle, if an interrupted run left something.
+
+    Raises:
+        BlockingIOError: a run is writing there.
+        PermissionError: a complete result has to be moved into place, and the folder cannot be written to.
+    """
+    if (path / READY).exists() or (path / WRITING).exists():
+        try:
+            with closing(Lock(path, argument)):
+                settle(path, names)
+        except PermissionError as error:
+            if (path / READY).exists():
+                raise PermissionError(f"{error}, and an interrupted run has left a result to be moved there") from None
+            # Nothing had been moved yet: what is there is whole.
 
 
 def _unlink_unless_moved(path: Path, ready: Path, name: str) -> None:
@@ -83,10 +123,28 @@ def _unlink_unless_moved(path: Path, ready: Path, name: str) -> None:
 
 
 def begin(path: Path) -> Path:
-    """The hidden folder to write to."""
-    shutil.rmtree(path / WRITING, ignore_errors=True)
+    """The hidden folder to write to. The folder must be settled."""
     (path / WRITING).mkdir()
     return path / WRITING
+
+
+def elsewhere(writing: Path, path: Path) -> Path:
+    """Where to write the file that is to be `path`, in another folder, once `writing` is committed."""
+    there = path.parent.resolve() / f"{ELSEWHERE}{secrets.token_hex(6)}"
+    (writing / "elsewhere").write_text(str(there))
+    flush(writing / "elsewhere")
+    flush(writing)
+    there.mkdir(mode=0o700)
+    flush(there.parent)
+    return there / path.name
+
+
+def _elsewhere(hidden: Path) -> Path | None:
+    """The folder that the note names. Nothing but a folder that `elsewhere` made is believed to be it."""
+    note = hidden / "elsewhere"
+    there = Path(note.read_text()) if note.is_file() else Path()
+    ours = there.name.startswith(ELSEWHERE) and there.is_absolute() and there.is_dir() and not there.is_symlink()
+    return there if ours else None
 
 
 def commit(path: Path, names: Sequence[str]) -> None:
@@ -100,8 +158,3 @@ def commit(path: Path, names: Sequence[str]) -> None:
     os.rename(writing, path / READY)
     flush(path)
     settle(path, names)
-
-
-def interrupted(path: Path) -> bool:
-    """Whether a run was killed while it wrote here."""
-    return (path / READY).exists() or (path / WRITING).exists()

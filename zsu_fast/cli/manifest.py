@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+FILES = {
+    "patch": "patch.safetensors",
+    "weights": "model.safetensors",
+    "report": "report.html",
+    "result": "result.json",  # holds the manifest: moved last
+}
+"""Kind -> name of the files of a result. The patch may have been put elsewhere, under a name of its own."""
 
 LIMIT = 256 * 2**20
 """Bytes of a result.json that is read at all."""
 
 
-def manifest_of(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Name -> SHA-256 and size of those of the files that are there."""
-    return {f.name: {"sha256": file_digest(f), "bytes": f.stat().st_size} for f in files if f.exists()}
+def manifest_of(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Kind -> SHA-256 and size. Names are left out: a file that was renamed is the same file."""
+    return {kind: {"sha256": file_digest(path), "bytes": path.stat().st_size} for kind, path in files.items()}
 
 
 def file_digest(path: Path) -> str:
@@ -43,23 +51,36 @@ def read_result(folder: Path) -> dict[str, Any]:
     return content
 
 
-def wrong_files(content: dict[str, Any], folder: Path, undo: Path | None = None) -> list[str]:
-    """What is wrong with the files that the manifest names: one line each."""
-    found = []
+def patch_file(content: dict[str, Any], folder: Path) -> Path:
+    """Where the undo file lies if nobody says otherwise: in the folder, under the name that it was written with."""
+    files = content.get("files")
+    return folder / Path(str(files.get("patch", FILES["patch"]) if isinstance(files, dict) else FILES["patch"])).name
+
+
+def is_the_file(content: dict[str, Any], kind: str, path: Path) -> bool | None:
+    """Whether a file is, byte for byte, the one in the manifest; None if the manifest has none of this kind."""
     manifest = content.get("manifest")
+    facts = manifest.get(kind) if isinstance(manifest, dict) else None
+    return file_digest(path) == facts.get("sha256") if isinstance(facts, dict) else None
+
+
+def wrong_files(content: dict[str, Any], folder: Path, undo: Path) -> list[str]:
+    """What is wrong with the files that the manifest should have: one line each. `undo`: where the patch lies."""
+    found = []
+    manifest, files = content.get("manifest"), content.get("files")
     if not isinstance(manifest, dict):
         return ["result.json has no manifest (written by an earlier version): no file can be checked"]
-    listed = content.get("files")
-    named = [str(name) for name in listed.values()] if isinstance(listed, dict) else []
-    edited = ["model.safetensors"] if content["record"].get("edits") else []
-    for name in dict.fromkeys([*named, *edited]):
-        if name not in manifest and name != "result.json":
-            found.append(f"{name} is not in the manifest")
-    for name, facts in manifest.items():
-        elsewhere = undo is not None and Path(name).name == undo.name
-        path = undo if elsewhere and undo is not None else folder / Path(name).name
-        if not path.is_file():
-            found.append(f"{name} is missing" + (" (give it with --patch)" if "patch" in name else ""))
-        elif not isinstance(facts, dict) or file_digest(path) != facts.get("sha256"):
-            found.append(f"{name} is not the file that was written")
+    edited = ["weights"] if content["record"].get("edits") else []
+    for kind in dict.fromkeys([*(files if isinstance(files, dict) else ()), *edited, *manifest]):
+        path = undo if kind == "patch" else folder / FILES.get(kind, "")
+        if kind == "result":
+            continue
+        if kind not in FILES:
+            found.append(f"a result has no file of kind {kind!r}")
+        elif kind not in manifest:
+            found.append(f"{FILES[kind]} is not in the manifest")
+        elif not path.is_file():
+            found.append(f"{path.name} is missing" + (" (give it with --patch)" if kind == "patch" else ""))
+        elif not is_the_file(content, kind, path):
+            found.append(f"{path.name} is not the file that was written")
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from zsu_fast.cli import folder
 from zsu_fast.cli.forget_run import Run
-from zsu_fast.cli.manifest import manifest_of
+from zsu_fast.cli.manifest import FILES, manifest_of
 from zsu_fast.cli.models import LoadedModel
 from zsu_fast.cli.signing import sign
 from zsu_fast.cli.weights import write_weights
@@ -17,13 +17,6 @@ from zsu_fast.extras import require
 from zsu_fast.report import write_report
 from zsu_fast.report.files import write_text
 from zsu_fast.version import __version__
-
-FILES = {
-    "patch": "patch.safetensors",
-    "weights": "model.safetensors",
-    "report": "report.html",
-    "result": "result.json",  # the manifest: moved last
-}
 
 
 class OutputFolder:
@@ -33,8 +26,8 @@ class OutputFolder:
 
     Raises:
         FileExistsError: results are there and ``force`` is not given.
-        NotADirectoryError: the path is a file.
         BlockingIOError: another run is writing there.
+        OSError: the path is a file, or cannot be made or written to.
         ValueError: the weights to be read are among the files to be overwritten.
     """
 
@@ -48,8 +41,6 @@ class OutputFolder:
         key: Path | None = None,
     ) -> None:
         self.path, self.undo, self.keep_undo, self.key = path, undo, keep_undo, key
-        if path.exists() and not path.is_dir():
-            raise NotADirectoryError(f"--out: {path} is not a folder")
         if weights is not None and weights.resolve() in [(path / name).resolve() for name in FILES.values()]:
             raise ValueError(f"--out: would overwrite {weights}, the weights to start from: give another folder")
         if undo is not None:
@@ -58,15 +49,17 @@ class OutputFolder:
                 raise ValueError(f"--undo: {undo} would overwrite weights or a result: give another file")
             if undo.is_dir() or not undo.resolve().parent.is_dir() or undo.name in FILES.values():
                 raise ValueError(f"--undo: expected a file of another name in a folder that is there, got {undo}")
-        self._lock = folder.Lock(path)
-        folder.settle(path, list(FILES.values()))
-        there = [name for name in FILES.values() if (path / name).exists()]
-        if there and not force:
+        self._lock = folder.Lock(path, "--out")
+        try:
+            folder.settle(path, list(FILES.values()))
+            there = [name for name in FILES.values() if (path / name).exists()]
+            if there and not force:
+                raise FileExistsError(f"--out: {path} holds {there[0]} of an earlier run (--force overwrites)")
+            if undo is not None and undo.exists() and not force:
+                raise FileExistsError(f"--undo: {undo} is there already (--force overwrites)")
+        except BaseException:
             self._lock.close()
-            raise FileExistsError(f"--out: {path} holds {there[0]} of an earlier run (--force overwrites)")
-        if undo is not None and undo.exists() and not force:
-            self._lock.close()
-            raise FileExistsError(f"--undo: {undo} is there already (--force overwrites)")
+            raise
 
     def close(self) -> None:
         """Let other runs in."""
@@ -83,22 +76,17 @@ class OutputFolder:
 
     def _write(self, new: Path, loaded: LoadedModel, run: Run, seconds: float) -> dict[str, Any]:
         result = run.result
-        files: dict[str, str] = {}
-        aside: Path | None = None
+        files: dict[str, Path] = {}
         if result.reached or result.patch.entries:
-            if self.undo is not None:
-                # Under another name until the rest is in place: an earlier undo there belongs to the earlier weights.
-                aside = self.undo.with_name(f"{self.undo.name}.new")
-                result.patch.save(aside)
-                files["patch"] = self.undo.name
-            elif self.keep_undo:
-                result.patch.save(new / FILES["patch"])
-                files["patch"] = FILES["patch"]
-            write_weights(loaded.model.state_dict(), new / FILES["weights"], loaded.metadata)
-            files["weights"] = FILES["weights"]
+            if self.keep_undo:
+                # Not in place before the rest is: an earlier undo there belongs to the earlier weights.
+                files["patch"] = new / FILES["patch"] if self.undo is None else folder.elsewhere(new, self.undo)
+                result.patch.save(files["patch"])
+            files["weights"] = new / FILES["weights"]
+            write_weights(loaded.model.state_dict(), files["weights"], loaded.metadata)
         if run.report is not None:
-            write_report(run.report, new / FILES["report"])
-            files["report"] = FILES["report"]
+            files["report"] = new / FILES["report"]
+            write_report(run.report, files["report"])
         probe = {"before": run.probe_before, "after": run.probe_after}
         content: dict[str, Any] = {
             "zsu_fast": __version__,
@@ -116,18 +104,14 @@ class OutputFolder:
             else {when: None if value is None else asdict(value) for when, value in probe.items()},
             "warnings": list(run.warnings),
             "seconds": round(seconds, 3),
-            "files": files | {"result": FILES["result"]},
+            "files": {kind: path.name for kind, path in files.items()} | {"result": FILES["result"]},
             "record": result.record,
+            "manifest": manifest_of(files),
         }
-        content["manifest"] = manifest_of([new / FILES[kind] for kind in ("patch", "weights", "report")])
-        if aside is not None and self.undo is not None:
-            content["manifest"][self.undo.name] = manifest_of([aside])[aside.name]
         if self.key is not None:
             content["signature"] = sign(content, self.key)
         write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", new / FILES["result"])
         folder.commit(self.path, list(FILES.values()))
-        if aside is not None and self.undo is not None:
-            aside.replace(self.undo)
         return content
 
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from zsu_fast.cli import folder
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
-from zsu_fast.cli.manifest import file_digest, read_result
+from zsu_fast.cli.folder import settle_left_over
+from zsu_fast.cli.manifest import FILES, is_the_file, patch_file, read_result
 from zsu_fast.cli.weights import read_weights, write_weights
 from zsu_fast.unlearn import Patch, model_digest
 
@@ -46,19 +46,30 @@ def restore(
           --patch edited/patch.safetensors --out original.safetensors
     """
     console = Console(as_json, quiet)
-    file = weights / "model.safetensors" if weights.is_dir() else weights
-    patch_file = patch or file.with_name("patch.safetensors")
+    if not weights.exists():
+        raise FileNotFoundError(f"{weights}: no such folder or file")
+    file = weights / FILES["weights"] if weights.is_dir() else weights
+    # Weights under the name that a result gives them belong to the result beside them, if there is one.
+    content = None
+    if file.name == FILES["weights"]:
+        settle_left_over(file.parent, list(FILES.values()), "the result")
+        content = read_result(file.parent) if (file.parent / FILES["result"]).is_file() else None
+    if not file.is_file():
+        raise FileNotFoundError(f"{weights} holds no {file.name}: nothing was edited, or it is no result of forget")
+    undo_file = patch or patch_file(content or {}, file.parent)
+    if not undo_file.is_file():
+        raise FileNotFoundError(f"--patch: no such file: {undo_file}")
     destination = out or file.with_name("restored.safetensors")
-    taken = ("model.safetensors", "patch.safetensors", "result.json", "report.html")
-    kept = [file, patch_file, *(file.parent / name for name in taken)]
+    kept = [file, undo_file, *(file.parent / name for name in FILES.values())]
     if destination.resolve() in [path.resolve() for path in kept]:
         raise ValueError(f"--out: would overwrite {destination}, which is part of a result: give another file")
     if destination.exists() and not force:
         raise FileExistsError(f"--out: {destination} is there already (--force overwrites)")
-    if weights.suffix == "" and not weights.exists():
-        raise FileNotFoundError(f"{weights}: no such folder or file")
-    record_verified = _check_folder(file.parent, patch_file) if weights.is_dir() else False
-    undo = Patch.load(patch_file)
+    # Whether a manifest vouches for the undo file, and so for its record.
+    record_verified = is_the_file(content or {}, "patch", undo_file)
+    if record_verified is False:
+        raise ValueError(f"--patch: {undo_file} is not the undo file that result.json names: it was changed since")
+    undo = Patch.load(undo_file)
     state, metadata = read_weights(file)
     undo.revert(state)
     digest = model_digest(state)
@@ -75,22 +86,7 @@ def restore(
             "restored": str(destination),
             "sha256": digest,
             "weights_verified": True,
-            "record_verified": record_verified,
+            "record_verified": record_verified is True,
             "record": undo.record,
         }
     )
-
-
-def _check_folder(path: Path, patch_file: Path) -> bool:
-    """Whether a manifest vouches for the undo file, and so for its record. ValueError if it does not match."""
-    if folder.interrupted(path):
-        raise ValueError(f"{path}: a run was interrupted while it wrote here; run zsu-fast forget again")
-    if not (path / "result.json").is_file():
-        return False
-    content = read_result(path)
-    facts = (content.get("manifest") or {}).get(patch_file.name)
-    if not isinstance(facts, dict) or not patch_file.is_file():
-        return False
-    if file_digest(patch_file) != facts.get("sha256"):
-        raise ValueError(f"{patch_file.name} is not the undo file that result.json names: it was changed since")
-    return True

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 from torch import Tensor
 
-from zsu_fast.cli import folder
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
-from zsu_fast.cli.manifest import read_result, wrong_files
+from zsu_fast.cli.folder import settle_left_over
+from zsu_fast.cli.manifest import FILES, patch_file, read_result, wrong_files
 from zsu_fast.cli.signing import LIMITS, signed_by
 from zsu_fast.cli.weights import read_weights
 from zsu_fast.unlearn import Patch, model_digest
@@ -49,17 +49,18 @@ def verify(
     console = Console(as_json, quiet)
     if not result.is_dir():
         raise FileNotFoundError(f"{result}: no such folder")
-    if folder.interrupted(result):
-        raise ValueError(f"{result}: a run was interrupted while it wrote here; run zsu-fast forget again")
+    if patch is not None and not patch.is_file():
+        raise FileNotFoundError(f"--patch: no such file: {patch}")
+    settle_left_over(result, list(FILES.values()), "the result")
     content = read_result(result)
-    undo = patch or result / "patch.safetensors"
+    undo = patch or patch_file(content, result)
     problems = wrong_files(content, result, undo)
     checks: dict[str, Any] = {"files": not problems}
     record = content["record"]
     checks["verdict"] = content.get("verdict") == record.get("verdict")
     if not checks["verdict"]:
         problems.append("the verdict in result.json is not that of its record")
-    weights = result / "model.safetensors"
+    weights = result / FILES["weights"]
     if weights.is_file():
         state, _ = read_weights(weights)
         digests = record.get("model") or {}
