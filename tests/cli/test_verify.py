@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from zsu_fast.cli.folder import READY, WRITING, Lock
 from zsu_fast.unlearn import Patch
@@ -46,9 +47,18 @@ def test_a_changed_file_is_found(run, folder: Path, name: str) -> None:
     data = bytearray((folder / name).read_bytes())
     data[-3] ^= 1
     (folder / name).write_bytes(data)
+    result = run("verify", folder, "--original", "weights.safetensors", "--json")
+    assert result.code == 3 and not result.json["verified"]
+    assert any(name in problem for problem in result.json["problems"])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "patch.safetensors"])
+def test_a_file_cut_short_is_found(run, folder: Path, name: str) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:100])
     result = run("verify", folder, "--json")
-    assert result.code != 0
-    assert result.code == 2 or any(name in problem for problem in result.json["problems"])
+    assert result.code == 3 and not result.json["checks"]["weights" if name[0] == "m" else "undo"]
+    assert any("not a whole" in problem for problem in result.json["problems"])
+    assert "WRONG: " in run("verify", folder).out
 
 
 def test_a_forged_record_is_found(run, folder: Path) -> None:
@@ -61,6 +71,14 @@ def test_a_forged_record_is_found(run, folder: Path) -> None:
     restored = run("restore", folder, "--json")  # the weights are right; of the record nothing can be said
     assert restored.code == 0 and restored.json["weights_verified"] and not restored.json["record_verified"]
     assert '"verified": true' not in restored.out
+
+
+@pytest.mark.parametrize("kind", [{"model": "abc"}, {"verdict": []}])
+def test_a_record_of_another_form_is_no_result(run, folder: Path, kind: dict) -> None:
+    content = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(content | {"record": content["record"] | kind}))
+    result = run("verify", folder)
+    assert result.code == 2 and "is no result" in result.err
 
 
 @pytest.mark.parametrize("forge", [{"verdict": {"level": "answers"}}, {"manifest": {}}])
@@ -84,6 +102,29 @@ def test_another_original_is_found(run, folder: Path, workplace) -> None:
     assert run("verify", folder, "--original", folder / "model.safetensors").code == 3
 
 
+@pytest.mark.parametrize("change", ["names of DataParallel", "no counters", "double precision"])
+def test_the_original_in_another_form_is_the_original(run, folder: Path, tmp_path: Path, change: str) -> None:
+    state = torch.load("weights.pt")["state_dict"]  # as DataParallel names it
+    if change == "no counters":
+        state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    elif change == "double precision":
+        state = {name: value.double() if value.is_floating_point() else value for name, value in state.items()}
+    torch.save(state, tmp_path / "original.pt")
+    result = run("verify", folder, "--original", tmp_path / "original.pt", "--json")
+    assert result.code == 0 and result.json["checks"]["original"], result.out
+    del state["module.conv.bias"]
+    torch.save(state, tmp_path / "less.pt")
+    assert run("verify", folder, "--original", tmp_path / "less.pt").code == 3
+
+
+def test_what_vouches_for_the_result_is_said(run, folder: Path) -> None:
+    content = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(content | {"summary": "all is well", "evaluation": None}))
+    assert run("verify", folder, "--json").json["vouched_for_by"] is None
+    told = run("verify", folder).out
+    assert "nothing vouches for what result.json says" in told and "forget --sign would" in told
+
+
 def test_signatures(run, tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     if shutil.which("openssl") is None:
@@ -99,7 +140,10 @@ def test_signatures(run, tmp_path: Path) -> None:
     assert run(*arguments, "--sign", keys[0][0]).code == 0
     good = run("verify", folder, "--public-key", keys[0][1])
     assert good.code == 0 and "not who that was" in good.out
-    assert run("verify", folder, "--public-key", keys[1][1]).code == 3
+    assert run("verify", folder, "--public-key", keys[0][1], "--json").json["vouched_for_by"] == "own.pem"
+    other = run("verify", folder, "--public-key", keys[1][1], "--json")
+    assert other.code == 3 and other.json["vouched_for_by"] is None
+    assert "it is signed: --public-key checks by whom" in run("verify", folder).out
     content = json.loads((folder / "result.json").read_text())
     content["verdict"]["right"] = 7
     (folder / "result.json").write_text(json.dumps(content))

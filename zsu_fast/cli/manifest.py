@@ -46,7 +46,8 @@ def read_result(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("record"), dict):
+    record = content.get("record") if isinstance(content, dict) else None
+    if not isinstance(record, dict) or not all(isinstance(record.get(key, {}), dict) for key in ("model", "verdict")):
         raise ValueError(f"{path} is no result of zsu-fast forget")
     return content
 

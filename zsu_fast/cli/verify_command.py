@@ -9,6 +9,7 @@ import typer
 from torch import Tensor
 
 from zsu_fast.cli import options as opt
+from zsu_fast.cli.checkpoints import fitted
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
 from zsu_fast.cli.folder import settle_left_over
 from zsu_fast.cli.manifest import FILES, patch_file, read_result, wrong_files
@@ -60,21 +61,8 @@ def verify(
     checks["verdict"] = content.get("verdict") == record.get("verdict")
     if not checks["verdict"]:
         problems.append("the verdict in result.json is not that of its record")
-    weights = result / FILES["weights"]
-    if weights.is_file():
-        state, _ = read_weights(weights)
-        digests = record.get("model") or {}
-        checks["weights"] = model_digest(state) == digests.get("after")
-        if not checks["weights"]:
-            problems.append("the weights are not those that the record describes")
-        if undo.is_file():
-            problems += _check_undo(state, Patch.load(undo), record, digests, checks)
-            if original is not None:
-                checks["original"] = _same(state, read_weights(original)[0])
-                if not checks["original"]:
-                    problems.append(f"{original.name} is not the model that was edited")
-        elif original is not None:
-            problems.append("without the undo file it cannot be told whether the model is the original plus the edits")
+    if (result / FILES["weights"]).is_file():
+        problems += _check_edit(result / FILES["weights"], undo, original, record, checks)
     if public_key is not None:
         checks["signature"] = signed_by(content, public_key)
         if not checks["signature"]:
@@ -83,37 +71,89 @@ def verify(
         console.show(f"WRONG: {problem}")
     if not problems:
         console.show(
-            f"{result}: all checks hold ({', '.join(checks)})", str((record.get("verdict") or {}).get("sentence", ""))
+            f"{result}: all checks hold ({', '.join(checks)})", str(record.get("verdict", {}).get("sentence", ""))
         )
-    if public_key is None:
-        console.show("Mind: nothing vouches for result.json itself; --public-key checks who signed it.")
-    else:
+    vouched_for_by = public_key.name if public_key is not None and checks["signature"] else None
+    if vouched_for_by is not None:
         console.show(f"Mind: {LIMITS}.")
-    console.emit({"verified": not problems, "checks": checks, "problems": problems, "verdict": content.get("verdict")})
+    else:
+        console.show(
+            "Mind: nothing vouches for what result.json says, such as its summary and evaluation; "
+            + ("it is signed: --public-key checks by whom." if "signature" in content else "forget --sign would.")
+        )
+    console.emit(
+        {
+            "verified": not problems,
+            "checks": checks,
+            "problems": problems,
+            "verdict": content.get("verdict"),
+            "vouched_for_by": vouched_for_by,
+        }
+    )
     if problems:
         raise typer.Exit(EXIT_NOT_REACHED)
 
 
+def _check_edit(
+    weights: Path, undo: Path, original: Path | None, record: dict[str, Any], checks: dict[str, Any]
+) -> list[str]:
+    """That the weights are the original plus the edits; what does not fit."""
+    digests = record.get("model", {})
+    given = None if original is None else read_weights(original)[0]
+    try:
+        state, _ = read_weights(weights)
+    except ValueError as error:
+        checks["weights"] = False
+        return [str(error)]
+    problems = []
+    checks["weights"] = model_digest(state) == digests.get("after")
+    if not checks["weights"]:
+        problems.append("the weights are not those that the record describes")
+    if undo.is_file():
+        problems += _check_undo(state, undo, record, digests, checks)
+    if given is None:
+        return problems
+    if not checks.get("undo"):
+        problems.append("without the edit undone it cannot be told whether the model is the original plus the edits")
+    else:
+        checks["original"] = _same(state, given)
+        if not checks["original"]:
+            problems.append(f"{Path(str(original)).name} is not the model that was edited")
+    return problems
+
+
 def _check_undo(
-    state: dict[str, Tensor], undo: Patch, record: dict[str, Any], digests: dict[str, Any], checks: dict[str, Any]
+    state: dict[str, Tensor], path: Path, record: dict[str, Any], digests: dict[str, Any], checks: dict[str, Any]
 ) -> list[str]:
     """Undo the edit in `state`; what does not fit."""
+    checks["undo"] = False
+    try:
+        undo = Patch.load(path)
+    except ValueError as error:
+        return [str(error).removeprefix("path: ")]
     problems = []
     checks["record"] = undo.record == record
     if not checks["record"]:
         problems.append("the record in the undo file is not that of result.json")
     try:
         undo.revert(state)
-        checks["undo"] = model_digest(state) == digests.get("before")
     except ValueError as error:
-        checks["undo"] = False
         problems.append(f"the undo file does not fit the weights: {error}")
     else:
+        checks["undo"] = model_digest(state) == digests.get("before")
         if not checks["undo"]:
             problems.append("with the edit undone the weights are not those that the record describes")
     return problems
 
 
 def _same(state: dict[str, Tensor], original: dict[str, Tensor]) -> bool:
-    shared = {name: original[name] for name in state if name in original}
-    return len(shared) == len(state) and model_digest(shared) == model_digest(state)
+    """Whether the original, loaded as `load_into` does it, gives this state."""
+    original = fitted(original, state)
+    loaded = {}
+    for name, value in state.items():
+        given = original.get(name, value if name.endswith("num_batches_tracked") else None)
+        if given is None:
+            return False
+        floats = given.is_floating_point() and value.is_floating_point()
+        loaded[name] = given.to(value.dtype) if floats else given
+    return model_digest(loaded) == model_digest(state)
