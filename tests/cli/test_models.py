@@ -145,6 +145,19 @@ def test_torchvision_reads_classes_off_the_weights(tmp_path: Path) -> None:
         load_model("torchvision:vgg99")
 
 
+@pytest.mark.parametrize("place", ["{0}", "{0}/", ".", "./../model", "~/model"])
+def test_of_a_local_path_only_the_last_part_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Results are given away: they need not say where somebody works."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("zsu_fast.cli.models._transformers", lambda name: (nn.Linear(2, 2), Preprocess(), {}))
+    assert load_model(f"hf:{place.format(folder)}").spec == "hf:model"
+
+
 @pytest.mark.models
 def test_transformers_folder(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")

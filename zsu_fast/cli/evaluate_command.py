@@ -139,7 +139,7 @@ def evaluate(
             attacked = attack_class(session, trained, found, targets, seed, progress)
     console.show(before_after(f"{model}", None, result, None, probe), per_class(result, session.names))
     report: dict[str, Any] = {
-        "model": model,
+        "model": session.loaded.spec,
         "images": len(found),
         "evaluation": result.to_dict(),
         "linear_probe": None if probe is None else asdict(probe),

@@ -64,7 +64,7 @@ def _describe_model(spec: str, weights: Path | None, classes: int | None) -> dic
     loaded = load_model(spec, weights, classes=classes)
     state = loaded.model.state_dict()
     return {
-        "model": spec,
+        "model": loaded.spec,
         "type": type(loaded.model).__name__,
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "sha256": model_digest(loaded.model),

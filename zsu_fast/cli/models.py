@@ -27,7 +27,7 @@ class LoadedModel:
     """A model in evaluation mode, and what is known of it.
 
     Attributes:
-        spec: what the user called it.
+        spec: what the user called it, but of a path the last part only: results are given away.
         weights: the file the weights came from, None if the model brought its own.
         metadata: of that file, to be kept when the edited weights are written.
         names: class index -> name; empty if unknown.
@@ -87,7 +87,8 @@ def load_model(
     if isinstance(preprocess, Preprocess) and preprocess.channels is None:
         preprocess = Preprocess(**(vars(preprocess) | {"channels": _input_channels(model)}))
     model = model.to(device).eval()
-    return LoadedModel(model, preprocess, spec, None if weights is None else str(weights), metadata, names)
+    told = f"{source}:{os.path.basename(os.path.abspath(os.path.expanduser(name)))}"
+    return LoadedModel(model, preprocess, told, None if weights is None else str(weights), metadata, names)
 
 
 def _timm(name: str, state: dict[str, Tensor] | None, classes: int | None) -> tuple[nn.Module, Preprocess]:

@@ -142,7 +142,7 @@ def relevance(
     keep = 0 if files is None else len(found) if files.arrays else min(heatmaps, len(found))
     with console.progress() as progress:
         findings = _find(session, found, targets, rules, layers, keep, check, progress)
-        result = {"model": model, "composite": composite, **findings.summary(top)}
+        result = {"model": session.loaded.spec, "composite": composite, **findings.summary(top)}
         if files is not None:
             result["files"] = files.write(
                 findings, result, session, found, overlay=overlay, cell=cell, all_layers=not layers, progress=progress
