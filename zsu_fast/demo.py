@@ -68,6 +68,7 @@ class DemoResult:
         return {
             "digit": self.digit,
             "reached": self.reached,
+            "verdict": self.result.verdict.to_dict(),
             "summary": self.result.summary(),
             "evaluation": {"before": self.before.to_dict(), "after": self.after.to_dict()},
             "linear_probe": {"before": asdict(self.probe_before), "after": asdict(self.probe_after)},

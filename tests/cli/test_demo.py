@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ pytest.importorskip("typer")
 
 from typer.testing import CliRunner
 
+from zsu_fast.cli import demo_command
 from zsu_fast.cli.app import app
 from zsu_fast.demo import PROBES, load_parts, train_network
 from zsu_fast.unlearn import Patch
@@ -40,6 +42,7 @@ def test_demo_forgets_and_restores(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "--digit", "7", "--out", str(tmp_path / "out"), "--json"])
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
+    assert found["verdict"]["level"] == "answers" and found["verdict"]["sentence"] in found["summary"]
     before, after = found["evaluation"]["before"], found["evaluation"]["after"]
     assert before["accuracy"] > 0.95
     assert after["forget_accuracy"] <= 0.1
@@ -48,6 +51,15 @@ def test_demo_forgets_and_restores(tmp_path: Path) -> None:
     assert found["digests"]["edited"] not in (found["digests"]["original"], "")
     assert Patch.load(tmp_path / "out" / "patch.safetensors").record["request"]["targets"] == [7]
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("level", "code"), [("features", 0), ("not judged", 4), ("not reached", 3), ("invalid", 3)])
+def test_exit_codes_are_those_of_forget(monkeypatch: pytest.MonkeyPatch, level: str, code: int) -> None:
+    verdict = SimpleNamespace(level=level)
+    outcome = SimpleNamespace(result=SimpleNamespace(verdict=verdict), to_dict=dict, restored=True)
+    monkeypatch.setattr(demo_command, "run_demo", lambda *_: outcome)
+    monkeypatch.setattr(demo_command, "_told", lambda _: [])
+    assert CliRunner().invoke(app, ["demo"]).exit_code == code
 
 
 def test_bad_digit() -> None:

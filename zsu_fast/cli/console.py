@@ -24,6 +24,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def exit_code(level: str, fixed_budget: bool = False) -> int:
+    """What the level of a verdict ends a command with. Nobody asked that an edit of a fixed budget be judged."""
+    if level in ("invalid", "not reached"):
+        return EXIT_NOT_REACHED
+    return EXIT_NOT_JUDGED if level == "not judged" and not fixed_budget else EXIT_OK
+
+
 class Console:
     """One command's output.
 

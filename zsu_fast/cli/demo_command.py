@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
+from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.tables import before_after
 from zsu_fast.demo import DemoResult, run_demo
 
@@ -39,8 +39,7 @@ def demo(
     console.emit(result.to_dict())
     if not result.restored:
         raise RuntimeError("the reverted network differs from the original")
-    if not result.reached:
-        raise typer.Exit(EXIT_NOT_REACHED)
+    raise typer.Exit(exit_code(result.result.verdict.level))
 
 
 def _told(result: DemoResult) -> list[Any]:

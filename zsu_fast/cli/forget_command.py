@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import EXIT_NOT_JUDGED, EXIT_NOT_REACHED, Console, one_line_errors
+from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.forget_run import Images, read_forget_images, run_forget
 from zsu_fast.cli.method_options import of_method, parse_settings
 from zsu_fast.cli.outputs import OutputFolder, check_report_extra
@@ -205,11 +205,7 @@ def forget(
             )
         console.show(f"wrote to {out}: " + ", ".join(written["files"].values()))
         console.emit(written)
-        verdict = run.result.verdict
-        if verdict.level in ("invalid", "not reached"):
-            raise typer.Exit(EXIT_NOT_REACHED)
-        if verdict.level == "not judged" and budget is None:
-            raise typer.Exit(EXIT_NOT_JUDGED)
+        raise typer.Exit(exit_code(run.result.verdict.level, fixed_budget=budget is not None))
 
 
 def count_or_share(text: str | None, name: str) -> int | float | None:
