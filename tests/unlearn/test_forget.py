@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import zsu_fast
+from zsu_fast import Picks
 from zsu_fast.unlearn import model_digest
 
 
@@ -140,6 +141,17 @@ def test_select_gives_what_forget_takes(net, digits):
         ({"method": "channels", "k": 5}, ValueError, "k.*share"),
         ({"probe_labels": [3]}, ValueError, "probe_labels"),
         ({"retain_probes": (torch.rand(4, 1, 8, 8), torch.tensor([3, 1, 1, 1]))}, ValueError, "retain_probes"),
+        (
+            {"retain_probes": torch.rand(4, 3, 8, 8)},
+            ValueError,
+            r"^retain_probes: .*not take.*\(3, 8, 8\)",
+        ),
+        ({"evaluate_on": (torch.rand(1, 64), [3])}, ValueError, r"^evaluate_on: the model does not take.*\(64,\)"),
+        ({"probes": torch.ones(4, 1, 8, 8, dtype=torch.int64)}, ValueError, "^probes: the model does not take.*int64"),
+        ({"target": 2**70}, TypeError, "^target: expected a class index"),
+        ({"batch_size": 10**30}, ValueError, "^batch_size: .*at most 2147483647"),
+        ({"mode": "gaussian", "strength": -0.5}, ValueError, "^strength: expected at least 0 for noise"),
+        ({"mode": "scale"}, ValueError, "^strength: mode 'scale' needs it"),
     ],
 )
 def test_bad_input_is_named_and_changes_nothing(conv_net, digits, keywords, error, text):
@@ -148,6 +160,32 @@ def test_bad_input_is_named_and_changes_nothing(conv_net, digits, keywords, erro
     with pytest.raises(error, match=text):
         zsu_fast.forget(conv_net, **arguments)
     assert model_digest(conv_net) == digest
+
+
+@pytest.mark.parametrize(
+    "picks, path, error, text",
+    [
+        (Picks(edges=[3]), "target", TypeError, "^picks: expected edges to be lists"),
+        (Picks(neurons={"conv1": 3}), "target", TypeError, "^picks: expected neurons to be lists"),
+        (Picks({3: [0]}, {"hidden": [0]}), "rows", ValueError, "^picks: path .rows. edits units of .hidden"),
+    ],
+)
+def test_picks_written_by_hand_are_checked(conv_net, digits, picks, path, error, text):
+    digest = model_digest(conv_net)
+    with pytest.raises(error, match=text):
+        zsu_fast.perturb_(conv_net, picks, sample=digits.split(3)[0][:1], path=path)
+    assert model_digest(conv_net) == digest
+    nothing = Picks({3: []}, {"conv1": []})
+    assert not zsu_fast.perturb_(conv_net, nothing, sample=digits.split(3)[0][:1], path="neuron").entries
+
+
+@pytest.mark.parametrize("model", [None, 3, "model", []])
+def test_a_patch_is_undone_on_models_only(conv_net, digits, model):
+    patch = zsu_fast.forget(conv_net, 3, digits.split(3)[0]).patch
+    with pytest.raises(TypeError, match="^model: expected a torch.nn.Module or a state dict"):
+        patch.revert(model)
+    with pytest.raises(TypeError, match="^path: "):
+        zsu_fast.Patch.load(model if model != "model" else None)
 
 
 def test_lra_npp_needs_a_linear_classifier(digits):

@@ -124,9 +124,11 @@ def test_a_model_that_fails_in_any_forward_pass_is_as_it_was():
 def test_ctrl_c_at_any_moment_leaves_nothing_half():
     net, images, target = small()
     before = bits(net)
-    started = time.perf_counter()
-    assert outcome(net, before, lambda: zsu_fast.forget(net, target, images, until=1.0)) == "edited"
-    seconds = time.perf_counter() - started
+    seconds = float("inf")
+    for _ in range(3):  # the first call of a process takes many times as long as the others
+        started = time.perf_counter()
+        assert outcome(net, before, lambda: zsu_fast.forget(net, target, images, until=1.0)) == "edited"
+        seconds = min(seconds, time.perf_counter() - started)
     found, interrupted = [], 0
     generator = torch.Generator().manual_seed(0)
     old = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))

@@ -247,10 +247,17 @@ def _check_writable(label: str, tensor: Tensor) -> None:
         )
 
 
-def _check_value(label: str, value: float, tensor: Tensor) -> float:
+def _number(label: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{label} must be a float, got {type(value).__name__}")
-    value = float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{label} must be a float, got an integer beyond its range") from None
+
+
+def _check_value(label: str, value: float, tensor: Tensor) -> float:
+    value = _number(label, value)
     if math.isfinite(value) and abs(value) > torch.finfo(tensor.dtype).max:
         raise ValueError(f"{label} {value} cannot be held by {tensor.dtype}")
     return value
@@ -266,9 +273,7 @@ def _check_mode(
         for label, tensor in zip(labels, tensors, strict=True):
             if mode == "value":
                 _check_value(f"value for {label}", value, tensor)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"value must be a float, got {type(value).__name__}")
-        return (SET if mode == "value" else SCALE), float(value)
+        return (SET if mode == "value" else SCALE), _number("value", value)
     if mode not in ("zero", "gaussian", "laplace"):
         raise ValueError(f'mode must be "zero", "value", "scale", "gaussian" or "laplace", got {mode!r}')
     if value is not None:

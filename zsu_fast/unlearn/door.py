@@ -51,7 +51,7 @@ def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:
             # A norm without running statistics takes them from the batch: one image has none.
             few = images[:2] if len(images) > 1 else images.repeat(2, *[1] * (images.dim() - 1))
             _run(model, few)
-    except torch.OutOfMemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         if parameter is not None and images.is_floating_point() and images.dtype != parameter.dtype:

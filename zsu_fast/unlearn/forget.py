@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zsu_fast.unlearn.door import check_model
 from zsu_fast.unlearn.methods import Method, find_method
 from zsu_fast.unlearn.methods.base import Progress
-from zsu_fast.unlearn.options import check_amount, check_progress
+from zsu_fast.unlearn.options import check_progress
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.replicas import agreed
 from zsu_fast.unlearn.requests import ForgetClass, check_images, labelled
@@ -78,7 +78,8 @@ def select(
     **options: Any,
 ) -> Picks:
     """The neurons that `forget` would perturb at a given budget; the model is not changed. Arguments as in `forget`."""
-    check_amount("budget", budget, 0)
+    if budget is None:
+        raise TypeError("budget: expected a count or a fraction, got None")
     options["budget"] = budget
     return _carry_out(
         model, target, probes, probe_labels, retain_probes, None, None, method, options,

@@ -60,11 +60,10 @@ class Options:
         check_amount("budget", self.budget, 0)
         for name in ("until", "utility_floor"):
             check_share(name, getattr(self, name))
-        if self.strength is not None:
-            check_number("strength", self.strength)
+        check_strength(self.strength, self.mode)
         check_int("seed", self.seed, 0, 2**63 - 1)
         if self.batch_size != "auto":
-            check_int("batch_size", self.batch_size, 1)
+            check_int("batch_size", self.batch_size, 1, 2**31 - 1)
 
     def batches(self, images: Tensor) -> tuple[Tensor, ...]:
         """The images as they are run; on a CPU larger batches cost memory and gain nothing."""
@@ -92,6 +91,15 @@ def check_number(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a number, got {value!r}")
     if not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, got {value}")
+
+
+def check_strength(strength: float | None, mode: str | None) -> None:
+    if strength is not None:
+        check_number("strength", strength)
+    if mode == "scale" and strength is None:
+        raise ValueError("strength: mode 'scale' needs it, the factor")
+    if mode in ("gaussian", "laplace") and strength is not None and strength < 0:
+        raise ValueError(f"strength: expected at least 0 for noise, got {strength}")
 
 
 def check_share(name: str, value: object) -> None:

@@ -59,6 +59,8 @@ class Patch:
 
     def _write(self, model: nn.Module | Mapping[str, Tensor], forth: bool) -> None:
         if not isinstance(model, nn.Module):
+            if not isinstance(model, Mapping):
+                raise TypeError(f"model: expected a torch.nn.Module or a state dict, got {type(model).__name__}")
             for _, view, dim, indices, values in self._checked(Tensors(model), forth, known=False):
                 view.index_copy_(dim, indices, values)
             return

@@ -50,7 +50,10 @@ def save(
 
 def load(path: str | os.PathLike[str]) -> tuple[tuple[Entry, ...], dict[str, Any], dict[str, tuple[str, str]], str]:
     """(entries, record, digests, key) of a patch file; see `Patch.load`."""
-    path = Path(path)
+    try:
+        path = Path(path)
+    except TypeError:
+        raise TypeError(f"path: expected a path, got {type(path).__name__}") from None
     if not path.is_file():
         raise FileNotFoundError(f"path: no patch file at {path}")
     try:

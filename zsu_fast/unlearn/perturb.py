@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.door import check_model, check_runs
-from zsu_fast.unlearn.options import MODES, check_choice, check_int, check_number
+from zsu_fast.unlearn.options import MODES, check_choice, check_int, check_strength
 from zsu_fast.unlearn.patch import Patch, patch_of
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.plan import PATHS, check_picks, describe, plan
@@ -45,8 +45,7 @@ def perturb_(
     check_choice("mode", mode, MODES)
     check_choice("path", path, PATHS)
     check_int("seed", seed, 0, 2**63 - 1)
-    if strength is not None:
-        check_number("strength", strength)
+    check_strength(strength, mode)
     if not isinstance(picks, Picks):
         raise TypeError(f"picks: expected Picks, got {type(picks).__name__}")
     bare = check_model(model)
@@ -54,7 +53,7 @@ def perturb_(
 
     def work(transaction: Transaction) -> Patch:
         structure = check_runs(bare, sample, "sample")
-        check_picks(structure, picks)
+        check_picks(structure, picks, path)
         slices = plan(structure, picks, path, mode)
         transaction.edit(slices, strength, seed)
         certificate = certify(bare, structure, slices, path if picks.edges else "neuron", sample)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.structure import Layer, Structure
@@ -65,6 +66,10 @@ def plan(structure: Structure, picks: Picks, path: str, mode: str) -> list[Slice
             slices.append(Slice(heads.projection, None, 1, tuple(columns), mode))
     for name, layer_units in rows.items():
         slices += mask_units(structure.layers[name], sorted(layer_units), mode, exact=True)
+    slices = [piece for piece in slices if piece.indices]
+    for tensor, pieces in groupby(sorted(slices, key=lambda piece: piece.tensor), key=lambda piece: piece.tensor):
+        if len({(piece.row is None, piece.dim) for piece in pieces}) > 1:
+            raise ValueError(f"picks: rows and columns of {tensor} cross; perturb the one, then the other")
     return slices
 
 
@@ -98,8 +103,12 @@ def describe(picks: Picks) -> dict[str, dict[str, list[int]]]:
     }
 
 
-def check_picks(structure: Structure, picks: Picks) -> None:
+def check_picks(structure: Structure, picks: Picks, path: str) -> None:
     """ValueError for a layer, class or index that the model does not have, a unit picked twice, or one that shares."""
+    for name in ("edges", "neurons"):
+        picked = getattr(picks, name)
+        if not isinstance(picked, Mapping) or not all(isinstance(units, Sequence) for units in picked.values()):
+            raise TypeError(f"picks: expected {name} to be lists of indices by name, got {picked!r}")
     if picks.edges and structure.head is None:
         raise ValueError(f"picks: edges need paths into a classifier, and {structure.no_head}")
     sizes = structure.maskable()
@@ -111,9 +120,13 @@ def check_picks(structure: Structure, picks: Picks) -> None:
         assert structure.head is not None
         _check_indices("picks: classes", [target], len(structure.head.rows))
         _check_indices(f"picks: features of class {target}", features, structure.head.features)
+    if picks.edges and path in ("rows", "neuron"):
+        assert structure.head is not None
+        if picks.neurons.get(structure.head.producer or ""):
+            raise ValueError(f"picks: path {path!r} edits units of {structure.head.producer!r}, which neurons name too")
 
 
-def _check_indices(what: str, indices: list[int], size: int) -> None:
+def _check_indices(what: str, indices: Sequence[int], size: int) -> None:
     for index in indices:
         if isinstance(index, bool) or not isinstance(index, int):
             raise TypeError(f"{what}: expected integers, got {index!r}")

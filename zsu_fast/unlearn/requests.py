@@ -59,7 +59,7 @@ def target_classes(target: object) -> tuple[int, ...]:
         values = [operator.index(value) for value in given]
     except TypeError:
         values = []
-    if not values:
+    if not values or any(abs(value) >= 2**63 for value in values):
         raise TypeError(f"target: expected a class index or several, got {target!r}")
     if len(set(values)) != len(values):
         raise ValueError(f"target: a class is named twice in {values}")

@@ -65,8 +65,9 @@ def judge(name: str, counts: Sequence[tuple[int, int]], until: float, judged_by:
         return Verdict("not reached", f"{name} is not forgotten: {said}; the model is as it was.", *facts)
     if not met:
         return Verdict("not judged", f"{name} was perturbed and is not forgotten: {said}.", *facts)
+    enough = trials_for_bound(right, FORGOTTEN_AT_MOST)
     return Verdict(
         "not judged",
-        f"{name} was perturbed, and these images are too few to judge it: {said}; {trials_for_bound(right, FORGOTTEN_AT_MOST)} would do.",
+        f"{name} was perturbed, and these images are too few to judge it: {said}; {enough} would do.",
         *facts,
     )

@@ -77,6 +77,10 @@ class Channels(Method):
 
     def propose(self, given: Given) -> Iterator[Proposal]:
         asked, structure = self.asked, given.structure
+        retained = given.images if given.retain is None else given.retain[0]
+        for name, images in (("probes", given.images), ("retain_probes", retained)):
+            if not images.is_floating_point():
+                raise ValueError(f"{name}: method {self.name!r} needs floating-point images, got {images.dtype}")
         stages = [list(asked.layers)] if asked.layers else structure.stages()
         layers = [name for name in structure.maskable() if any(name in stage for stage in stages)]
         score = self._score(given)
