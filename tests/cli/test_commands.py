@@ -113,6 +113,21 @@ def test_not_reached_is_exit_code_3(run, tmp_path: Path) -> None:
     assert content["reached"] is False and content["record"]["reason"] and "weights" not in content["files"]
 
 
+def test_edited_weights_are_not_given_up_for_a_run_that_reaches_nothing(run, tmp_path: Path) -> None:
+    out, guard = tmp_path / "o", ("--retain", "mislabelled.npz", "--utility-floor", 1)
+    arguments = forget("--out", out, "--no-report", "--undo", tmp_path / "safe", "--force")
+    again = run(*arguments, *guard)  # nothing there yet: why it failed is written
+    assert again.code == 3 and [path.name for path in out.iterdir()] == ["result.json"]
+    assert run(*arguments, "--budget", 5).code == 0
+    before = {path.name: path.read_bytes() for path in [*out.iterdir(), tmp_path / "safe"]}
+    failed = run(*arguments, *guard, "--json")
+    assert failed.code == 3 and failed.json["files"] == {} and failed.json["verdict"]["level"] == "not reached"
+    assert "keeps the weights and the result of the earlier run" in " ".join(failed.err.split())
+    assert run(*arguments, "--method", "magic").code == 2
+    assert before == {path.name: path.read_bytes() for path in [*out.iterdir(), tmp_path / "safe"]}
+    assert run("verify", out, "--patch", tmp_path / "safe").code == 0
+
+
 def test_several_targets_by_name_from_folders(run, tmp_path: Path) -> None:
     arguments = ("forget", *MODEL, "-t", "nw", "-t", "sw", "-p", "by_index", "--eval", "test.npz", "-o", tmp_path / "o")
     result = run(*arguments, "--method", "channels", "--no-report", "--json")

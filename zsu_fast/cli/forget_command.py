@@ -203,7 +203,10 @@ def forget(
             console.show(
                 f"who has {undo or out / written['files']['patch']} has the class back: keep it apart from the weights"
             )
-        console.show(f"wrote to {out}: " + ", ".join(written["files"].values()))
+        if written["files"]:
+            console.show(f"wrote to {out}: " + ", ".join(written["files"].values()))
+        else:
+            console.note(f"nothing was edited: {out} keeps the weights and the result of the earlier run")
         console.emit(written)
         raise typer.Exit(exit_code(run.result.verdict.level, fixed_budget=budget is not None))
 

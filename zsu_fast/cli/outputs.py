@@ -66,7 +66,12 @@ class OutputFolder:
         self._lock.close()
 
     def write(self, loaded: LoadedModel, run: Run, seconds: float) -> dict[str, Any]:
-        """Write everything, or nothing; returns what result.json holds."""
+        """Write everything, or nothing; returns what result.json holds.
+
+        Edited weights that are there are not given up for a run that edited nothing: then "files" is empty.
+        """
+        if not _edited(run) and (self.path / FILES["weights"]).exists():
+            return _content(loaded, run, seconds, {})
         new = folder.begin(self.path)
         try:
             return self._write(new, loaded, run, seconds)
@@ -75,44 +80,54 @@ class OutputFolder:
             raise
 
     def _write(self, new: Path, loaded: LoadedModel, run: Run, seconds: float) -> dict[str, Any]:
-        result = run.result
         files: dict[str, Path] = {}
-        if result.reached or result.patch.entries:
+        if _edited(run):
             if self.keep_undo:
                 # Not in place before the rest is: an earlier undo there belongs to the earlier weights.
                 files["patch"] = new / FILES["patch"] if self.undo is None else folder.elsewhere(new, self.undo)
-                result.patch.save(files["patch"])
+                run.result.patch.save(files["patch"])
             files["weights"] = new / FILES["weights"]
             write_weights(loaded.model.state_dict(), files["weights"], loaded.metadata)
         if run.report is not None:
             files["report"] = new / FILES["report"]
             write_report(run.report, files["report"])
-        probe = {"before": run.probe_before, "after": run.probe_after}
-        content: dict[str, Any] = {
-            "zsu_fast": __version__,
-            "model": {"spec": loaded.spec, "weights": None if loaded.weights is None else Path(loaded.weights).name},
-            "verdict": result.verdict.to_dict(),
-            "reached": result.reached,
-            "summary": result.summary(),
-            "budget": result.budget,
-            "picks": result.picks,
-            "evaluation": None
-            if run.before is None or run.after is None
-            else {"before": run.before.to_dict(), "after": run.after.to_dict()},
-            "linear_probe": None
-            if run.probe_before is None
-            else {when: None if value is None else asdict(value) for when, value in probe.items()},
-            "warnings": list(run.warnings),
-            "seconds": round(seconds, 3),
-            "files": {kind: path.name for kind, path in files.items()} | {"result": FILES["result"]},
-            "record": result.record,
-            "manifest": manifest_of(files),
-        }
+        content = _content(loaded, run, seconds, files)
+        content["files"]["result"] = FILES["result"]
         if self.key is not None:
             content["signature"] = sign(content, self.key)
         write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", new / FILES["result"])
         folder.commit(self.path, list(FILES.values()))
         return content
+
+
+def _edited(run: Run) -> bool:
+    return run.result.reached or bool(run.result.patch.entries)
+
+
+def _content(loaded: LoadedModel, run: Run, seconds: float, files: dict[str, Path]) -> dict[str, Any]:
+    """What result.json says of the run and of the other files that were written."""
+    result = run.result
+    probe = {"before": run.probe_before, "after": run.probe_after}
+    return {
+        "zsu_fast": __version__,
+        "model": {"spec": loaded.spec, "weights": None if loaded.weights is None else Path(loaded.weights).name},
+        "verdict": result.verdict.to_dict(),
+        "reached": result.reached,
+        "summary": result.summary(),
+        "budget": result.budget,
+        "picks": result.picks,
+        "evaluation": None
+        if run.before is None or run.after is None
+        else {"before": run.before.to_dict(), "after": run.after.to_dict()},
+        "linear_probe": None
+        if run.probe_before is None
+        else {when: None if value is None else asdict(value) for when, value in probe.items()},
+        "warnings": list(run.warnings),
+        "seconds": round(seconds, 3),
+        "files": {kind: path.name for kind, path in files.items()},
+        "record": result.record,
+        "manifest": manifest_of(files),
+    }
 
 
 def check_report_extra() -> None:
