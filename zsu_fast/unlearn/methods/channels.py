@@ -15,7 +15,7 @@ from zsu_fast.unlearn.picks import SCOPES, SCORES, Picks, Ranking, rank_units, u
 from zsu_fast.unlearn.plan import Slice, plan
 from zsu_fast.unlearn.structure import Structure
 
-RELEVANCE_BATCH = 8
+RELEVANCE_BATCH = 4
 """Images per relevance pass: it keeps the whole graph, 10 to 20 times what a forward pass needs."""
 
 
