@@ -204,12 +204,15 @@ def unit_relevance(
     progress: Callable[[int, int, str], None],
 ) -> dict[str, Tensor]:
     """Relevance [N, units] of each of `layers` for `images`, each image for its own label."""
-    collected: dict[str, list[Tensor]] = {name: [] for name in layers}
+    # Made once, and not gathered piece by piece: small pieces that stay between the passes keep the heap from shrinking.
+    collected: dict[str, Tensor] = {}
     done = 0
     for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         found = relevance(model, batch, target, composite=composite, layers=list(layers)).neurons
         for name in layers:
-            collected[name].append(found[name])
+            if name not in collected:
+                collected[name] = found[name].new_empty((len(images), *found[name].shape[1:]))
+            collected[name][done : done + len(batch)] = found[name]
         done += len(batch)
         progress(done, len(images), "relevance")
-    return {name: torch.cat(parts) for name, parts in collected.items()}
+    return collected
