@@ -10,12 +10,19 @@ Floors, each built on the one before: `zsu_fast.ops` (torch ops; `zsu_fast.refer
 `zsu_fast.lrp` (rules, composites, `relevance`), `zsu_fast.unlearn` and `zsu_fast.evaluate`.
 """
 
+from typing import TYPE_CHECKING
+
 from zsu_fast import ops, plot, reference
-from zsu_fast.evaluate import Evaluation, evaluate
+from zsu_fast.evaluate import Evaluation
 from zsu_fast.lrp import Relevance, relevance
 from zsu_fast.ops.build_info import build_info
 from zsu_fast.unlearn import ForgetResult, Patch, Picks, forget, perturb_, select
 from zsu_fast.version import __version__
+
+if TYPE_CHECKING:
+    from zsu_fast.evaluate import evaluate
+else:
+    from zsu_fast import evaluate  # the package, which can be called like its function
 
 __all__ = [
     "Evaluation",

@@ -1,11 +1,21 @@
 """Floor 3, metrics: what a model still knows about the forgotten classes.
 
-In its answers (`evaluate`), in its features (`linear_probe`), after a little fine-tuning (`relearn`), and about the
-images that it was trained on (`membership`).
+In its answers (`evaluate`), in its features (`linear_probe` and the attacks), after a little fine-tuning (`relearn`),
+about the images that it was trained on (`membership`), and how far it is from a retrained one (`distances`).
+
+The package is called like its function: `zsu_fast.evaluate(model, images, labels, target)` measures, and
+`zsu_fast.evaluate.linear_probe` is found too.
 """
 
+import inspect
+import sys
+import types
+from typing import Any
+
+from zsu_fast.evaluate import attacks, distances
 from zsu_fast.evaluate.accuracy import Evaluation, evaluate
-from zsu_fast.evaluate.intervals import auc_interval, wilson_interval
+from zsu_fast.evaluate.attacks import mlp_probe, nearest_prototype, neighbour_probe, prototype_row
+from zsu_fast.evaluate.intervals import auc_interval, upper_bound, wilson_interval
 from zsu_fast.evaluate.membership import Membership, membership
 from zsu_fast.evaluate.probe import ProbeResult, features, linear_probe
 from zsu_fast.evaluate.relearn import Relearning, relearn
@@ -15,11 +25,30 @@ __all__ = [
     "Membership",
     "ProbeResult",
     "Relearning",
+    "attacks",
     "auc_interval",
+    "distances",
     "evaluate",
     "features",
     "linear_probe",
     "membership",
+    "mlp_probe",
+    "nearest_prototype",
+    "neighbour_probe",
+    "prototype_row",
     "relearn",
+    "upper_bound",
     "wilson_interval",
 ]
+
+
+class _Package(types.ModuleType):
+    """The package, which can be called."""
+
+    __signature__ = inspect.signature(evaluate)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Evaluation:
+        return evaluate(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Package

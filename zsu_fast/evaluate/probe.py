@@ -165,6 +165,20 @@ def linear_probe(
         ValueError: shapes that do not fit, NaN or infinite features, a target without training images, or fewer
             than two classes to learn.
     """
+    linear_model = require("sklearn.linear_model", "evaluate")
+    classifier = linear_model.LogisticRegression(max_iter=1000, random_state=seed)
+    return fitted(classifier, train_features, train_labels, test_features, test_labels, target)
+
+
+def fitted(
+    classifier: Any,
+    train_features: Tensor,
+    train_labels: Tensor | Sequence[int],
+    test_features: Tensor,
+    test_labels: Tensor | Sequence[int],
+    target: int | Sequence[int],
+) -> ProbeResult:
+    """Accuracy of a classifier of scikit-learn, trained on standardised features; see :func:`linear_probe`."""
     for name, value in (("train_features", train_features), ("test_features", test_features)):
         if not isinstance(value, Tensor) or value.dim() != 2:
             raise ValueError(f"{name} must be a tensor [N, D], got {getattr(value, 'shape', type(value).__name__)}")
@@ -183,12 +197,8 @@ def linear_probe(
         raise ValueError(f"train_labels must hold at least two classes, got {len(known)}")
     if missing := [t for t in targets if t not in known]:
         raise ValueError(f"train_labels must hold images of the target, got none of class {missing[0]}")
-
-    linear_model = require("sklearn.linear_model", "evaluate")
-    preprocessing = require("sklearn.preprocessing", "evaluate")
-    scaler = preprocessing.StandardScaler().fit(train_features.double().cpu().numpy())
-    classifier = linear_model.LogisticRegression(max_iter=1000, random_state=seed)
-    classifier.fit(scaler.transform(train_features.double().cpu().numpy()), train_truth.numpy())
+    scaler = require("sklearn.preprocessing", "evaluate").StandardScaler()
+    classifier.fit(scaler.fit_transform(train_features.double().cpu().numpy()), train_truth.numpy())
     if not test_truth.numel():
         return ProbeResult(None, None)
     answers = torch.from_numpy(classifier.predict(scaler.transform(test_features.double().cpu().numpy())))

@@ -204,7 +204,7 @@ def unit_relevance(
     progress: Callable[[int, int, str], None],
 ) -> dict[str, Tensor]:
     """Relevance [N, units] of each of `layers` for `images`, each image for its own label."""
-    # Made once, and not gathered piece by piece: small pieces that stay between the passes keep the heap from shrinking.
+    # Made once: small pieces that stay between the passes keep the heap from shrinking.
     collected: dict[str, Tensor] = {}
     done = 0
     for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
