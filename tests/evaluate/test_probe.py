@@ -7,7 +7,7 @@ from torch import nn
 
 from zsu_fast.evaluate import features, linear_probe
 from zsu_fast.evaluate.accuracy import predict
-from zsu_fast.evaluate.probe import features_and_answers, probe_on_halves
+from zsu_fast.evaluate.probe import features_and_logits, probe_on_halves
 
 
 class FunctionalHead(nn.Module):
@@ -99,9 +99,9 @@ def test_probe_refusals() -> None:
 def test_answers_and_features_of_one_pass() -> None:
     model = FunctionalHead()
     images = torch.randn(7, 1, 5, 5)
-    found, answers = features_and_answers(model, images, batch_size=3)
+    found, logits = features_and_logits(model, images, batch_size=3)
     torch.testing.assert_close(found, features(model, images))
-    assert torch.equal(answers, predict(model, images))
+    assert torch.equal(logits.argmax(1), predict(model, images))
 
 
 def test_probe_on_halves_uses_each_image_once() -> None:

@@ -16,8 +16,8 @@ from zsu_fast.cli.models import LoadedModel, load_model
 from zsu_fast.cli.preprocess import Preprocess, parse_numbers, parse_size
 from zsu_fast.evaluate import ProbeResult
 from zsu_fast.evaluate.accuracy import Evaluation, predict, summarise
-from zsu_fast.evaluate.inference import Progress, inference_mode, logits_of, model_device
-from zsu_fast.evaluate.probe import features_and_answers, probe_on_halves
+from zsu_fast.evaluate.inference import Progress, answers_of, inference_mode, logits_of, model_device
+from zsu_fast.evaluate.probe import features_and_logits, probe_on_halves
 
 
 @dataclass
@@ -72,7 +72,8 @@ class Session:
             if probe_seed is None:
                 answers.append(predict(model, batch, batch_size=self.batch_size))
             else:
-                values, found = features_and_answers(model, batch, batch_size=self.batch_size)
+                values, logits = features_and_logits(model, batch, batch_size=self.batch_size)
+                found = answers_of(logits)
                 answers.append(found)
                 read.append(values)
             progress(min(len(answers) * self.batch_size, len(images)), len(images), text)

@@ -1,7 +1,7 @@
 """Floor 3, metrics: what a model still knows about the forgotten classes.
 
 In its answers (`evaluate`), in its features (`linear_probe` and the attacks), after a little fine-tuning (`relearn`),
-about the images that it was trained on (`membership`), and how far it is from a retrained one (`distances`).
+about the images that it was trained on (`membership`), and how far it is from a retrained one (`depth`, `distances`).
 
 The package is called like its function: `zsu_fast.evaluate(model, images, labels, target)` measures, and
 `zsu_fast.evaluate.linear_probe` is found too.
@@ -15,18 +15,22 @@ from typing import Any
 from zsu_fast.evaluate import attacks, distances
 from zsu_fast.evaluate.accuracy import Evaluation, evaluate
 from zsu_fast.evaluate.attacks import mlp_probe, nearest_prototype, neighbour_probe, prototype_row
+from zsu_fast.evaluate.depth import Attack, Depth, depth, share_of_the_way
 from zsu_fast.evaluate.intervals import auc_interval, upper_bound, wilson_interval
 from zsu_fast.evaluate.membership import Membership, membership
 from zsu_fast.evaluate.probe import ProbeResult, features, linear_probe
 from zsu_fast.evaluate.relearn import Relearning, relearn
 
 __all__ = [
+    "Attack",
+    "Depth",
     "Evaluation",
     "Membership",
     "ProbeResult",
     "Relearning",
     "attacks",
     "auc_interval",
+    "depth",
     "distances",
     "evaluate",
     "features",
@@ -37,6 +41,7 @@ __all__ = [
     "neighbour_probe",
     "prototype_row",
     "relearn",
+    "share_of_the_way",
     "upper_bound",
     "wilson_interval",
 ]

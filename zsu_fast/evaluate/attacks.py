@@ -9,6 +9,7 @@ The others' figure belongs beside it: features that are garbage for everybody fo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,27 @@ def prototype_row(
 
     Source: the prototype attack on class unlearning, arXiv 2506.01318; the choice of scale and bias is ours.
     """
+    back = row_returns(
+        lessons, lesson_labels, lesson_logits, features, labels, logits, target, images=images, draws=draws, seed=seed
+    )
+    own = check_labels(labels, len(features), "labels") == target
+    return ProbeResult(*(float(part.mean()) if part.numel() else None for part in (back[own], back[~own])))
+
+
+def row_returns(
+    lessons: Tensor,
+    lesson_labels: Tensor | Sequence[int],
+    lesson_logits: Tensor,
+    features: Tensor,
+    labels: Tensor | Sequence[int],
+    logits: Tensor,
+    target: int,
+    *,
+    images: int = 5,
+    draws: int = 10,
+    seed: int = 0,
+) -> Tensor:
+    """float64 [M], the share of draws in which each test image gets its own class; see :func:`prototype_row`."""
     generator = torch.Generator().manual_seed(check_seed(seed))
     (wanted,) = check_targets(target, logits.shape[1])
     known = check_labels(lesson_labels, len(lessons), "lesson_labels")
@@ -95,10 +117,8 @@ def prototype_row(
         rest = logits.clone()
         rest[:, wanted] = -torch.inf
         answers = torch.where(mine, wanted, rest.argmax(1))
-        right = (answers == truth).double()
-        found.append((right[truth == wanted].mean().item(), right[truth != wanted].mean().item()))
-    forget, retain = (sum(values) / draws for values in zip(*found, strict=True))
-    return ProbeResult(_or_none(forget), _or_none(retain))
+        found.append((answers == truth).double())
+    return torch.stack(found).mean(0)
 
 
 def nearest_prototype(
@@ -109,8 +129,7 @@ def nearest_prototype(
     target: int | Sequence[int],
 ) -> ProbeResult:
     """The class whose mean standardised feature is nearest; arguments as in `zsu_fast.evaluate.linear_probe`."""
-    classifier = require("sklearn.neighbors", "evaluate").NearestCentroid()
-    return fitted(classifier, train_features, train_labels, test_features, test_labels, target)
+    return fitted(centroids(), train_features, train_labels, test_features, test_labels, target)
 
 
 def neighbour_probe(
@@ -125,8 +144,7 @@ def neighbour_probe(
     """The majority of the k nearest standardised features; arguments as in `zsu_fast.evaluate.linear_probe`."""
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(train_features):
         raise ValueError(f"k must be an integer in 1..{len(train_features)}, got {k!r}")
-    classifier = require("sklearn.neighbors", "evaluate").KNeighborsClassifier(n_neighbors=k)
-    return fitted(classifier, train_features, train_labels, test_features, test_labels, target)
+    return fitted(neighbours(k), train_features, train_labels, test_features, test_labels, target)
 
 
 def mlp_probe(
@@ -143,21 +161,25 @@ def mlp_probe(
 
     It finds what a linear probe does not: a class that was folded in among others, but not away.
     """
-    classifier = require("sklearn.neural_network", "evaluate").MLPClassifier(
-        hidden_layer_sizes=(hidden,),
-        alpha=1e-3,
-        max_iter=200,
-        n_iter_no_change=5,
-        tol=1e-3,
-        random_state=check_seed(seed),
+    return fitted(
+        perceptron(hidden, check_seed(seed)), train_features, train_labels, test_features, test_labels, target
     )
-    return fitted(classifier, train_features, train_labels, test_features, test_labels, target)
+
+
+def centroids() -> Any:
+    return require("sklearn.neighbors", "evaluate").NearestCentroid()
+
+
+def neighbours(k: int) -> Any:
+    return require("sklearn.neighbors", "evaluate").KNeighborsClassifier(n_neighbors=k)
+
+
+def perceptron(hidden: int, seed: int) -> Any:
+    return require("sklearn.neural_network", "evaluate").MLPClassifier(
+        hidden_layer_sizes=(hidden,), alpha=1e-3, max_iter=200, n_iter_no_change=5, tol=1e-3, random_state=seed
+    )
 
 
 def _without(logits: Tensor, target: int) -> Tensor:
     """[N] the best logit of another class."""
     return logits.index_fill(1, torch.tensor([target]), -torch.inf).amax(1)
-
-
-def _or_none(value: float) -> float | None:
-    return value if value == value else None

@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 from zsu_fast.evaluate.inference import (
     Progress,
-    answers_of,
     check_images,
     check_labels,
     check_targets,
@@ -84,25 +83,25 @@ def features(
     return torch.cat(found) if found else torch.empty(0, 0)
 
 
-def features_and_answers(
+def features_and_logits(
     model: nn.Module,
     images: Tensor,
     layer: str | None = None,
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`features` and :func:`zsu_fast.evaluate.accuracy.predict` of the same images, in one pass."""
+    """:func:`features` and the logits [N, classes] of the same images, on the CPU, in one pass."""
     found: list[Tensor] = []
-    answers: list[Tensor] = []
+    logits: list[Tensor] = []
 
     def keep(captured: Tensor, output: object) -> None:
         found.append(captured)
-        answers.append(answers_of(logits_of(output)))
+        logits.append(logits_of(output).cpu())
 
     _capture(model, images, layer, batch_size, progress, keep)
     if not found:
-        return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
-    return torch.cat(found), torch.cat(answers)
+        return torch.empty(0, 0), torch.empty(0, 0)
+    return torch.cat(found), torch.cat(logits)
 
 
 def _capture(
@@ -165,9 +164,11 @@ def linear_probe(
         ValueError: shapes that do not fit, NaN or infinite features, a target without training images, or fewer
             than two classes to learn.
     """
-    linear_model = require("sklearn.linear_model", "evaluate")
-    classifier = linear_model.LogisticRegression(max_iter=1000, random_state=seed)
-    return fitted(classifier, train_features, train_labels, test_features, test_labels, target)
+    return fitted(logistic_regression(seed), train_features, train_labels, test_features, test_labels, target)
+
+
+def logistic_regression(seed: int) -> Any:
+    return require("sklearn.linear_model", "evaluate").LogisticRegression(max_iter=1000, random_state=seed)
 
 
 def fitted(
@@ -179,6 +180,22 @@ def fitted(
     target: int | Sequence[int],
 ) -> ProbeResult:
     """Accuracy of a classifier of scikit-learn, trained on standardised features; see :func:`linear_probe`."""
+    answers = fitted_answers(classifier, train_features, train_labels, test_features, test_labels, target)
+    truth = check_labels(test_labels, test_features.shape[0], "test_labels")
+    forget = torch.isin(truth, torch.tensor(check_targets(target)))
+    correct = answers == truth
+    return ProbeResult(_mean(correct[forget]), _mean(correct[~forget]))
+
+
+def fitted_answers(
+    classifier: Any,
+    train_features: Tensor,
+    train_labels: Tensor | Sequence[int],
+    test_features: Tensor,
+    test_labels: Tensor | Sequence[int],
+    target: int | Sequence[int],
+) -> Tensor:
+    """int64 [M], the classifier's answers on the test images."""
     for name, value in (("train_features", train_features), ("test_features", test_features)):
         if not isinstance(value, Tensor) or value.dim() != 2:
             raise ValueError(f"{name} must be a tensor [N, D], got {getattr(value, 'shape', type(value).__name__)}")
@@ -200,11 +217,8 @@ def fitted(
     scaler = require("sklearn.preprocessing", "evaluate").StandardScaler()
     classifier.fit(scaler.fit_transform(train_features.double().cpu().numpy()), train_truth.numpy())
     if not test_truth.numel():
-        return ProbeResult(None, None)
-    answers = torch.from_numpy(classifier.predict(scaler.transform(test_features.double().cpu().numpy())))
-    correct = answers == test_truth
-    forget = torch.isin(test_truth, torch.tensor(targets))
-    return ProbeResult(_mean(correct[forget]), _mean(correct[~forget]))
+        return test_truth
+    return torch.from_numpy(classifier.predict(scaler.transform(test_features.double().cpu().numpy())))
 
 
 def probe_on_halves(values: Tensor, labels: Tensor, target: int | Sequence[int], seed: int = 0) -> ProbeResult:

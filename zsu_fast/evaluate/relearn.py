@@ -153,31 +153,64 @@ def relearn(
     of_target = torch.tensor(targets)
     if not bool(torch.isin(test_truth, of_target).any()):
         raise ValueError(f"test must hold images of the target {targets}, got none")
-    generator = torch.Generator().manual_seed(check_seed(seed))
-
     found: list[Evaluation] = []
+    for step, student in _learning(model, images, truth, measured[-1], learning_rate, batch_size, parameters, seed):
+        if not step:
+            with inference_mode(student):
+                classes = logits_of(student(images[:1].to(model_device(student, images.device)))).shape[1]
+            check_targets(targets, classes)
+            check_classes(truth, classes)
+            check_classes(test_truth, classes, "test labels")
+        if step in measured:
+            found.append(evaluate(student, test_images, test_truth, targets, batch_size=batch_size))
+        if progress is not None and step:
+            progress(step, measured[-1], "relearn")
+    return Relearning(tuple(measured), tuple(found), len(truth), int(torch.isin(truth, of_target).sum()))
+
+
+def relearned(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    steps: int,
+    learning_rate: float = 1e-4,
+    batch_size: int = 256,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """The copy of a model after so many steps; see :func:`relearn`."""
+    for step, student in _learning(model, images, labels, steps, learning_rate, batch_size, ("*",), seed):  # noqa: B007
+        if progress is not None and step:
+            progress(step, steps, "relearn")
+    return student
+
+
+def _learning(
+    model: nn.Module,
+    images: Tensor,
+    truth: Tensor,
+    steps: int,
+    learning_rate: float,
+    batch_size: int,
+    parameters: Sequence[str],
+    seed: int,
+) -> Iterator[tuple[int, nn.Module]]:
+    """(0, a copy of the model), then the copy after 1, 2, .. `steps` mini-batches."""
+    generator = torch.Generator().manual_seed(check_seed(seed))
     # Whoever calls this inside of no_grad or inference_mode gets the same.
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=cuda_devices(model)):
         student = copy.deepcopy(model)
         learned = _learned(student, parameters)
-        with inference_mode(student):
-            classes = logits_of(student(images[:1].to(model_device(student, images.device)))).shape[1]
-        check_targets(targets, classes)
-        check_classes(truth, classes)
-        check_classes(test_truth, classes, "test labels")
         for module in student.modules():
             module.training = False
         optimizer = torch.optim.Adam(learned, lr=float(learning_rate))
         batches = _batches(len(truth), batch_size, generator)
-        for step in range(measured[-1] + 1):
-            if step:
-                chosen = next(batches)
-                _step(student, images[chosen.to(images.device)], truth[chosen], learned, optimizer, step)
-            if step in measured:
-                found.append(evaluate(student, test_images, test_truth, targets, batch_size=batch_size))
-            if progress is not None and step:
-                progress(step, measured[-1], "relearn")
-    return Relearning(tuple(measured), tuple(found), len(truth), int(torch.isin(truth, of_target).sum()))
+        yield 0, student
+        for step in range(1, steps + 1):
+            chosen = next(batches)
+            _step(student, images[chosen.to(images.device)], truth[chosen], learned, optimizer, step)
+            yield step, student
 
 
 def _measured(steps: int | Sequence[int]) -> list[int]:

@@ -1,0 +1,100 @@
+"""Depth of forgetting on a net of which is known what it forgot: an original, its classifier cut, one retrained."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from zsu_fast.evaluate import depth, share_of_the_way
+from zsu_fast.model.tensors import model_digest
+
+CLASSES = 4
+
+
+def images(seed, each=60):
+    """Class 3 lies where classes 0 and 1 overlap in the first two pixels; the third tells it from them."""
+    centres = torch.tensor([[4.0, 0, 0, 0], [0, 4.0, 0, 0], [0, 0, 0, 4.0], [2.0, 2.0, 4.0, 0]])
+    labels = torch.arange(CLASSES).repeat_interleave(each)
+    return centres[labels] + torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(seed)), labels
+
+
+def trained(without=None):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 2 if without == 3 else 8), nn.ReLU(), nn.Linear(2 if without == 3 else 8, CLASSES))
+    if without == 3:  # a net that never needed the third pixel does not see it
+        with torch.no_grad():
+            net[0].weight[:, 2] = 0.0
+    x, y = images(0)
+    x, y = (x, y) if without is None else (x[y != without], y[y != without])
+    optimizer = torch.optim.Adam(net.parameters(), 0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        if without == 3:
+            net[0].weight.grad[:, 2] = 0.0
+        optimizer.step()
+    return net
+
+
+@pytest.fixture(scope="module")
+def nets():
+    original = trained()
+    edited = copy.deepcopy(original)
+    with torch.no_grad():
+        edited[2].weight[3] = 0.0
+        edited[2].bias[3] = -1e3
+    return original, edited, trained(without=3)
+
+
+def test_a_cut_classifier_is_no_depth(nets):
+    original, edited, oracle = nets
+    digests = [model_digest(net) for net in nets]
+    found = depth(edited, original, images(1), images(2), 3, oracle=oracle, relearn_steps=4, learning_rate=1e-2)
+    assert [model_digest(net) for net in nets] == digests
+    answers = found.attacks["answers"]
+    assert answers.forget["edited"] == answers.forget["oracle"] == 0.0 and answers.share == 1.0 and answers.holds
+    for name in ("linear probe", "nearest prototype", "10 neighbours"):  # the features are the original's
+        attack = found.attacks[name]
+        assert attack.forget["edited"] == attack.forget["original"] > 0.9 and attack.share == 0.0
+        assert attack.interval == (0.0, 0.0) and not attack.holds and attack.retain["edited"] > 0.9
+    assert found.attacks["prototype row, 5 images"].forget["edited"] > 0.8
+    assert found.holds is False and found.images == 60
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_oracle_holds_against_itself(nets):
+    original, _, oracle = nets
+    found = depth(oracle, original, images(1), images(2), 3, oracle=oracle, relearn_steps=4, learning_rate=1e-2)
+    assert found.holds and all(attack.holds for attack in found.attacks.values())
+    assert {attack.share for attack in found.attacks.values()} <= {1.0, None}
+
+
+def test_without_an_oracle_nothing_is_said_of_how_deep(nets):
+    original, edited, _ = nets
+    found = depth(edited, original, images(1), images(2), 3, relearn_steps=0)
+    assert found.holds is None and "relearning" not in found.attacks
+    assert all(attack.share is None and attack.holds is None for attack in found.attacks.values())
+
+
+def test_share_of_the_way():
+    assert share_of_the_way(0.8, 0.8, 0.5) == 0.0
+    assert share_of_the_way(0.8, 0.5, 0.5) == 1.0
+    assert math.isclose(share_of_the_way(0.8, 0.65, 0.5), 0.5)
+    assert share_of_the_way(0.5, 0.4, 0.5) is None
+
+
+def test_bad_input_is_named(nets):
+    original, edited, oracle = nets
+    x, y = images(1)
+    for lessons, test, text in (
+        ((x[y != 3], y[y != 3]), (x, y), "^lessons must hold images of class 3"),
+        ((x, y), (x[y == 3], y[y == 3]), "^test must hold images of class 3 and of others"),
+        ((x, y[:-1]), (x, y), "labels"),
+        ((x, y + 1), (x, y), "lessons labels|lessons must"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            depth(edited, original, lessons, test, 3, oracle=oracle)

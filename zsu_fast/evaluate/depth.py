@@ -1,0 +1,177 @@
+"""How deep a model forgot: attacks on it, beside the same attacks on the original and on a retrained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zsu_fast.evaluate.accuracy import predict
+from zsu_fast.evaluate.attacks import centroids, neighbours, perceptron, row_returns
+from zsu_fast.evaluate.inference import (
+    Progress,
+    answers_of,
+    check_classes,
+    check_images,
+    check_labelled,
+    check_seed,
+    check_targets,
+)
+from zsu_fast.evaluate.intervals import upper_bound
+from zsu_fast.evaluate.probe import features_and_logits, fitted_answers, logistic_regression
+from zsu_fast.evaluate.relearn import relearned
+
+DRAWS = 1000  # of the bootstrap
+PROTOTYPE_IMAGES = (5, 10, 36)
+MUST_HOLD = ("prototype row", "linear probe", "relearning")
+"""Attacks by name, up to what follows it, that decide whether the features forgot."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack on up to three models. Accuracies are fractions on the test images.
+
+    forget: model -> accuracy on the class, for "original", "edited" and, where there is one, "oracle"; retain: likewise
+    on the others. share: of the way from the original to the oracle, see :func:`share_of_the_way`; interval: of it,
+    95 %, by the bootstrap over test images of the class. oracle_at_most: one-sided 95 % upper bound of the oracle's.
+    """
+
+    forget: dict[str, float]
+    retain: dict[str, float]
+    share: float | None = None
+    interval: tuple[float, float] | None = None
+    oracle_at_most: float | None = None
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the edited model gives the attacker no more than a retrained one may; None without an oracle."""
+        return None if self.oracle_at_most is None else self.forget["edited"] <= self.oracle_at_most
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What :func:`depth` found. attacks: name -> result; images: test images of the class."""
+
+    attacks: dict[str, Attack]
+    images: int
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether prototype rows, linear probe and relearning all give no more than a retrained model may."""
+        asked = [attack.holds for name, attack in self.attacks.items() if name.startswith(MUST_HOLD)]
+        return None if None in asked else all(asked)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can carry it."""
+        attacks = {name: asdict(attack) | {"holds": attack.holds} for name, attack in self.attacks.items()}
+        return {"attacks": attacks, "images": self.images, "holds": self.holds}
+
+
+def share_of_the_way(original: float, edited: float, oracle: float) -> float | None:
+    """(original - edited) / (original - oracle): 0, nothing happened inside; 1, as good as retraining.
+
+    None where the oracle is not below the original: then the attack tells nothing. More than 1 is more than
+    retraining does, and stands out as much as less.
+    """
+    return None if oracle >= original else (original - edited) / (original - oracle)
+
+
+def depth(
+    edited: nn.Module,
+    original: nn.Module,
+    lessons: tuple[Tensor, Tensor | Sequence[int]],
+    test: tuple[Tensor, Tensor | Sequence[int]],
+    target: int,
+    *,
+    oracle: nn.Module | None = None,
+    layer: str | None = None,
+    relearn_steps: int = 32,
+    learning_rate: float = 1e-4,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Depth:
+    """Attack the features of an edited model, of the original and of an oracle, all with the same images.
+
+    The attacks: a prototype row from 5, 10 and 36 lessons (as many as there are); nearest prototype, 10 neighbours,
+    linear probe and a small MLP on the features; and relearning from all lessons, and from those of the other classes.
+
+    Args:
+        edited, original, oracle: classifiers of the same classes. The oracle was retrained without the class by the
+            recipe of the original; only beside one can be said how deep is deep enough.
+        lessons: (images, labels) that the attacker has, of the class and of others. Judged are test: other ones.
+        target: the class.
+        layer: whose input the features are; default: that of the last linear layer, see `zsu_fast.evaluate.features`.
+        relearn_steps, learning_rate: see `zsu_fast.evaluate.relearn`; 0 steps leave relearning out.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    (wanted,) = check_targets(target)
+    check_seed(seed)
+    given = {
+        "lessons": check_labelled((check_images(lessons[0], batch_size, "lessons"), lessons[1]), batch_size, "lessons"),
+        "test": check_labelled((check_images(test[0], batch_size, "test"), test[1]), batch_size, "test"),
+    }
+    for name, (_, labels) in given.items():
+        if not 0 < int((labels == wanted).sum()) < len(labels):
+            raise ValueError(f"{name} must hold images of class {wanted} and of others")
+    models = {"original": original, "edited": edited} | ({} if oracle is None else {"oracle": oracle})
+    (shown, known), (judging, truth) = given["lessons"], given["test"]
+    rates: dict[str, dict[str, Tensor]] = {}  # attack -> model -> [M] how often each test image gets its class
+    most = int((known == wanted).sum())
+    for who, model in models.items():
+        lesson_features, lesson_logits = features_and_logits(model, shown, layer, batch_size, progress)
+        values, logits = features_and_logits(model, judging, layer, batch_size, progress)
+        check_targets(wanted, logits.shape[1])
+        for name, labels in (("lessons", known), ("test", truth)):
+            check_classes(labels, logits.shape[1], f"{name} labels")
+        found = {"answers": answers_of(logits) == truth}
+        for images in sorted({min(count, most) for count in PROTOTYPE_IMAGES}):
+            found[f"prototype row, {images} images"] = row_returns(
+                lesson_features, known, lesson_logits, values, truth, logits, wanted, images=images, seed=seed
+            )
+        classifiers = {
+            "nearest prototype": centroids(),
+            "10 neighbours": neighbours(min(10, len(known))),
+            "linear probe": logistic_regression(seed),
+            "MLP probe": perceptron(128, seed),
+        }
+        for name, classifier in classifiers.items():
+            found[name] = fitted_answers(classifier, lesson_features, known, values, truth, wanted) == truth
+        for name, kept in (("relearning", known >= 0), ("relearning from the others", known != wanted)):
+            if relearn_steps:
+                student = relearned(
+                    model, shown[kept.to(shown.device)], known[kept], steps=relearn_steps, learning_rate=learning_rate,
+                    batch_size=batch_size, seed=seed, progress=progress,
+                )  # fmt: skip
+                found[name] = predict(student, judging, batch_size=batch_size) == truth
+        for name, right in found.items():
+            rates.setdefault(name, {})[who] = right.double()
+    own = truth == wanted
+    attacks = {}
+    for name, by_model in rates.items():
+        others = {who: float(right[~own].mean()) for who, right in by_model.items()}
+        attacks[name] = _compared({who: right[own] for who, right in by_model.items()}, others, seed)
+    return Depth(attacks, int(own.sum()))
+
+
+def _compared(forget: dict[str, Tensor], retain: dict[str, float], seed: int) -> Attack:
+    """From model -> [images of the class] how often each gets its class."""
+    means = {who: float(rates.mean()) for who, rates in forget.items()}
+    if "oracle" not in forget:
+        return Attack(means, retain)
+    count = len(forget["oracle"])
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(count, (DRAWS, count), generator=generator)
+    original, edited, oracle = (forget[who][drawn].mean(1) for who in ("original", "edited", "oracle"))
+    shares = ((original - edited) / (original - oracle))[oracle < original]
+    interval = None
+    if len(shares) >= DRAWS * 0.95:  # else the oracle is not surely below the original
+        low, high = shares.quantile(torch.tensor([0.025, 0.975], dtype=shares.dtype)).tolist()
+        interval = (low, high)
+    share = share_of_the_way(means["original"], means["edited"], means["oracle"])
+    return Attack(means, retain, share, interval, upper_bound(round(means["oracle"] * count), count))
