@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with models.py and its files")
     parser.add_argument("--json", type=Path, help="write the results here")
-    parser.add_argument("--table", type=Path, help="write the table of docs/forgetting.md from such a file, and do nothing else")
+    parser.add_argument("--table", type=Path, help="renew docs/forgetting.md from such a file, and do nothing else")
     arguments = parser.parse_args()
     if arguments.table:
         PAGE.write_text(insert_table(PAGE.read_text(), table(json.loads(arguments.table.read_text())), BEGIN, END))

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import faithfulness
+import zsu_fast
+from bench import depth, faithfulness
 from bench.__main__ import RESULTS
 from bench.report import insert_table
 from tests.examples import BLOCK, run_examples
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "lrp.md"
+FORGETTING = ROOT / "docs" / "forgetting.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -49,8 +51,26 @@ def test_the_readme(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytes
     assert found["result"].reached and (tmp_path / "class3.safetensors").exists()
 
 
+def test_the_page_on_forgetting(guide: tuple[Path, dict]) -> None:
+    """Its `edited` forgot a three in the classifier only, as `depth` finds; `retrained` stands for an oracle."""
+    _, names = guide
+    original, edited = names["model"], copy.deepcopy(names["model"])
+    zsu_fast.forget(edited, 3, names["parts"].probes)
+    (x, y), (test_x, test_y) = ([part[half::4] for part in names["parts"].judge] for half in (0, 1))
+    given = {"edited": edited, "original": original, "retrained": edited}
+    given |= {"x": x, "y": y, "test_x": test_x, "test_y": test_y}
+    found = run_examples(FORGETTING, given)["found"]
+    assert found.attacks["answers"].forget["edited"] < 0.05 < 0.8 < found.attacks["linear probe"].forget["edited"]
+
+
+def test_table_of_depth() -> None:
+    results = json.loads((RESULTS / "depth.json").read_text())
+    text = FORGETTING.read_text()
+    assert insert_table(text, depth.table(results), depth.BEGIN, depth.END) == text
+
+
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page not in (GUIDE, ROOT / "README.md")], ids=lambda p: p.name
+    "page", [page for page in PAGES if page not in (GUIDE, FORGETTING, ROOT / "README.md")], ids=lambda p: p.name
 )
 def test_other_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
