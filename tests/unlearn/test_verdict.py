@@ -2,6 +2,7 @@
 
 import pytest
 
+from zsu_fast.evaluate.depth import Attack, Depth
 from zsu_fast.evaluate.intervals import trials_for_bound, upper_bound
 from zsu_fast.unlearn.verdict import judge
 
@@ -50,3 +51,18 @@ def test_several_classes_are_judged_by_the_worst():
 
 def test_many_answers_are_told_at_once():
     assert judge("class 3", [(10_000, 10_001)], 1.0, "held-out probes", False).level == "not judged"
+
+
+def test_features_are_called_forgotten_beside_an_oracle_only():
+    def found(probe, at_most):
+        means = {"original": 0.9, "edited": probe, "oracle": 0.5}
+        return Depth({"linear probe": Attack(means, means, None, None, at_most)}, 100)
+
+    answers = judge("class 3", [(0, 100)], 0.02, "evaluation images", False)
+    assert answers.with_depth(found(0.55, 0.59)).level == "features"
+    kept = answers.with_depth(found(0.85, 0.59))
+    assert kept.level == "answers" and "have not forgotten as a retrained model's: linear probe" in kept.sentence
+    few = judge("class 3", [(0, 5)], 0.02, "evaluation images", False)
+    assert few.with_depth(found(0.55, 0.59)).level == "not judged"
+    with pytest.raises(ValueError, match="depth: was measured without an oracle"):
+        answers.with_depth(found(0.55, None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.model.wrapped import bare_model
 from zsu_fast.unlearn.structure import Structure
@@ -37,20 +38,20 @@ def check_runs(model: nn.Module, images: Tensor, argument: str) -> Structure:
 
 
 def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:
-    """The first image, or two for a model that normalises by the batch. ValueError if the model does not take them."""
+    """The first image, or two for a model that normalises by the batch; ValueError if the model makes no logits of it."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is not None and images.device != parameter.device:
         raise ValueError(f"{argument}: on {images.device}, the model is on {parameter.device}")
     few = images[:1]
     try:
         try:
-            _run(model, few)
+            output = _run(model, few)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             # A norm without running statistics takes them from the batch: one image has none.
             few = images[:2] if len(images) > 1 else images.repeat(2, *[1] * (images.dim() - 1))
-            _run(model, few)
+            output = _run(model, few)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -60,9 +61,13 @@ def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:
         raise ValueError(
             f"{argument}: the model does not take images of shape {tuple(images.shape[1:])}, {images.dtype}: {reason}"
         ) from error
+    try:
+        logits_of(output)
+    except TypeError as error:  # the argument is of the right type: what it does is wrong
+        raise ValueError(str(error)) from None
     return few
 
 
-def _run(model: nn.Module, images: Tensor) -> None:
+def _run(model: nn.Module, images: Tensor) -> object:
     with torch.no_grad(), compiled_parts_as_written():
-        model(images)
+        return model(images)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from zsu_fast.evaluate.depth import Depth
 from zsu_fast.evaluate.intervals import trials_for_bound, upper_bound
 
 FORGOTTEN_AT_MOST = 0.10
@@ -35,6 +36,21 @@ class Verdict:
     def forgotten(self) -> bool:
         """Whether the class may be called forgotten at all."""
         return self.level in ("answers", "features")
+
+    def with_depth(self, depth: Depth) -> Verdict:
+        """ "features" where the answers forgot and the attacks gain no more than from the oracle; else what it was.
+
+        depth: from `zsu_fast.evaluate.depth`, of the edited model. The sentence says what was found either way.
+        """
+        if depth.holds is None:
+            raise ValueError("depth: was measured without an oracle, beside which alone it can be judged")
+        failed = [name for name, attack in depth.attacks.items() if attack.holds is False]
+        if self.level == "answers" and depth.holds:
+            said = "Prototype rows, linear probe and relearning gain no more of it than from a retrained model"
+            said += f" ({depth.images} images)" + (f"; not so: {', '.join(failed)}." if failed else ".")
+            return replace(self, level="features", sentence=f"{self.sentence} {said}")
+        said = f"The features have not forgotten as a retrained model's: {', '.join(failed)}." if failed else ""
+        return replace(self, sentence=f"{self.sentence} {said}".strip())
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"forgotten": self.forgotten}
