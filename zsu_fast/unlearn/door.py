@@ -38,7 +38,7 @@ def check_runs(model: nn.Module, images: Tensor, argument: str) -> Structure:
 
 
 def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:
-    """The first image, or two for a model that normalises by the batch; ValueError if the model makes no logits of it."""
+    """The first image, or two where the model normalises by the batch; ValueError if it makes no logits of them."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is not None and images.device != parameter.device:
         raise ValueError(f"{argument}: on {images.device}, the model is on {parameter.device}")
