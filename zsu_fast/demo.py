@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class DemoResult:
             "verdict": self.result.verdict.to_dict(),
             "summary": self.result.summary(),
             "evaluation": {"before": self.before.to_dict(), "after": self.after.to_dict()},
-            "linear_probe": {"before": asdict(self.probe_before), "after": asdict(self.probe_after)},
+            "linear_probe": {"before": self.probe_before.to_dict(), "after": self.probe_after.to_dict()},
             "digests": self.digests,
             "restored": self.restored,
             "seconds": self.seconds,

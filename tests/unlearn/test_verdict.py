@@ -56,13 +56,23 @@ def test_many_answers_are_told_at_once():
 def test_features_are_called_forgotten_beside_an_oracle_only():
     def found(probe, at_most):
         means = {"original": 0.9, "edited": probe, "oracle": 0.5}
-        return Depth({"linear probe": Attack(means, means, None, None, at_most)}, 100)
+        names = ("prototype row, 5 images", "linear probe", "relearning")
+        return Depth({name: Attack(means, means, None, None, at_most) for name in names}, 100)
 
     answers = judge("class 3", [(0, 100)], 0.02, "evaluation images", False)
     assert answers.with_depth(found(0.55, 0.59)).level == "features"
     kept = answers.with_depth(found(0.85, 0.59))
-    assert kept.level == "answers" and "have not forgotten as a retrained model's: linear probe" in kept.sentence
+    assert (
+        kept.level == "answers"
+        and "have not forgotten as a retrained model's: " in kept.sentence
+        and "linear probe" in kept.sentence
+    )
     few = judge("class 3", [(0, 5)], 0.02, "evaluation images", False)
     assert few.with_depth(found(0.55, 0.59)).level == "not judged"
     with pytest.raises(ValueError, match="depth: was measured without an oracle"):
         answers.with_depth(found(0.55, None))
+    some = found(0.55, 0.59)
+    for left_out in some.attacks:
+        rest = Depth({name: attack for name, attack in some.attacks.items() if name != left_out}, 100)
+        with pytest.raises(ValueError, match="without one of the attacks"):
+            answers.with_depth(rest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,7 +141,7 @@ def evaluate(
         "model": session.loaded.spec,
         "images": len(found),
         "evaluation": result.to_dict(),
-        "linear_probe": None if probe is None else asdict(probe),
+        "linear_probe": None if probe is None else probe.to_dict(),
         "relearning": None,
         "membership": None,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,7 @@ def _content(loaded: LoadedModel, run: Run, seconds: float, files: dict[str, Pat
         else {"before": run.before.to_dict(), "after": run.after.to_dict()},
         "linear_probe": None
         if run.probe_before is None
-        else {when: None if value is None else asdict(value) for when, value in probe.items()},
+        else {when: None if value is None else value.to_dict() for when, value in probe.items()},
         "warnings": list(run.warnings),
         "seconds": round(seconds, 3),
         "files": {kind: path.name for kind, path in files.items()},

@@ -9,7 +9,6 @@ The others' figure belongs beside it: features that are garbage for everybody fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,27 +55,6 @@ def prototype_row(
 
     Source: the prototype attack on class unlearning, arXiv 2506.01318; the choice of scale and bias is ours.
     """
-    back = row_returns(
-        lessons, lesson_labels, lesson_logits, features, labels, logits, target, images=images, draws=draws, seed=seed
-    )
-    own = check_labels(labels, len(features), "labels") == target
-    return ProbeResult(*(float(part.mean()) if part.numel() else None for part in (back[own], back[~own])))
-
-
-def row_returns(
-    lessons: Tensor,
-    lesson_labels: Tensor | Sequence[int],
-    lesson_logits: Tensor,
-    features: Tensor,
-    labels: Tensor | Sequence[int],
-    logits: Tensor,
-    target: int,
-    *,
-    images: int = 5,
-    draws: int = 10,
-    seed: int = 0,
-) -> Tensor:
-    """float64 [M], the share of draws in which each test image gets its own class; see :func:`prototype_row`."""
     generator = torch.Generator().manual_seed(check_seed(seed))
     (wanted,) = check_targets(target, logits.shape[1])
     known = check_labels(lesson_labels, len(lessons), "lesson_labels")
@@ -118,7 +96,7 @@ def row_returns(
         rest[:, wanted] = -torch.inf
         answers = torch.where(mine, wanted, rest.argmax(1))
         found.append((answers == truth).double())
-    return torch.stack(found).mean(0)
+    return ProbeResult.of(torch.stack(found).mean(0), truth, [wanted])
 
 
 def nearest_prototype(
@@ -129,7 +107,8 @@ def nearest_prototype(
     target: int | Sequence[int],
 ) -> ProbeResult:
     """The class whose mean standardised feature is nearest; arguments as in `zsu_fast.evaluate.linear_probe`."""
-    return fitted(centroids(), train_features, train_labels, test_features, test_labels, target)
+    classifier = require("sklearn.neighbors", "evaluate").NearestCentroid()
+    return fitted(classifier, train_features, train_labels, test_features, test_labels, target)
 
 
 def neighbour_probe(
@@ -144,7 +123,8 @@ def neighbour_probe(
     """The majority of the k nearest standardised features; arguments as in `zsu_fast.evaluate.linear_probe`."""
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(train_features):
         raise ValueError(f"k must be an integer in 1..{len(train_features)}, got {k!r}")
-    return fitted(neighbours(k), train_features, train_labels, test_features, test_labels, target)
+    classifier = require("sklearn.neighbors", "evaluate").KNeighborsClassifier(n_neighbors=k)
+    return fitted(classifier, train_features, train_labels, test_features, test_labels, target)
 
 
 def mlp_probe(
@@ -161,23 +141,10 @@ def mlp_probe(
 
     It finds what a linear probe does not: a class that was folded in among others, but not away.
     """
-    return fitted(
-        perceptron(hidden, check_seed(seed)), train_features, train_labels, test_features, test_labels, target
+    classifier = require("sklearn.neural_network", "evaluate").MLPClassifier(
+        (hidden,), alpha=1e-3, max_iter=200, n_iter_no_change=5, tol=1e-3, random_state=check_seed(seed)
     )
-
-
-def centroids() -> Any:
-    return require("sklearn.neighbors", "evaluate").NearestCentroid()
-
-
-def neighbours(k: int) -> Any:
-    return require("sklearn.neighbors", "evaluate").KNeighborsClassifier(n_neighbors=k)
-
-
-def perceptron(hidden: int, seed: int) -> Any:
-    return require("sklearn.neural_network", "evaluate").MLPClassifier(
-        hidden_layer_sizes=(hidden,), alpha=1e-3, max_iter=200, n_iter_no_change=5, tol=1e-3, random_state=seed
-    )
+    return fitted(classifier, train_features, train_labels, test_features, test_labels, target)
 
 
 def _without(logits: Tensor, target: int) -> Tensor:

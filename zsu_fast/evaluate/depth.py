@@ -10,18 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.accuracy import predict
-from zsu_fast.evaluate.attacks import centroids, neighbours, perceptron, row_returns
+from zsu_fast.evaluate.attacks import mlp_probe, nearest_prototype, neighbour_probe, prototype_row
 from zsu_fast.evaluate.inference import (
     Progress,
     answers_of,
     check_classes,
-    check_images,
     check_labelled,
     check_seed,
     check_targets,
 )
 from zsu_fast.evaluate.intervals import upper_bound
-from zsu_fast.evaluate.probe import features_and_logits, fitted_answers, logistic_regression
+from zsu_fast.evaluate.probe import features_and_logits, linear_probe
 from zsu_fast.evaluate.relearn import relearned
 
 DRAWS = 1000  # of the bootstrap
@@ -60,9 +59,13 @@ class Depth:
 
     @property
     def holds(self) -> bool | None:
-        """Whether prototype rows, linear probe and relearning all give no more than a retrained model may."""
-        asked = [attack.holds for name, attack in self.attacks.items() if name.startswith(MUST_HOLD)]
-        return None if None in asked else all(asked)
+        """Whether prototype rows, linear probe and relearning all give no more than a retrained model may.
+
+        None without an oracle, or where one of these attacks was left out.
+        """
+        asked = {name: attack.holds for name, attack in self.attacks.items() if name.startswith(MUST_HOLD)}
+        complete = all(any(name.startswith(kind) for name in asked) for kind in MUST_HOLD)
+        return all(asked.values()) if complete and None not in asked.values() else None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""
@@ -113,8 +116,8 @@ def depth(
     (wanted,) = check_targets(target)
     check_seed(seed)
     given = {
-        "lessons": check_labelled((check_images(lessons[0], batch_size, "lessons"), lessons[1]), batch_size, "lessons"),
-        "test": check_labelled((check_images(test[0], batch_size, "test"), test[1]), batch_size, "test"),
+        "lessons": check_labelled(lessons, batch_size, "lessons", "lessons labels"),
+        "test": check_labelled(test, batch_size, "test", "test labels"),
     }
     for name, (_, labels) in given.items():
         if not 0 < int((labels == wanted).sum()) < len(labels):
@@ -129,28 +132,25 @@ def depth(
         check_targets(wanted, logits.shape[1])
         for name, labels in (("lessons", known), ("test", truth)):
             check_classes(labels, logits.shape[1], f"{name} labels")
-        found = {"answers": answers_of(logits) == truth}
+        found = {"answers": (answers_of(logits) == truth).double()}
         for images in sorted({min(count, most) for count in PROTOTYPE_IMAGES}):
-            found[f"prototype row, {images} images"] = row_returns(
+            found[f"prototype row, {images} images"] = prototype_row(
                 lesson_features, known, lesson_logits, values, truth, logits, wanted, images=images, seed=seed
-            )
-        classifiers = {
-            "nearest prototype": centroids(),
-            "10 neighbours": neighbours(min(10, len(known))),
-            "linear probe": logistic_regression(seed),
-            "MLP probe": perceptron(128, seed),
-        }
-        for name, classifier in classifiers.items():
-            found[name] = fitted_answers(classifier, lesson_features, known, values, truth, wanted) == truth
+            ).rates
+        given_to_all = (lesson_features, known, values, truth, wanted)
+        found["nearest prototype"] = nearest_prototype(*given_to_all).rates
+        found["10 neighbours"] = neighbour_probe(*given_to_all, k=min(10, len(known))).rates
+        found["linear probe"] = linear_probe(*given_to_all, seed=seed).rates
+        found["MLP probe"] = mlp_probe(*given_to_all, seed=seed).rates
         for name, kept in (("relearning", known >= 0), ("relearning from the others", known != wanted)):
             if relearn_steps:
                 student = relearned(
                     model, shown[kept.to(shown.device)], known[kept], steps=relearn_steps, learning_rate=learning_rate,
                     batch_size=batch_size, seed=seed, progress=progress,
                 )  # fmt: skip
-                found[name] = predict(student, judging, batch_size=batch_size) == truth
-        for name, right in found.items():
-            rates.setdefault(name, {})[who] = right.double()
+                found[name] = (predict(student, judging, batch_size=batch_size) == truth).double()
+        for name, of_model in found.items():
+            rates.setdefault(name, {})[who] = of_model
     own = truth == wanted
     attacks = {}
     for name, by_model in rates.items():

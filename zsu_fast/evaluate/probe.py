@@ -7,7 +7,7 @@ again; both levels belong in every report.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,10 +30,25 @@ from zsu_fast.extras import require
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Accuracy of a linear probe, fractions: on the target classes and on the others; None without such images."""
+    """Accuracy of a probe, fractions: on the target classes and on the others; None without such images.
+
+    rates: float64 [M], for each test image how often it gets its class: 0 or 1, or a mean over draws.
+    """
 
     forget_accuracy: float | None
     retain_accuracy: float | None
+    rates: Tensor = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, rates: Tensor, labels: Tensor, targets: Sequence[int]) -> ProbeResult:
+        """From the rates of test images and their labels int64 [M]."""
+        forget = torch.isin(labels, torch.tensor(list(targets)))
+        own, others = (float(part.mean()) if part.numel() else None for part in (rates[forget], rates[~forget]))
+        return cls(own, others, rates)
+
+    def to_dict(self) -> dict[str, float | None]:
+        """The accuracies, as JSON can carry them."""
+        return {"forget_accuracy": self.forget_accuracy, "retain_accuracy": self.retain_accuracy}
 
 
 class _LastLinearInput(TorchFunctionMode):
@@ -164,11 +179,8 @@ def linear_probe(
         ValueError: shapes that do not fit, NaN or infinite features, a target without training images, or fewer
             than two classes to learn.
     """
-    return fitted(logistic_regression(seed), train_features, train_labels, test_features, test_labels, target)
-
-
-def logistic_regression(seed: int) -> Any:
-    return require("sklearn.linear_model", "evaluate").LogisticRegression(max_iter=1000, random_state=seed)
+    classifier = require("sklearn.linear_model", "evaluate").LogisticRegression(max_iter=1000, random_state=seed)
+    return fitted(classifier, train_features, train_labels, test_features, test_labels, target)
 
 
 def fitted(
@@ -180,22 +192,6 @@ def fitted(
     target: int | Sequence[int],
 ) -> ProbeResult:
     """Accuracy of a classifier of scikit-learn, trained on standardised features; see :func:`linear_probe`."""
-    answers = fitted_answers(classifier, train_features, train_labels, test_features, test_labels, target)
-    truth = check_labels(test_labels, test_features.shape[0], "test_labels")
-    forget = torch.isin(truth, torch.tensor(check_targets(target)))
-    correct = answers == truth
-    return ProbeResult(_mean(correct[forget]), _mean(correct[~forget]))
-
-
-def fitted_answers(
-    classifier: Any,
-    train_features: Tensor,
-    train_labels: Tensor | Sequence[int],
-    test_features: Tensor,
-    test_labels: Tensor | Sequence[int],
-    target: int | Sequence[int],
-) -> Tensor:
-    """int64 [M], the classifier's answers on the test images."""
     for name, value in (("train_features", train_features), ("test_features", test_features)):
         if not isinstance(value, Tensor) or value.dim() != 2:
             raise ValueError(f"{name} must be a tensor [N, D], got {getattr(value, 'shape', type(value).__name__)}")
@@ -216,9 +212,10 @@ def fitted_answers(
         raise ValueError(f"train_labels must hold images of the target, got none of class {missing[0]}")
     scaler = require("sklearn.preprocessing", "evaluate").StandardScaler()
     classifier.fit(scaler.fit_transform(train_features.double().cpu().numpy()), train_truth.numpy())
-    if not test_truth.numel():
-        return test_truth
-    return torch.from_numpy(classifier.predict(scaler.transform(test_features.double().cpu().numpy())))
+    answers = test_truth
+    if test_truth.numel():
+        answers = torch.from_numpy(classifier.predict(scaler.transform(test_features.double().cpu().numpy())))
+    return ProbeResult.of((answers == test_truth).double(), test_truth, targets)
 
 
 def probe_on_halves(values: Tensor, labels: Tensor, target: int | Sequence[int], seed: int = 0) -> ProbeResult:
@@ -263,7 +260,3 @@ def _pooled(value: Tensor, module: nn.Module | None) -> Tensor:
     elif value.dim() > 2 and isinstance(module, _ConvNd):
         value = value.flatten(2).float().mean(dim=2)
     return value.detach().reshape(value.shape[0], -1).to(torch.float32, copy=True)
-
-
-def _mean(correct: Tensor) -> float | None:
-    return float(correct.double().mean()) if correct.numel() else None

@@ -43,7 +43,7 @@ class Verdict:
         depth: from `zsu_fast.evaluate.depth`, of the edited model. The sentence says what was found either way.
         """
         if depth.holds is None:
-            raise ValueError("depth: was measured without an oracle, beside which alone it can be judged")
+            raise ValueError("depth: was measured without an oracle, or without one of the attacks that must hold")
         failed = [name for name, attack in depth.attacks.items() if attack.holds is False]
         if self.level == "answers" and depth.holds:
             said = "Prototype rows, linear probe and relearning gain no more of it than from a retrained model"
