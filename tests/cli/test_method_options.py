@@ -16,9 +16,11 @@ def test_every_option_is_on_the_command_line(method):
 
 
 def test_set_takes_json_or_text():
-    assert parse_settings(["k=0.5", "layers=[1, 2]", "mode=zero", "text=a=b", "flag=true"]) == {
-        "k": 0.5, "layers": [1, 2], "mode": "zero", "text": "a=b", "flag": True,
+    assert parse_settings(["k=0.5", "layers=[1, 2]", "mode=zero", "composite=a=b"], "channels") == {
+        "k": 0.5, "layers": [1, 2], "mode": "zero", "composite": "a=b",
     }  # fmt: skip
-    for text in ("k", "=3", "a b=3"):
-        with pytest.raises(ValueError, match="--set: expected NAME=VALUE"):
-            parse_settings([text])
+    with pytest.raises(ValueError, match="--set: expected NAME=VALUE"):
+        parse_settings(["k"], "channels")
+    for text in ("=3", "path=all", "method=lra-npp", "probes=3"):
+        with pytest.raises(ValueError, match="--set: method 'channels' has no option"):
+            parse_settings([text], "channels")

@@ -158,7 +158,7 @@ def forget(
         raise ValueError("--no-undo: --undo asks for one")
     if key is not None:
         check_key(key)
-    others = parse_settings(other)
+    others = parse_settings(other, method)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
         if linear_probe and evaluation is None:
             raise ValueError("--linear-probe needs --eval: labelled images of all classes")

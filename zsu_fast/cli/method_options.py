@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from zsu_fast.cli.options import METHOD
+from zsu_fast.unlearn import method_options
 from zsu_fast.unlearn.methods import Channels, LraNpp
 
 _DECLARED = {f.name: (f, kind.name) for kind in (Channels, LraNpp) for f in fields(kind.options)}
@@ -24,13 +25,16 @@ def of_method(name: str, *flags: str, panel: str = METHOD, **limits: float) -> A
     return typer.Option(*flags, help=text, show_default=default, rich_help_panel=panel, **limits)  # type: ignore[arg-type]
 
 
-def parse_settings(given: list[str] | None) -> dict[str, Any]:
-    """NAME=VALUE, of any option of any method; values are JSON, or else text."""
+def parse_settings(given: list[str] | None, method: str) -> dict[str, Any]:
+    """NAME=VALUE, of the options of a method; values are JSON, or else text."""
     found: dict[str, Any] = {}
+    known = method_options(method) if given else {}
     for text in given or []:
         name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
+        if not equals:
             raise ValueError(f"--set: expected NAME=VALUE, got {text!r}")
+        if name not in known:
+            raise ValueError(f"--set: method {method!r} has no option {name!r}; it has {', '.join(known)}")
         try:
             found[name] = json.loads(value)
         except json.JSONDecodeError:
