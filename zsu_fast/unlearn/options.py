@@ -65,10 +65,14 @@ class Options:
         if self.batch_size != "auto":
             check_int("batch_size", self.batch_size, 1, 2**31 - 1)
 
-    def batches(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The images as they are run; on a CPU larger batches cost memory and gain nothing."""
+    def batch(self, images: Tensor) -> int:
+        """Images per forward pass; on a CPU larger batches cost memory and gain nothing."""
         automatic = 16 if images.device.type == "cpu" else 64
-        return images.split(self.batch_size if isinstance(self.batch_size, int) else automatic)
+        return self.batch_size if isinstance(self.batch_size, int) else automatic
+
+    def batches(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The images as they are run."""
+        return images.split(self.batch(images))
 
 
 def _python_number(value: Any) -> Any:

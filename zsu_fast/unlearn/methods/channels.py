@@ -15,9 +15,6 @@ from zsu_fast.unlearn.picks import SCOPES, SCORES, Picks, Ranking, rank_units, u
 from zsu_fast.unlearn.plan import Slice, plan
 from zsu_fast.unlearn.structure import Structure
 
-RELEVANCE_BATCH = 4
-"""Images per relevance pass: it keeps the whole graph, 10 to 20 times what a forward pass needs."""
-
 
 @dataclass(frozen=True)
 class ChannelsOptions(Options):
@@ -117,6 +114,5 @@ class Channels(Method):
 
     def _relevance(self, given: Given, images: Tensor, labels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         given.count(len(images))
-        asked = self.asked.batch_size
-        batch = min(asked, RELEVANCE_BATCH) if isinstance(asked, int) else RELEVANCE_BATCH
+        batch = max(1, self.asked.batch(images) // 4)  # a relevance pass keeps the whole graph
         return unit_relevance(given.model, images, labels, layers, self.asked.composite, batch, given.progress)
