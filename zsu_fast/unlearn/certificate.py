@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.model.tensors import Tensors
-from zsu_fast.unlearn.plan import Slice
+from zsu_fast.unlearn.edits import Edits, Slice
 from zsu_fast.unlearn.structure import Layer, Structure
 from zsu_fast.unlearn.watch import Leak, Watch
 
@@ -24,9 +24,7 @@ MEASURED = "measured on these inputs only"
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 
 
-def certify(
-    model: nn.Module, structure: Structure, slices: Sequence[Slice], path: str, sample: Tensor
-) -> dict[str, Any]:
+def certify(model: nn.Module, structure: Structure, edits: Edits, path: str, sample: Tensor) -> dict[str, Any]:
     """Check the claims of an edit that is in place, on `sample` [N, ...], and say what they rest on.
 
     Returns {"units": [{"layer", "units", "claim", "facts"}], "others": {...} or None}.
@@ -34,6 +32,7 @@ def certify(
     Raises:
         ValueError: a unit that should be silent is not; the caller takes the edit back.
     """
+    slices = [piece for piece in edits if isinstance(piece, Slice)]
     masked = _masked(structure, slices)
     leaks = _run(model, masked, sample)
     if leaks:
@@ -60,7 +59,10 @@ def certify(
         for piece in slices
         if piece.mode == "zero" and piece.row is None and piece.dim == 1
     ]
-    return {"units": units, "others": _others_claim(structure, slices) if path == "target" else None}
+    return {
+        "units": units,
+        "others": _others_claim(structure, slices) if path == "target" and len(slices) == len(edits) else None,
+    }
 
 
 def _columns_are_zero(tensors: Tensors, piece: Slice) -> bool:

@@ -13,9 +13,9 @@ from torch import Tensor
 from zsu_fast.evaluate.accuracy import Evaluation, summarise
 from zsu_fast.evaluate.inference import answers_of, logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
+from zsu_fast.unlearn.edits import Edits
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import Options
-from zsu_fast.unlearn.plan import Slice
 from zsu_fast.unlearn.requests import Request
 from zsu_fast.unlearn.transaction import Transaction
 
@@ -49,14 +49,14 @@ class Measurement:
     trace: list[dict[str, Any]] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
 
-    def edit(self, slices: list[Slice]) -> None:
-        self.transaction.edit(slices, self.options.strength, self.options.seed)
+    def edit(self, edits: Edits) -> None:
+        self.transaction.edit(edits, self.options.strength, self.options.seed)
 
     @contextmanager
-    def edited(self, slices: list[Slice]) -> Iterator[None]:
+    def edited(self, edits: Edits) -> Iterator[None]:
         """The edit in place inside, and taken back after."""
         mark = self.transaction.mark()
-        self.edit(slices)
+        self.edit(edits)
         try:
             yield
         finally:

@@ -23,10 +23,10 @@ def option(text: str, default: Any = None, *, shown: str | None = None, choices:
 
 @dataclass(frozen=True)
 class Options:
-    """Options that mean the same for every method that edits weights."""
+    """Options that mean the same for every method."""
 
     budget: int | float | None = option(
-        "Neurons to perturb: a count, or a fraction in (0, 1]. Given, nothing is searched.",
+        "Size of the edit: neurons to perturb, or a fraction in (0, 1]. Given, nothing is searched.",
         shown="as the method says",
     )
     until: float | None = option(
@@ -35,13 +35,7 @@ class Options:
     utility_floor: float | None = option(
         "Accuracy on the retain images that must be kept.", shown="two points less than before"
     )
-    mode: str | None = option(
-        "zero (exact masking), invert (times -1), scale (times `strength`), gaussian or laplace (noise on weights).",
-        choices=MODES,
-        shown="as the method says",
-    )
-    strength: float | None = option("Of scale, gaussian and laplace.")
-    seed: int = option("Of the split of the probes and of noise.", 0)
+    seed: int = option("Of the split of the probes and of whatever is drawn.", 0)
     batch_size: int | str = option("Images per forward pass; auto: 16 on a CPU, 64 elsewhere.", "auto")
 
     def __post_init__(self) -> None:
@@ -60,10 +54,14 @@ class Options:
         check_amount("budget", self.budget, 0)
         for name in ("until", "utility_floor"):
             check_share(name, getattr(self, name))
-        check_strength(self.strength, self.mode)
         check_int("seed", self.seed, 0, 2**63 - 1)
         if self.batch_size != "auto":
             check_int("batch_size", self.batch_size, 1, 2**31 - 1)
+
+    @property
+    def strength(self) -> float | None:
+        """Of perturbed slices, where a method has the option."""
+        return None
 
     def batch(self, images: Tensor) -> int:
         """Images per forward pass; on a CPU larger batches cost memory and gain nothing."""
@@ -73,6 +71,22 @@ class Options:
     def batches(self, images: Tensor) -> tuple[Tensor, ...]:
         """The images as they are run."""
         return images.split(self.batch(images))
+
+
+@dataclass(frozen=True)
+class MaskOptions(Options):
+    """Of methods that perturb neurons."""
+
+    mode: str | None = option(
+        "zero (exact masking), invert (times -1), scale (times `strength`), gaussian or laplace (noise on weights).",
+        choices=MODES,
+        shown="as the method says",
+    )
+    strength: float | None = option("Of scale, gaussian and laplace.")
+
+    def check(self) -> None:
+        super().check()
+        check_strength(self.strength, self.mode)
 
 
 def _python_number(value: Any) -> Any:

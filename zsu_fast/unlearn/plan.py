@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
+from zsu_fast.unlearn.edits import Slice
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.structure import Layer, Structure
 
 PATHS = ("target", "all", "rows", "neuron")
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Indices along `dim` of a tensor of the model, or of one of its rows, and what is done to them."""
-
-    tensor: str
-    row: int | None
-    dim: int
-    indices: tuple[int, ...]
-    mode: str = "zero"
 
 
 def plan(structure: Structure, picks: Picks, path: str, mode: str) -> list[Slice]:

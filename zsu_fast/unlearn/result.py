@@ -27,7 +27,7 @@ class ForgetResult:
     verdict: what may be said of it; nothing else says "forgotten".
     reached: whether an edit is in place that met `until` (with a fixed budget: whether it did).
     picks: layer name -> indices; inputs of the classifier stand under "<classifier>.input".
-    budget: number of neurons (per target class for "lra-npp", in all for "channels").
+    budget: number of neurons (per target class for "lra-npp", in all for "channels"), or size as the method counts it.
     before, after: "forget_accuracy" on the probes ("after": each judged by an edit chosen without it, where there are
         enough), "margin": median lead of the class over the best other logit on them, and "retain_accuracy" on the
         retain probes (None without them).
@@ -53,7 +53,11 @@ class ForgetResult:
         if self.patch.entries:
             count = sum(map(len, self.picks.values()))
             judged = "held-out probes" if self.record["metrics"]["held_out"] else "the very probes that chose the edit"
-            said += f" Edited by {self.record['request']['method']}: {count} neurons in {len(self.picks)} layer(s)"
+            extent = f"{count} neurons in {len(self.picks)} layer(s)"
+            if not count:
+                entries = self.patch.entries
+                extent = f"{sum(e.new.numel() for e in entries)} values of {len({e.tensor for e in entries})} tensor(s)"
+            said += f" Edited by {self.record['request']['method']}: {extent}"
             for key, what in (("forget_accuracy", f"on the class ({judged})"), ("retain_accuracy", "on the others")):
                 if self.before[key] is not None:
                     said += f"; accuracy {what} {self.before[key]:.3f} -> {self.after[key]:.3f}"

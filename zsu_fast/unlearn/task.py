@@ -13,12 +13,13 @@ from zsu_fast.model.tensors import model_digest
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.door import check_runs, check_taken
+from zsu_fast.unlearn.edits import Edits
 from zsu_fast.unlearn.measure import Measurement, Pair, largest_share
 from zsu_fast.unlearn.methods import Given, Method, Proposal
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.patch import Patch, patch_of
 from zsu_fast.unlearn.picks import Picks
-from zsu_fast.unlearn.plan import Slice, describe
+from zsu_fast.unlearn.plan import describe
 from zsu_fast.unlearn.requests import Request
 from zsu_fast.unlearn.result import ForgetResult, described, jsonable, provenance
 from zsu_fast.unlearn.transaction import Transaction
@@ -26,7 +27,6 @@ from zsu_fast.unlearn.trial import Trial
 from zsu_fast.unlearn.verdict import Verdict, judge
 
 DEFAULT_DROP = 0.02  # of retain accuracy: a hundred probes cannot tell less
-FOLDS = 4
 MARGIN = 0.25
 """How far below the best other logit the class must fall in the median, as a share of the median lead it had before."""
 KNOWN = 0.15
@@ -50,7 +50,7 @@ class _Found:
     proposal: Proposal
     budget: int
     picks: Picks
-    slices: list[Slice]
+    edits: Edits
     margins: Tensor  # [N] of the probes, each under an edit chosen without it where there are folds
     retain_accuracy: float | None
 
@@ -87,7 +87,7 @@ class Task:
         self.options = method.completed(self.structure)
         self.until = method.until if asked.until is None else asked.until
         self.measurement = Measurement(transaction, request, self.options, self.until, progress)
-        self.parts = search.folds(self.labels, FOLDS, asked.seed)
+        self.parts = search.folds(self.labels, method.folds, asked.seed)
 
     def run(self) -> ForgetResult:
         measurement = self.measurement
@@ -122,7 +122,7 @@ class Task:
         self._check_targets(self.measurement.forward(self.probes[:2]).shape[1])
         self.measurement.retain = self._retain_images()
         proposal = next(iter(self.method.propose(self._given())))
-        return proposal.rank(None).take(_count(budget, proposal))
+        return proposal.choose(None).picks(_count(budget, proposal))
 
     # --- search
 
@@ -172,16 +172,16 @@ class Task:
             wrong = int((1 - floor) * len(measurement.retain[0]) + 1e-6)
         kept: tuple[int, float | None] | None = None
         for budget in budgets:
-            with measurement.edited(trial.slices(budget)):
+            with measurement.edited(trial.choice.edits(budget)):
                 accuracy = measurement.retain_accuracy(wrong)
             if floor is not None and accuracy is not None and accuracy < floor:
                 break
             kept = (budget, accuracy)
         if kept is None:
             return None
-        margins, slices = trial.held_out(kept[0]), trial.slices(kept[0])
-        measurement.edit(slices)
-        return _Found(trial.proposal, kept[0], trial.ranking.take(kept[0]), slices, margins, kept[1])
+        margins, edits = trial.held_out(kept[0]), trial.choice.edits(kept[0])
+        measurement.edit(edits)
+        return _Found(trial.proposal, kept[0], trial.choice.picks(kept[0]), edits, margins, kept[1])
 
     # --- measuring
 
@@ -233,7 +233,7 @@ class Task:
             return judge(self.name, counts, self.until, "evaluation images", fixed)
         counts = self.measurement.answered(found.margins)
         if len(self.parts) < 2:
-            sentence = f"{self.name} was perturbed; a single probe chose the edit, so no image is left to judge it by."
+            sentence = f"{self.name} was edited; all the probes chose the edit, so no image is left to judge it by."
             return Verdict("not judged", sentence, *max(counts))
         return judge(self.name, counts, self.until, "held-out probes", fixed)
 
@@ -289,7 +289,7 @@ class Task:
         certificate = None
         if found is not None:
             path = self.method.described(self._given()).get("path", "neuron")
-            certificate = certify(self.model, self.structure, found.slices, path, self.probes[:2])
+            certificate = certify(self.model, self.structure, found.edits, path, self.probes[:2])
             self._check_finite(found)
         reached = (
             found is not None and (after["forget_accuracy"] or 0.0) <= self.until and verdict.level != "not reached"
@@ -336,9 +336,9 @@ class Task:
         )  # fmt: skip
 
     def _check_finite(self, found: _Found) -> None:
-        for name in {piece.tensor for piece in found.slices}:
+        for name in {piece.tensor for piece in found.edits}:
             if not bool(self.transaction.tensors[name].isfinite().all()):
-                raise ValueError(f"strength: {self.options.strength} makes values of {name} infinite or NaN")
+                raise ValueError(f"method: {self.method.name!r} makes values of {name} infinite or NaN")
 
 
 def _count(budget: int | float, proposal: Proposal) -> int:

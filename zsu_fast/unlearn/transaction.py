@@ -18,7 +18,7 @@ from zsu_fast.evaluate.inference import cuda_devices
 from zsu_fast.lrp.eager import function_modes_as_found
 from zsu_fast.model.tensors import Tensors, same_bits, tensor_digest
 from zsu_fast.model.wrapped import bare_model, lock_of
-from zsu_fast.unlearn.plan import Slice
+from zsu_fast.unlearn.edits import Edits, Replacement
 from zsu_fast.unlearn.signals import answer_interrupts_by, handler_of_interrupts, interrupts_wait
 
 _Result = TypeVar("_Result")
@@ -65,20 +65,26 @@ class Transaction:
         """A place in the journal for `undo` to go back to."""
         return len(self.journal)
 
-    def edit(self, slices: Sequence[Slice], strength: float | None = None, seed: int = 0) -> None:
-        """Perturb slices in place, each by its own mode; see `zsu_fast.unlearn.perturb_`."""
-        written = []
-        for piece in slices:
+    def edit(self, edits: Edits, strength: float | None = None, seed: int = 0) -> None:
+        """Write new values, and perturb slices, each by its own mode; see `zsu_fast.unlearn.perturb_`."""
+        written, replaced = [], []
+        for piece in edits:
             whole = self.tensors[piece.tensor]
+            if isinstance(piece, Replacement):
+                replaced.append((_changed_rows(piece, whole), piece.values))
+                continue
             view = whole if piece.row is None else whole[piece.row]
             index = torch.tensor(piece.indices, dtype=torch.int64, device=view.device)
             old = view.index_select(piece.dim, index)
             written.append(Written(piece.tensor, piece.row, piece.dim, view, index, old))
         with interrupts_wait():
-            self.journal += written
+            self.journal += written + [w for w, _ in replaced]
+            slices = [piece for piece in edits if not isinstance(piece, Replacement)]
             for mode in dict.fromkeys(piece.mode for piece in slices):
                 same = [w for piece, w in zip(slices, written, strict=True) if piece.mode == mode]
                 _perturb_(same, mode, strength, seed)
+            for w, values in replaced:
+                w.view.index_copy_(0, w.index, values.index_select(0, w.index.to(values.device)).to(w.view.device))
         torch.clear_autocast_cache()  # it holds casts of the weights as they were
 
     def write(self, tensor: str, view: Tensor, dim: int, index: Tensor, values: Tensor) -> None:
@@ -157,6 +163,18 @@ def transact(model: nn.Module, work: Callable[[Transaction], _Result]) -> _Resul
             if transaction is not None:
                 transaction.roll_back()
         raise
+
+
+def _changed_rows(piece: Replacement, whole: Tensor) -> Written:
+    values = piece.values
+    if values.shape != whole.shape or values.dtype != whole.dtype or not whole.dim():
+        raise ValueError(
+            f"method: gives {piece.tensor} as {values.dtype} {tuple(values.shape)}, "
+            f"it is {whole.dtype} {tuple(whole.shape)}"
+        )
+    index = (values.to(whole.device) != whole).flatten(1 if whole.dim() > 1 else 0)
+    index = (index.any(1) if index.dim() > 1 else index).nonzero()[:, 0]
+    return Written(piece.tensor, None, 0, whole, index, whole.index_select(0, index))
 
 
 def _perturb_(written: Sequence[Written], mode: str, strength: float | None, seed: int) -> None:

@@ -10,23 +10,17 @@ from torch import Tensor
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.measure import Measurement, largest_share
 from zsu_fast.unlearn.methods import Proposal
-from zsu_fast.unlearn.plan import Slice
 
 
 class Trial:
-    """A proposal, ranked by all probes, and without each of `parts` (masks [N], the folds held out) in turn."""
+    """A proposal, as all probes choose it, and without each of `parts` (masks [N], the folds held out) in turn."""
 
     def __init__(self, measurement: Measurement, proposal: Proposal, parts: Sequence[Tensor]) -> None:
         self.measurement, self.proposal, self.parts = measurement, proposal, parts
-        self.admitted = [~part if len(parts) > 1 else part for part in parts]
-        self.rankings = [proposal.rank(admitted) for admitted in self.admitted]
-        self.ranking = proposal.rank(None)
-        self.largest = self.ranking.largest_budget
+        self.choice = proposal.choose(None)
+        self.without = [proposal.choose(~part) for part in parts] if len(parts) > 1 else [self.choice]
+        self.largest = self.choice.largest
         self._remembered: dict[tuple[int, bool], bool] = {}
-
-    def slices(self, budget: int) -> list[Slice]:
-        """The edit that all probes choose."""
-        return self.proposal.plan(self.ranking.take(budget), None)
 
     def smallest(self) -> int | None:
         return search.smallest(self.meets, self.largest)
@@ -45,7 +39,7 @@ class Trial:
     def meets_as_chosen(self, budget: int) -> bool:
         """Whether the probes forget, with the margin, under the edit that all of them chose."""
         request = self.measurement.request
-        with self.measurement.edited(self.slices(budget)):
+        with self.measurement.edited(self.choice.edits(budget)):
             logits = self._logits(torch.ones_like(request.probe_labels, dtype=torch.bool))
         return self.measurement.forgotten(search.margins(logits, request.probe_labels))
 
@@ -54,9 +48,9 @@ class Trial:
         labels, cost = measurement.request.probe_labels, measurement.cost
         cost.steps += 1
         margins = torch.full((len(labels),), -torch.inf, device=labels.device)
-        for ranking, admitted, part in zip(self.rankings, self.admitted, self.parts, strict=True):
+        for choice, part in zip(self.without, self.parts, strict=True):
             where = part.to(labels.device)
-            with measurement.edited(self.proposal.plan(ranking.take(budget), admitted)):
+            with measurement.edited(choice.edits(min(budget, choice.largest))):
                 margins[where] = search.margins(self._logits(where), labels[where])
             if early and measurement.too_many(margins):
                 break

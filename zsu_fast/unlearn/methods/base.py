@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from zsu_fast.unlearn.edits import Edits, Slice
 from zsu_fast.unlearn.options import Options
 from zsu_fast.unlearn.picks import Picks, Ranking
-from zsu_fast.unlearn.plan import Slice
 from zsu_fast.unlearn.structure import Structure
 
 Progress = Callable[[int, int, str], None]
@@ -38,32 +38,65 @@ class Given:
     progress: Progress
 
 
+class Choice(Protocol):
+    """Edits of growing size, 1..largest, as some of the images chose them; the same at every call."""
+
+    @property
+    def largest(self) -> int: ...
+
+    def picks(self, size: int) -> Picks:
+        """The neurons that an edit of this size names; none where it changes values."""
+
+    def edits(self, size: int) -> Edits: ...
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Neurons in their order; an edit of a size perturbs that many. planned: the slices that perturbing picks means."""
+
+    ranking: Ranking
+    planned: Callable[[Picks], list[Slice]]
+
+    @property
+    def largest(self) -> int:
+        return self.ranking.largest_budget
+
+    def picks(self, size: int) -> Picks:
+        return self.ranking.take(size)
+
+    def edits(self, size: int) -> Edits:
+        return self.planned(self.picks(size))
+
+
 @dataclass(frozen=True)
 class Proposal:
-    """Edits of growing size, 1..largest neurons.
+    """Edits of growing size, 1..largest.
 
-    rank: the order of the neurons by the images that a mask [N] admits (None: all). plan: the slices that perturbing
-    picks means. free: the edit costs what is kept nothing, so it is taken in full. candidates: what a fraction of the
-    budget counts. quick: logits of images (a mask [N]) under the edit that is in place, without running the model; only
-    where it gives the model's own logits bit for bit.
+    choose: the edits by the images that a mask [N] admits (None: all). free: the edit costs what is kept nothing, so it
+    is taken in full. candidates: what a fraction of the budget counts. quick: logits of images (a mask [N]) under the
+    edit that is in place, without running the model; only where it gives the model's own logits bit for bit.
     """
 
     layers: tuple[str, ...]
     mode: str
-    rank: Callable[[Tensor | None], Ranking]
-    plan: Callable[[Picks, Tensor | None], list[Slice]]
+    choose: Callable[[Tensor | None], Choice]
     candidates: int
     free: bool = False
     quick: Callable[[Tensor], Tensor] | None = None
 
 
 class Method(ABC):
-    """A way to forget. `needs`: names of `NEEDS`; `options`: its class of options; `until`: its default aim."""
+    """A way to forget.
+
+    needs: names of `NEEDS`. options: its class of options. until: its default aim. folds: in how many parts the probes
+    are held out in turn, each judged by an edit that was chosen without it; 1: none are, only other images can judge.
+    """
 
     name: ClassVar[str]
     options: ClassVar[type[Options]]
     needs: ClassVar[frozenset[str]] = frozenset()
     until: ClassVar[float]
+    folds: ClassVar[int] = 4
 
     def __init__(self, options: Any) -> None:
         self.asked = options

@@ -9,15 +9,16 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from zsu_fast.lrp import Composite
-from zsu_fast.unlearn.methods.base import Given, Method, Proposal
-from zsu_fast.unlearn.options import Options, check_amount, option
-from zsu_fast.unlearn.picks import SCOPES, SCORES, Picks, Ranking, rank_units, unit_relevance
-from zsu_fast.unlearn.plan import Slice, plan
+from zsu_fast.unlearn.edits import Slice
+from zsu_fast.unlearn.methods.base import Given, Masks, Method, Proposal
+from zsu_fast.unlearn.options import MaskOptions, check_amount, option
+from zsu_fast.unlearn.picks import SCOPES, SCORES, Picks, rank_units, unit_relevance
+from zsu_fast.unlearn.plan import plan
 from zsu_fast.unlearn.structure import Structure
 
 
 @dataclass(frozen=True)
-class ChannelsOptions(Options):
+class ChannelsOptions(MaskOptions):
     k: float | None = option("Share of each layer's units that each probe may name as most relevant.", shown="0.25")
     score: str | None = option(
         "frequency, mean or contrastive (against the retain images).",
@@ -51,7 +52,7 @@ class Channels(Method):
     """Mask the units that carry the class, exactly: the features change too, and so may the other classes."""
 
     name: ClassVar[str] = "channels"
-    options: ClassVar[type[Options]] = ChannelsOptions
+    options: ClassVar[type[MaskOptions]] = ChannelsOptions
     until: ClassVar[float] = 0.05
 
     asked: ChannelsOptions
@@ -86,11 +87,15 @@ class Channels(Method):
         if score == "contrastive":
             assert given.retain is not None
             retain = (self._relevance(given, *given.retain, layers), given.retain[1])
+
+        def planned(picks: Picks) -> list[Slice]:
+            return plan(structure, picks, "neuron", asked.mode or "zero")
+
         for stage in stages:
 
-            def rank(admitted: Tensor | None, stage: Sequence[str] = stage) -> Ranking:
+            def choose(admitted: Tensor | None, stage: Sequence[str] = stage) -> Masks:
                 chosen = slice(None) if admitted is None else admitted.to(given.labels.device)
-                return rank_units(
+                ranking = rank_units(
                     {name: relevance[name][chosen] for name in stage},
                     given.labels[chosen],
                     given.targets,
@@ -99,12 +104,10 @@ class Channels(Method):
                     k=0.25 if asked.k is None else asked.k,
                     retain=retain,
                 )
-
-            def planned(picks: Picks, admitted: Tensor | None) -> list[Slice]:
-                return plan(structure, picks, "neuron", asked.mode or "zero")
+                return Masks(ranking, planned)
 
             candidates = sum(relevance[name].shape[1] for name in stage)
-            yield Proposal(tuple(stage), asked.mode or "zero", rank, planned, candidates)
+            yield Proposal(tuple(stage), asked.mode or "zero", choose, candidates)
 
     def described(self, given: Given) -> dict[str, Any]:
         return {"score": self._score(given), "k": 0.25 if self.asked.k is None else self.asked.k}

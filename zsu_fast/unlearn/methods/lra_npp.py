@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zsu_fast.model.tensors import Tensors, same_bits
-from zsu_fast.unlearn.methods.base import Given, Method, Proposal
-from zsu_fast.unlearn.options import Options, check_amount, option
+from zsu_fast.unlearn.edits import Slice
+from zsu_fast.unlearn.methods.base import Given, Masks, Method, Proposal
+from zsu_fast.unlearn.options import MaskOptions, check_amount, option
 from zsu_fast.unlearn.picks import Picks, Ranking, rank_edges, rank_edges_as_authors
-from zsu_fast.unlearn.plan import PATHS, Slice, plan
+from zsu_fast.unlearn.plan import PATHS, plan
 from zsu_fast.unlearn.presets import AUTHORS_PRESETS, preset_for
 from zsu_fast.unlearn.structure import Head, Structure
 from zsu_fast.unlearn.watch import classifier_inputs
@@ -25,7 +26,7 @@ STEADY = 0.8
 
 
 @dataclass(frozen=True)
-class LraNppOptions(Options):
+class LraNppOptions(MaskOptions):
     k: int | float | None = option(
         "Neurons that each probe may name as most relevant: a count or a share of the layer.", shown="0.25"
     )
@@ -58,7 +59,7 @@ class LraNpp(Method):
     """
 
     name: ClassVar[str] = "lra-npp"
-    options: ClassVar[type[Options]] = LraNppOptions
+    options: ClassVar[type[MaskOptions]] = LraNppOptions
     until: ClassVar[float] = 0.02
 
     asked: LraNppOptions
@@ -88,6 +89,9 @@ class LraNpp(Method):
                 return rank_edges_as_authors(features[chosen], rows, bias, count, given.targets, labels, absolute)
             return rank_edges(features[chosen], rows, labels, given.targets, count, absolute=absolute)
 
+        def choose(mode: str, admitted: Tensor | None) -> Masks:
+            return Masks(rank(admitted), lambda picks: planned(mode, picks, admitted))
+
         path = asked.path or "target"
 
         def planned(mode: str, picks: Picks, admitted: Tensor | None) -> list[Slice]:
@@ -110,8 +114,7 @@ class LraNpp(Method):
             yield Proposal(
                 layers=(),
                 mode=mode,
-                rank=rank,
-                plan=partial(planned, mode),
+                choose=partial(choose, mode),
                 candidates=head.features,
                 free=free,
                 quick=quick if path in ("target", "all") else None,
