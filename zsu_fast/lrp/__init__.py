@@ -48,7 +48,8 @@ from .constant_weights import constant_weights
 from .engine import UncoveredFunctionError
 from .pattern_estimation import estimate_patterns
 from .patterns import PatternAttribution, PatternNet, Patterns
-from .relevance import Relevance, relevance
+from .relevance import relevance
+from .result import Relevance
 from .rules import AlphaBeta, Epsilon, Flat, Gamma, InputRule, LayerRule, Pass, Rule, WSquare, ZBox, Zero, ZPlus
 
 __all__ = [
