@@ -107,7 +107,6 @@ def propagate(
         _check_names(rules, collector)
         starts = [start(logits.detach(), label, value, request.init) for label, value in targets]
         scale = _half_scale(inputs, logits)
-        factor = scale * logits.detach() if patterned else scale
         ends: Sequence[Any] = [leaf] if carrier is None else [leaf, carrier]
         if not request.at_input:
             ends = lowest_edges(logits, collector)
@@ -116,8 +115,10 @@ def propagate(
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             for number, (c, _) in enumerate(starts, 1):
                 collector.last = number == len(starts)
+                factors = c * logits.detach() if patterned else c
+                factors = factors if scale == 1 else factors * scale
                 # Of a scalar: given a gradient to start from, torch first imports modules for half a second.
-                begin = (logits * (c * factor)).sum()
+                begin = (logits * factors).sum()
                 more = not collector.last
                 sent = torch.autograd.grad(begin, ends, retain_graph=more, allow_unused=True) if ends else ()
                 if request.at_input:

@@ -11,6 +11,7 @@ from .composites import Composite
 from .conservation import Ledger
 from .eager import refuse_transforms, uncompiled
 from .passes import Request, check_inputs, propagate
+from .plan import planned
 from .result import Relevance
 from .starts import Init, Target, check_target, labelled
 
@@ -27,6 +28,7 @@ def relevance(
     at_input: bool = True,
     strict: bool = True,
     conservation: bool = False,
+    plan: bool = False,
 ) -> Relevance: ...
 
 
@@ -42,6 +44,7 @@ def relevance(
     at_input: bool = True,
     strict: bool = True,
     conservation: bool = False,
+    plan: bool = False,
 ) -> tuple[Relevance, ...]: ...
 
 
@@ -57,6 +60,7 @@ def relevance(
     at_input: bool = True,
     strict: bool = True,
     conservation: bool = False,
+    plan: bool = False,
 ) -> Relevance | tuple[Relevance, ...]:
     """Layer-wise relevance propagation (Bach et al. 2015; transformers: Achtibat et al. 2024) of one logit per sample.
 
@@ -86,6 +90,8 @@ def relevance(
             warning.
         conservation: Whether to keep the books of where relevance goes, layer by layer, for `Relevance.check`. It costs
             memory (every intermediate value is kept) and time.
+        plan: Whether to keep a plan of this call for the next ones, as long as the model lives; see
+            `zsu_fast.lrp.compile`, which this one stands for with its defaults. The model must be a module.
 
     Returns:
         A `Relevance`; for a list or tuple of targets, one for each of them.
@@ -108,6 +114,11 @@ def relevance(
         raise ValueError("conservation: no books are kept of PatternNet and PatternAttribution")
     if conservation and not at_input:
         raise ValueError("conservation: the books are of passes down to the input, which at_input=False leaves out")
+    if plan and conservation:
+        raise ValueError("conservation: no books are kept by a plan; leave plan=False")
+    if plan:
+        name = composite if isinstance(composite, str) else id(composite)  # which the request holds
+        return planned(model, inputs, target, request, (name, init, request.layers, at_input, strict))
     found, unseen = propagate(model, inputs, targets, request, Ledger() if conservation else None)
     for each in unseen:
         each.check()
