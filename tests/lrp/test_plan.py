@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from zsu_fast.lrp import (
     Flat,
     Gamma,
     Pass,
+    Plan,
     Relevance,
     WSquare,
     ZBox,
@@ -51,6 +53,11 @@ def made(kind: type[nn.Module], dtype: torch.dtype = torch.float32) -> nn.Module
 def images_for(kind: type[nn.Module], samples: int = 3, seed: int = 0) -> Tensor:
     size = MODELS[kind]
     return torch.randn(samples, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def traces(plan: Plan) -> dict[Any, Any]:
+    """What the plan keeps, by its guards."""
+    return plan._traces._entries
 
 
 def assert_same(found: Found, expected: Found) -> None:
@@ -156,7 +163,7 @@ def test_memory_that_nobody_reads_may_hold_anything(poisoned_memory: None) -> No
 def test_what_comes_of_weights_alone_is_made_once_while_they_are_constant() -> None:
     model, images, rules = made(ResNet), images_for(ResNet), "epsilon_alpha2_beta1"
     plan = compile(model, images, composite=rules)
-    trace = next(iter(plan._traces._entries.values())).trace
+    trace = next(iter(traces(plan).values())).trace
     calls: list[int] = []
 
     def counted(*weights: Tensor) -> tuple[Tensor, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zsu_fast.ops.prepared import derived, keeping, open_kept
 
@@ -87,15 +88,18 @@ def trace(
     inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
     # Nothing that was derived from weights before may enter the graph as a constant.
     with _one_at_a_time, keeping(), torch.inference_mode(False), torch.no_grad():
-        expected = passes(inputs, *given)  # its errors and warnings are those of `relevance`
+        with _Watch():
+            expected = passes(inputs, *given)  # its errors and warnings are those of `relevance`
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 graph = make_fx(passes)(inputs, *given)
             except Exception as error:
-                raise ValueError(f"model: it cannot be planned, {_reason(error)}") from error
+                text = str(error).partition("\n")[0]
+                raise ValueError(f"model: it cannot be planned, because torch cannot trace it ({text})") from error
             _simplify(graph)
-            _check_operators(graph)
+            for node in graph.graph.nodes:
+                node.meta.clear()  # what torch notes beside each operator is larger than the graph
             weights, prepare, run = _split(graph, {id(t) for t in (*model.parameters(), *model.buffers())})
             result = Trace(
                 graph, weights, prepare.forward, run, request, tuple(labels), tuple(names), expected[0].shape[1]
@@ -108,13 +112,6 @@ def trace(
                 with torch.autocast(inputs.device.type, enabled=False):
                     _compare(expected, result.run(other, *given, *result.prepared()))
     return result
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).partition("\n")[0]
-    if "_local_scalar_dense" in text or "data-dependent" in text:
-        return "because it reads values of tensors, to branch on them or as numbers"
-    return f"because it cannot be traced ({type(error).__name__}: {text})"
 
 
 _aten = torch.ops.aten
@@ -148,30 +145,29 @@ def _layout(node: Node) -> tuple[object, ...]:
     return node.meta["val"].shape, node.meta["val"].stride()
 
 
-def _check_operators(graph: GraphModule) -> None:
-    """ValueError for an operator whose result is not a matter of its operands' shapes and values alone."""
-    for node in graph.graph.nodes:
-        tags = getattr(node.target, "tags", ())
-        if torch.Tag.nondeterministic_seeded in tags and _argument(node, "dropout_p") != 0:
-            raise ValueError(f"model: it cannot be planned, because it draws random numbers ({node.target})")
-        if torch.Tag.dynamic_output_shape in tags and not _takes_indices(node):
-            raise ValueError(f"model: it cannot be planned, because shapes depend on values ({node.target})")
+class _Watch(TorchDispatchMode):
+    """ValueError for an operator whose result is not a matter of its operands alone, or goes where no graph sees it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tags = func.tags
+        if torch.Tag.nondeterministic_seeded in tags and _argument(func, args, kwargs or {}, "dropout_p") != 0:
+            raise ValueError(f"model: it cannot be planned, because it draws random numbers ({func})")
+        if torch.Tag.data_dependent_output in tags:
+            raise ValueError(f"model: it cannot be planned, because Python reads values of its tensors ({func})")
+        if torch.Tag.dynamic_output_shape in tags and (
+            func is not _aten.index.Tensor
+            or any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+        ):
+            raise ValueError(f"model: it cannot be planned, because shapes depend on values ({func})")
+        return func(*args, **(kwargs or {}))
 
 
-def _argument(node: Node, name: str) -> Any:
-    for i, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+def _argument(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], name: str) -> Any:
+    """What `func` was given as `name`; None if it takes no such argument."""
+    for i, argument in enumerate(func._schema.arguments):
         if argument.name == name:
-            return node.args[i] if i < len(node.args) else node.kwargs.get(name, argument.default_value)
+            return args[i] if i < len(args) else kwargs.get(name, argument.default_value)
     return None
-
-
-def _takes_indices(node: Node) -> bool:
-    """Whether it is x[i, j ...] with numbers, not masks: then shapes say how many values come out."""
-    return node.target is _aten.index.Tensor and not any(
-        index.meta["val"].dtype in (torch.bool, torch.uint8)
-        for index in _argument(node, "indices")
-        if index is not None
-    )
 
 
 def _mutates(node: Node) -> bool:
