@@ -111,8 +111,8 @@ class Plan:
         return self._prepare(inputs, target).graph
 
     def _prepare(self, inputs: Tensor, target: Target | Sequence[Target]) -> Trace:
-        labels, values = _targets(inputs, target)
-        return self._traces.find(self.model, inputs, labels, _as_tensors(inputs, values), self._request).trace
+        _, values = _targets(inputs, target)
+        return self._traces.find(self.model, inputs, _as_tensors(inputs, values), self._request).trace
 
 
 class _Entry(NamedTuple):
@@ -141,7 +141,7 @@ class Traces:
         """As `relevance`. Equal requests must have equal names."""
         labels, values = _targets(inputs, target)
         tensors = _as_tensors(inputs, values)
-        _, plan, run = self.find(model, inputs, labels, tensors, request, name)
+        _, plan, run = self.find(model, inputs, tensors, request, name)
         for label, value in zip(labels, values, strict=True):
             if value is not None and not isinstance(value, Tensor):
                 check_class(label, value, plan.classes)
@@ -150,14 +150,13 @@ class Traces:
         with torch.inference_mode(False), torch.no_grad(), plain:
             outputs = run(inputs, [tensor for tensor in tensors if tensor is not None])
             unseen = [t if isinstance(v, Tensor) else None for v, t in zip(values, tensors, strict=True)]
-            found = plan.found(outputs, unseen)
+            found = plan.found(outputs, labels, unseen)
         return tuple(found) if isinstance(target, list | tuple) else found[0]
 
     def find(
         self,
         model: nn.Module,
         inputs: Tensor,
-        labels: Sequence[str],
         targets: Sequence[Tensor | None],
         request: Request,
         name: Hashable = None,
@@ -170,7 +169,7 @@ class Traces:
             entry = self._entries.get(key)
             if entry is None:
                 backend = backend_for(self._backend, inputs)
-                found = trace(model, inputs, labels, targets, request)
+                found = trace(model, inputs, targets, request)
                 entry = self._entries[key] = _Entry(self._parts.held, found, runner(backend, found))
                 while len(self._entries) > self._keep:
                     self._entries.popitem(last=False)

@@ -41,7 +41,6 @@ class Trace:
     prepare: Callable[..., tuple[Tensor, ...]]
     run: GraphModule
     request: Request
-    labels: tuple[str, ...]
     names: tuple[str, ...]
     classes: int
     _key: object = field(default_factory=object)
@@ -52,12 +51,14 @@ class Trace:
             return self.prepare(*self.weights)
         return derived(self._key, self.weights, self.prepare)
 
-    def found(self, outputs: Sequence[Tensor], targets: Sequence[Tensor | None]) -> list[Relevance]:
+    def found(
+        self, outputs: Sequence[Tensor], labels: Sequence[str], targets: Sequence[Tensor | None]
+    ) -> list[Relevance]:
         """The outputs of `run` as those of `propagate`. ValueError where the host does not like what it sees."""
         logits, *rest = outputs
-        each = len(rest) // len(self.labels)
+        each = len(rest) // len(labels)
         result = []
-        for i, (label, target) in enumerate(zip(self.labels, targets, strict=True)):
+        for i, (label, target) in enumerate(zip(labels, targets, strict=True)):
             at_input, *neurons = rest[i * each : (i + 1) * each]
             divisor = None if self.request.init == "logit" else neurons.pop()
             Unseen(label, self.classes, target, divisor, self.request.init).check()
@@ -65,9 +66,7 @@ class Trace:
         return result
 
 
-def trace(
-    model: nn.Module, inputs: Tensor, labels: Sequence[str], targets: Sequence[Tensor | None], request: Request
-) -> Trace:
+def trace(model: nn.Module, inputs: Tensor, targets: Sequence[Tensor | None], request: Request) -> Trace:
     """The passes of a model, checked on two inputs to give the bits that they give without a graph.
 
     ValueError for a model that no one graph stands for.
@@ -77,7 +76,7 @@ def trace(
 
     def passes(images: Tensor, *classes: Tensor) -> tuple[Tensor, ...]:
         waiting = iter(classes)
-        named = [(label, None if t is None else next(waiting)) for label, t in zip(labels, targets, strict=True)]
+        named = [("target", None if target is None else next(waiting)) for target in targets]
         found, unseen = propagate(model, images, named, request)
         names[:] = found[0].neurons
         outputs = [found[0].logits]
@@ -89,7 +88,7 @@ def trace(
     # Nothing that was derived from weights before may enter the graph as a constant.
     with _one_at_a_time, keeping(), torch.inference_mode(False), torch.no_grad():
         with _Watch():
-            expected = passes(inputs, *given)  # its errors and warnings are those of `relevance`
+            samples = [(inputs, passes(inputs, *given))]  # errors and warnings are those of `relevance`
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -97,20 +96,16 @@ def trace(
             except Exception as error:
                 text = str(error).partition("\n")[0]
                 raise ValueError(f"model: it cannot be planned, because torch cannot trace it ({text})") from error
-            _simplify(graph)
-            for node in graph.graph.nodes:
-                node.meta.clear()  # what torch notes beside each operator is larger than the graph
-            weights, prepare, run = _split(graph, {id(t) for t in (*model.parameters(), *model.buffers())})
-            result = Trace(
-                graph, weights, prepare.forward, run, request, tuple(labels), tuple(names), expected[0].shape[1]
-            )
-            with torch.autocast(inputs.device.type, enabled=False):
-                _compare(expected, result.run(inputs, *given, *result.prepared()))
             other = torch.empty_like(inputs).copy_(inputs.flip(tuple(range(inputs.dim())))).mul_(0.5)
             if other.stride() == inputs.stride():
-                expected = passes(other, *given)
-                with torch.autocast(inputs.device.type, enabled=False):
-                    _compare(expected, result.run(other, *given, *result.prepared()))
+                samples.append((other, passes(other, *given)))
+        _simplify(graph)
+        weights, prepare, run = _split(graph, {id(t) for t in (*model.parameters(), *model.buffers())})
+        classes = samples[0][1][0].shape[1]
+        result = Trace(graph, weights, prepare.forward, run, request, tuple(names), classes)
+        with torch.autocast(inputs.device.type, enabled=False):
+            for images, expected in samples:
+                _compare(expected, run(images, *given, *result.prepared()))
     return result
 
 
@@ -138,6 +133,8 @@ def _simplify(graph: GraphModule) -> None:
                 same = source
         node.replace_all_uses_with(same)
     graph.graph.eliminate_dead_code()
+    for node in graph.graph.nodes:
+        node.meta.clear()  # what torch notes beside each operator is larger than the graph
     graph.recompile()
 
 
