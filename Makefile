@@ -107,6 +107,9 @@ bench: $(done)/tests native
 	$(call say,measuring the ops)
 	@$(bin)/python -m bench run --without 'relevance/*' --json bench/results/ops_$$(cat $(done)/device).json
 	@$(bin)/python -m bench table
+	$(call say,measuring plans)
+	@$(bin)/python -m bench.plans --json bench/results/plans.json --inductor LeNet-5
+	@$(bin)/python -m bench.plans --table bench/results/plans.json
 
 sources := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh \
   $(addprefix tests/emulated_cuda/,*.h *.cpp *.cu cub/block/*.cuh))

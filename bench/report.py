@@ -167,7 +167,7 @@ def _models(machine: dict[str, Any], rows: Sequence[Row]) -> str:
         theirs = [f"{seconds[peer] / seconds[unit]:.2f}" if peer in seconds else "" for peer in peers]
         cells = [model, row["dtype"], rules, f"{_counted(row):.2f}", ours, *theirs, f"{_peak(row):.2f}"]
         lines.append([*cells, text_of_seconds(seconds[OURS]), f"{ceiling(row)[1]:.0%}"])
-    return f"Models, {in_a_line(machine)}:\n\n{_markdown(header, lines)}"
+    return f"Models, {in_a_line(machine)}:\n\n{markdown(header, lines)}"
 
 
 def _model_and_rules(row: Row) -> tuple[str, str]:
@@ -186,7 +186,7 @@ def _kernels(rows: Sequence[Row]) -> str:
         for name, seconds in row["kernels"].items():
             parts = (f"{part * 1e3:.1f}" for part in seconds.values())
             lines.append([model, f"{rules} ({row['dtype']})", name, *parts])
-    return f"Where the time of a profiled call goes, in milliseconds:\n\n{_markdown(header, lines)}"
+    return f"Where the time of a profiled call goes, in milliseconds:\n\n{markdown(header, lines)}"
 
 
 def _floors(rows: Sequence[Row]) -> set[str]:
@@ -201,10 +201,10 @@ def _ops(machine: dict[str, Any], rows: Sequence[Row]) -> str:
         ours = seconds[OURS]
         others = (f"{name} {t / ours:.1f}x" for name, t in seconds.items() if name not in (OURS, COPY))
         lines.append([row["case"], row["dtype"], text_of_seconds(ours), f"{ceiling(row)[1]:.0%}", ", ".join(others)])
-    return f"Ops, {in_a_line(machine)}:\n\n{_markdown(header, lines)}"
+    return f"Ops, {in_a_line(machine)}:\n\n{markdown(header, lines)}"
 
 
-def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = [header, ["---"] * len(header), *lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench import machine, plans
 from bench.cases import models as cases
 from bench.check import error
 from bench.memory import peak_memory
@@ -112,3 +113,11 @@ def test_a_pass_needs_little_more_memory_than_the_gradient(kind: type[nn.Module]
         with constant_weights(arguments[0]):
             call()
             assert peak_memory(call, CPU) <= 1.25 * plain, label
+
+
+def test_a_row_of_plans() -> None:
+    """The smallest model, and what the table shows of it."""
+    row = plans.measure(plans.MODELS[0], "epsilon", inductor=False, seconds=0)
+    assert set(row["seconds"]) == {plans.PLAIN, plans.ENGINE, plans.PLAN} and set(row["preparing"]) == {plans.PLAN}
+    text = plans.table({"machine": machine.describe(CPU), "rows": [row]})
+    assert text.splitlines()[-1].startswith("| LeNet-5 x 16 | epsilon | ")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import real_models
+from bench import plans, real_models
 from bench.__main__ import README, RESULTS, WHOLE, result_files
 from bench.report import HIGHLIGHTS, insert_table, load, summary, table
 
@@ -28,6 +28,12 @@ def test_table_of_the_real_models():
     results = json.loads((RESULTS / "real_models.json").read_text())
     text = README.read_text()
     assert insert_table(text, real_models.table(results), real_models.BEGIN, real_models.END) == text
+
+
+def test_table_of_plans():
+    results = json.loads((RESULTS / "plans.json").read_text())
+    text = README.read_text()
+    assert insert_table(text, plans.table(results), plans.BEGIN, plans.END) == text
 
 
 def test_what_the_readme_says_of_relearning():

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from zsu_fast import relevance
@@ -242,6 +243,17 @@ def test_constant_weights_hold_in_their_own_thread() -> None:
         for thread in threads:
             thread.join()
     assert len(found) == 2 and all(torch.equal(each, expected) for each in found)
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_a_call_on_fake_tensors_leaves_none_behind(name: str) -> None:
+    model = network()
+    expected = relevance(model, IMAGES, 1, composite=name).input
+    with constant_weights(model):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert isinstance(relevance(model, torch.rand(4, 1, 8, 8), 1, composite=name).input, FakeTensor)
+        for _ in range(2):
+            assert torch.equal(relevance(model, IMAGES, 1, composite=name).input, expected)
 
 
 def test_constant_weights_of_something_else() -> None:

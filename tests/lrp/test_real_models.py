@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.lrp.test_plan import assert_same
 from zsu_fast.lrp import (
     COMPOSITES,
     Composite,
     Zero,
+    compile,
     epsilon_gamma_box,
     estimate_patterns,
     pattern_attribution,
@@ -71,6 +73,17 @@ def test_trained_models(data_dir: Path, name: str) -> None:
             assert F.cosine_similarity(zero.input.flatten(), (gradient * y).detach().flatten(), 0) > 0.5
         else:
             torch.testing.assert_close(zero.input, (gradient * y).detach())
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["lenet5_mnist", "resnet20_cifar10", "vit_mnist", "efficientnet_lite0_imagenet"])
+@pytest.mark.parametrize("composite", ["epsilon", "epsilon_plus_flat"])
+def test_plans(data_dir: Path, name: str, composite: str) -> None:
+    model, x = load(data_dir, name), torch.randn(SHAPES[name])
+    plan = compile(model, x, composite=composite)
+    with torch.no_grad():
+        next(model.parameters())[0] = 0
+    assert_same(plan(x.flip(0), 3), relevance(model, x.flip(0), 3, composite=composite))
 
 
 @pytest.mark.data

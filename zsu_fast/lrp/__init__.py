@@ -48,7 +48,9 @@ from .constant_weights import constant_weights
 from .engine import UncoveredFunctionError
 from .pattern_estimation import estimate_patterns
 from .patterns import PatternAttribution, PatternNet, Patterns
-from .relevance import Relevance, relevance
+from .plan import Plan, compile
+from .relevance import relevance
+from .result import Relevance
 from .rules import AlphaBeta, Epsilon, Flat, Gamma, InputRule, LayerRule, Pass, Rule, WSquare, ZBox, Zero, ZPlus
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "PatternAttribution",
     "PatternNet",
     "Patterns",
+    "Plan",
     "Relevance",
     "Rule",
     "UncoveredFunctionError",
@@ -74,6 +77,7 @@ __all__ = [
     "Zero",
     "attnlrp",
     "attnlrp_gamma",
+    "compile",
     "constant_weights",
     "cp_lrp",
     "epsilon",

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.utils.checkpoint import CheckpointFunction
 
 from . import functions
+from .collector import Collector
 from .engine import Engine, UncoveredFunctionError
 from .names import Names
 
@@ -35,6 +37,24 @@ def nodes_behind(logits: Tensor) -> Iterator[Any]:
             seen.add(node)
             yield node
             waiting.extend(parent for parent, _ in node.next_functions)
+
+
+def lowest_edges(logits: Tensor, collector: Collector) -> list[GradientEdge]:
+    """Where a pass that `collector` alone is to learn from may end: below each layer it wants that has none below it.
+
+    It then runs no node that leads to none of them.
+    """
+    edges, reaching = [], set()  # nodes from which relevance reaches a wanted layer
+    # What ran first comes first. (Leaves have no number of their own, and nothing below them.)
+    for node in sorted(nodes_behind(logits), key=lambda node: node._sequence_nr()):
+        below = any(parent in reaching for parent, _ in node.next_functions)
+        unit = getattr(getattr(node, "call", node), "unit", None)  # of Layer, or of Heads
+        wanted = unit is not None and collector.wants(unit)
+        if wanted and not below:
+            edges.append(GradientEdge(*node.next_functions[0]))
+        if wanted or below:
+            reaching.add(node)
+    return edges
 
 
 def _modules_calling(function: type, names: Names, run: Callable[[], object]) -> str:

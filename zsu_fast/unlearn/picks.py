@@ -208,7 +208,7 @@ def unit_relevance(
     collected: dict[str, Tensor] = {}
     done = 0
     for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        found = relevance(model, batch, target, composite=composite, layers=list(layers)).neurons
+        found = relevance(model, batch, target, composite=composite, layers=list(layers), at_input=False).neurons
         for name in layers:
             if name not in collected:
                 collected[name] = found[name].new_empty((len(images), *found[name].shape[1:]))

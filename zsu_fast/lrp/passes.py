@@ -1,0 +1,191 @@
+"""A forward pass of a model, and a backward pass for each target: what `relevance` and a plan of it both run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zsu_fast.ops.prepared import Kept, keeping, open_kept
+from zsu_fast.reference.layout import widen
+
+from . import activation_handlers, arithmetic_handlers, attention, linear_handlers, norm_handlers, recurrent  # noqa: F401
+from .collector import Collector
+from .composites import Composite, composite_of
+from .conservation import Ledger
+from .eager import compiled_parts_as_written, function_modes_as_found
+from .engine import Engine, UncoveredFunctionError
+from .graph import check_graph, lowest_edges
+from .models import checked_model, logits_of
+from .names import Names
+from .result import Relevance
+from .rules import InputRule
+from .starts import Init, Target, Unseen, start, unfit
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is asked of the passes, whatever the model, the inputs and the targets. See `relevance`."""
+
+    rules: Composite
+    init: Init
+    layers: tuple[str, ...] | None
+    at_input: bool
+    strict: bool
+
+    @staticmethod
+    def of(
+        composite: str | Composite, init: Init, layers: str | Sequence[str] | None, at_input: bool, strict: bool
+    ) -> Request:
+        """From the arguments of `relevance`. TypeError, ValueError."""
+        rules = composite_of(composite)
+        if layers is not None and not isinstance(layers, str | Sequence):
+            raise TypeError(f"layers must be names, a name or None, got {type(layers).__name__}")
+        names = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
+        if not isinstance(init, str) or init not in ("logit", "one", "probability"):
+            raise ValueError(f'init must be "logit", "one" or "probability", got {init!r}')
+        for name in names or ():
+            if not isinstance(name, str):
+                raise TypeError(f"layers must be names or patterns, got {name!r}")
+        return Request(rules, init, names, at_input, strict)
+
+
+def check_inputs(inputs: Tensor) -> None:
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeError(f"inputs must be a floating-point tensor [N, ...], got {got}")
+    if reason := unfit(inputs):
+        raise TypeError(f"inputs must be a dense floating-point tensor [N, ...], got {reason}")
+    if inputs.dim() < 2:
+        raise ValueError(f"inputs must have a sample dimension and at least one more, got shape {tuple(inputs.shape)}")
+
+
+def propagate(
+    model: Callable[[Tensor], Any],
+    inputs: Tensor,
+    targets: Sequence[tuple[str, Target]],
+    request: Request,
+    ledger: Ledger | None = None,
+) -> tuple[list[Relevance], list[Unseen]]:
+    """Relevance for each of the named targets, and what the host still has to look at.
+
+    The arguments are checked, but for what the passes themselves find out.
+    """
+    rules = request.rules
+    patterned = rules.follows_patterns()  # then R itself flows, not c = R / a
+    model = checked_model(model)
+    names = Names(model)
+    samples = inputs.shape[0]
+    # Outside of inference mode and in grad mode, whatever the caller is in: the passes need autograd's graph.
+    # What the rules derive from weights is kept for this call: the next one may find other weights.
+    kept = keeping(*open_kept(), Kept())
+    with function_modes_as_found(), kept, torch.inference_mode(False), torch.enable_grad():
+        collector = Collector(samples, request.layers, ledger)
+        leaf = (inputs.clone() if inputs.is_inference() else inputs.detach()).requires_grad_()
+        carries = any(isinstance(rule, InputRule) for rule in rules.rules())
+        carrier = torch.zeros_like(leaf).requires_grad_() if carries else None
+        engine = Engine(rules, names, collector, leaf, carrier)
+        with compiled_parts_as_written(), engine:
+            output = _run(model, leaf)
+        logits = engine.renewals.latest(logits_of(output, samples))
+        if logits.is_meta:
+            raise ValueError("model: its logits are on the meta device, without values; load its weights first")
+        if not logits.requires_grad:
+            raise ValueError("model: its logits do not depend on the inputs (through differentiable functions)")
+        check_graph(logits, engine, request.strict, lambda: model(leaf.detach()))
+        if ledger is not None:
+            ledger.watch(logits, carrier, engine.refused)
+        del engine, output  # what only they hold on to is free before the backward passes
+        collector.check_patterns()
+        if collector.ambiguous:
+            collector.sequence_first = _sequence_first(model, inputs[:1], collector)
+        _check_names(rules, collector)
+        starts = [start(logits.detach(), label, value, request.init) for label, value in targets]
+        scale = _half_scale(inputs, logits)
+        ends: Sequence[Any] = [leaf] if carrier is None else [leaf, carrier]
+        if not request.at_input:
+            ends = lowest_edges(logits, collector)
+        device = inputs.device.type
+        found = []
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            for number, (c, _) in enumerate(starts, 1):
+                collector.last = number == len(starts)
+                factors = c * logits.detach() if patterned else c
+                factors = factors if scale == 1 else factors * scale
+                # Of a scalar: given a gradient to start from, torch first imports modules for half a second.
+                begin = (logits * factors).sum()
+                more = not collector.last
+                sent = torch.autograd.grad(begin, ends, retain_graph=more, allow_unused=True) if ends else ()
+                if request.at_input:
+                    at_input = _at_input(inputs, (None, *sent) if patterned else sent, scale)
+                else:
+                    at_input = inputs.new_empty(samples, 0)
+                plain, books = logits.detach(), None
+                if ledger is not None:
+                    books = ledger.take(_total(c.double() * plain), _total(at_input), inputs.dtype, scale)
+                found.append(Relevance(at_input, collector.take(inputs, scale), plain, books))
+    return found, [unseen for _, unseen in starts]
+
+
+def _run(model: Callable[[Tensor], Any], inputs: Tensor) -> Any:
+    """What the model returns. Where it fails on inputs unlike its parameters, that is what the error says.
+
+    Only there: a model may cast its inputs, or move them, itself.
+    """
+    try:
+        return model(inputs)
+    except UncoveredFunctionError:
+        raise
+    except RuntimeError as error:
+        parameters = model.parameters() if isinstance(model, nn.Module) else ()
+        first = next((p for p in parameters if p.is_floating_point()), inputs)
+        if first.device != inputs.device:
+            expected = f"on the model's device, {first.device}, got {inputs.device}"
+            raise ValueError(f"inputs must be {expected}: {error}") from error
+        if first.dtype != inputs.dtype:
+            expected = f"of the model's dtype, {first.dtype}, got {inputs.dtype}"
+            raise TypeError(f"inputs must be {expected}: {error}") from error
+        raise
+
+
+def _sequence_first(model: Callable[[Tensor], Any], one: Tensor, collector: Collector) -> frozenset[str]:
+    """The layers whose outputs are [tokens, N, units]: with one sample, their second dimension is 1."""
+    probe = Collector(1, tuple(collector.ambiguous))
+    leaf = one.detach().clone().requires_grad_()
+    with compiled_parts_as_written(), Engine(Composite(), Names(model), probe, leaf, None):
+        model(leaf)
+    return frozenset(name for name in collector.ambiguous if probe.rows_or_tokens.get(name) == 1)
+
+
+def _total(relevance: Tensor) -> Tensor:
+    return relevance.sum(dtype=torch.float64)
+
+
+def _half_scale(inputs: Tensor, logits: Tensor) -> float:
+    """The relevance passes are linear: in float16 they run this much larger, so that the shares of many inputs are not
+    lost below its smallest number. A power of 2 rounds nothing; a larger one gains little and overflows sooner."""
+    device = inputs.device.type
+    cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return 32.0 if torch.float16 in (inputs.dtype, logits.dtype, cast) else 1.0
+
+
+@torch.no_grad()
+def _at_input(inputs: Tensor, sent: Sequence[Tensor | None], scale: float) -> Tensor:
+    """R of the inputs: c times them, and what was sent as R itself, all of it too large by `scale`."""
+    c, *carried = sent
+    values = inputs if scale == 1 else widen(inputs)
+    result = torch.zeros_like(values) if c is None else c * values
+    for extra in carried:
+        result = result if extra is None else result + extra
+    return result if scale == 1 else (result / scale).to(inputs.dtype)
+
+
+def _check_names(composite: Composite, collector: Collector) -> None:
+    for pattern, _ in composite.names:
+        if not any(fnmatchcase(name, pattern) for name in collector.seen):
+            raise ValueError(f"composite: {pattern!r} matches no layer that ran; there are {', '.join(collector.seen)}")

@@ -1,0 +1,48 @@
+"""What `relevance` and a plan of it give back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from .conservation import Conservation
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """What `relevance` found out.
+
+    Attributes:
+        input: Relevance of every input value; shape, dtype and device of the inputs. Without `at_input` empty, [N, 0].
+        neurons: Relevance per sample and unit, [N, units], by layer in execution order; float32 (float64 for float64).
+            Linear layers and convolutions go by the name of the module that owns the weight (or of the parameter, if it
+            is not called "weight"), attention heads by the name of their module followed by ".heads". A layer's output
+            is read as [N, ...], as runs of rows of one sample each (windows), or as [tokens, N, units]: where the shape
+            does not tell, a run with one sample does. A layer that runs several times adds up.
+        logits: The model's output, [N, classes].
+        conservation: Where relevance went on its way, if that was asked for; `check` shows it.
+    """
+
+    input: Tensor
+    neurons: dict[str, Tensor]
+    logits: Tensor
+    conservation: Conservation | None = None
+
+    def check(self, tolerance: float | None = None) -> Conservation:
+        """Whether relevance was conserved: what every layer was given, passed on and kept, and why. Print it.
+
+        Args:
+            tolerance: The largest share of the relevance that flows through a layer (sum of |R|) which may be missing
+                without explanation if all is to be `ok`; None: by dtype, 1e-6, 1e-3 (float32) or 0.05 (half precision).
+
+        Raises:
+            ValueError: `relevance` was called without `conservation=True`, or a tolerance below 0.
+        """
+        if self.conservation is None:
+            raise ValueError("nothing was noted that could be checked: call relevance(..., conservation=True)")
+        if tolerance is None:
+            return self.conservation
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance must be a number >= 0, got {tolerance!r}")
+        return replace(self.conservation, tolerance=float(tolerance))
