@@ -18,7 +18,7 @@ from zsu_fast.evaluate.inference import cuda_devices
 from zsu_fast.lrp.eager import function_modes_as_found
 from zsu_fast.model.tensors import Tensors, same_bits, tensor_digest
 from zsu_fast.model.wrapped import bare_model, lock_of
-from zsu_fast.unlearn.plan import Slice
+from zsu_fast.unlearn.plan import Slice, disjoint
 from zsu_fast.unlearn.signals import answer_interrupts_by, handler_of_interrupts, interrupts_wait
 
 _Result = TypeVar("_Result")
@@ -67,7 +67,7 @@ class Transaction:
 
     def edit(self, slices: Sequence[Slice], strength: float | None = None, seed: int = 0) -> None:
         """Perturb slices in place, each by its own mode; see `zsu_fast.unlearn.perturb_`."""
-        written = []
+        slices, written = disjoint(slices, self.tensors), []
         for piece in slices:
             whole = self.tensors[piece.tensor]
             view = whole if piece.row is None else whole[piece.row]
