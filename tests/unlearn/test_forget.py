@@ -142,6 +142,11 @@ def test_select_gives_what_forget_takes(net, digits):
         ({"probe_labels": [3]}, ValueError, "probe_labels"),
         ({"retain_probes": (torch.rand(4, 1, 8, 8), torch.tensor([3, 1, 1, 1]))}, ValueError, "retain_probes"),
         (
+            {"retain_probes": (torch.rand(4, 1, 8, 8), [1, 2, 10, 0])},
+            ValueError,
+            "^retain_probes labels: the model has classes 0..9, got 10 at 2",
+        ),
+        (
             {"retain_probes": torch.rand(4, 3, 8, 8)},
             ValueError,
             r"^retain_probes: .*not take.*\(3, 8, 8\)",

@@ -249,6 +249,8 @@ class Task:
         if classes < 2:
             raise ValueError("model: it has one output: there is no other class that it could answer with")
         check_targets(self.targets, classes)
+        if isinstance(self.retain_given, tuple):
+            check_classes("retain_probes labels", self.retain_given[1], classes)
         if self.evaluate_on is not None:
             labels = self.evaluate_on[1]
             check_classes("evaluate_on labels", labels, classes)
