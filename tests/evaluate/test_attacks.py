@@ -85,7 +85,7 @@ def test_bad_input_is_named():
         ({"images": 0}, "images must be in 1..60"),
         ({"images": 61}, "images must be in 1..60"),
         ({"draws": 0}, "draws must be at least 1"),
-        ({"target": 3}, "target must be in 0..3-1"),
+        ({"target": 3}, "target: the model has classes 0..2, got 3"),
     ):
         with pytest.raises(ValueError, match=text):
             prototype_row(*given, **({"target": 2} | changed))

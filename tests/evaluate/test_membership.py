@@ -186,9 +186,13 @@ def attack(**changes: object) -> Membership:
     ("changes", "error", "names"),
     [
         ({"members": drawn(40, 0)[0]}, TypeError, "members"),
-        ({"members": (torch.empty(0, 4), [])}, ValueError, "members must hold at least one"),
+        ({"members": (torch.empty(0, 4), [])}, ValueError, "members: expected a tensor of images .N, .... with N >= 1"),
         ({"nonmembers": (drawn(40, 0)[0], [0] * 39)}, ValueError, "nonmembers labels"),
-        ({"nonmembers": (drawn(40, 0)[0], [0] * 39 + [4])}, ValueError, "nonmembers labels must be in 0..3"),
+        (
+            {"nonmembers": (drawn(40, 0)[0], [0] * 39 + [4])},
+            ValueError,
+            "nonmembers labels: the model has classes 0..3, got 4 at 39",
+        ),
         ({"nonmembers": (drawn(40, 0)[0], [-1] * 40)}, ValueError, "nonmembers labels"),
         ({"nonmembers": drawn(9, 1)}, ValueError, "at least 10 images each, of the same classes, got 9"),
         (

@@ -267,7 +267,7 @@ def test_a_model_that_cannot_learn_is_no_proof() -> None:
         ({"learning_rate": "1"}, ValueError, "learning_rate"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"seed": -1}, ValueError, "seed"),
-        ({"seed": True}, ValueError, "seed"),
+        ({"seed": True}, TypeError, "seed"),
         ({"parameters": "head.*"}, TypeError, "parameters"),
         ({"parameters": ["tail.*"]}, ValueError, "parameters.*tail"),
         ({"parameters": []}, ValueError, "parameters"),

@@ -53,19 +53,40 @@ def test_scaling_a_neuron_scales_its_batch_norm_output(conv_net):
     torch.testing.assert_close(watch(conv_net, "bn2", images)[:, 3], before[:, 3] / 2)
 
 
+def order_of(*args, **kwargs) -> list[tuple[str, int]]:
+    ranking = rank_units(*args, **kwargs)
+    found = [(ranking.names[i], unit) for i, unit in zip(ranking.layers.tolist(), ranking.units.tolist(), strict=True)]
+    for budget in range(len(found) + 2):
+        assert list(ranking.take(budget).neurons) == list(dict(found[:budget]))
+        assert [(n, u) for n, units in ranking.take(budget).neurons.items() for u in units] == sorted(
+            found[:budget], key=lambda pick: list(dict(found)).index(pick[0])
+        )
+    return found
+
+
 def test_scores_and_scopes():
     labels = torch.tensor([0, 0])
     relevance = {"a": torch.tensor([[4.0, 3.0, -1.0, 0.5]] * 2), "b": torch.tensor([[9.0, 1.0]] * 2)}
     kwargs = {"k": 0.25, "score": "mean"}
-    assert rank_units(relevance, labels, [0], scope="layer", **kwargs).order == (
+    assert order_of(relevance, labels, [0], scope="layer", **kwargs) == [
         ("a", 0), ("a", 1), ("b", 0), ("a", 3), ("b", 1),
-    )  # fmt: skip
-    assert rank_units(relevance, labels, [0], scope="global", **kwargs).order == (
+    ]  # fmt: skip
+    assert order_of(relevance, labels, [0], scope="global", **kwargs) == [
         ("b", 0), ("a", 0), ("a", 1), ("b", 1), ("a", 3),
-    )  # fmt: skip
+    ]  # fmt: skip
     retain = ({"a": torch.tensor([[9.0, 1.0, 1.0, 0.0]]), "b": torch.tensor([[1.0, 1.0]])}, torch.tensor([1]))
-    contrastive = rank_units(relevance, labels, [0], scope="global", score="contrastive", k=0.25, retain=retain)
-    assert contrastive.order[0] == ("b", 0) and contrastive.order[1] == ("a", 1)
+    contrastive = order_of(relevance, labels, [0], scope="global", score="contrastive", k=0.25, retain=retain)
+    assert contrastive[:2] == [("b", 0), ("a", 1)]
+
+
+def test_ties_go_to_the_lower_layer_then_the_lower_unit():
+    relevance = {"b": torch.ones(1, 2), "a": torch.ones(1, 4), "none": -torch.ones(1, 3)}
+    kwargs = {"k": 1.0, "score": "frequency"}
+    in_order = [("b", 0), ("b", 1), ("a", 0), ("a", 1), ("a", 2), ("a", 3)]
+    assert order_of(relevance, torch.tensor([0]), [0], scope="global", **kwargs) == in_order
+    assert order_of(relevance, torch.tensor([0]), [0], scope="layer", **kwargs) == [
+        ("a", 0), ("b", 0), ("a", 1), ("a", 2), ("b", 1), ("a", 3),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])

@@ -1,5 +1,7 @@
 """Masked units are silent behind whatever stands on them, for every input; or masking is refused, with the reason."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -137,26 +139,30 @@ def test_a_norm_over_the_outputs_of_several_layers():
     assert (seen[-1][:, 6] == 0).all() and (seen[-1][:, [0, 5, 7]] != 0).any()
 
 
-@pytest.mark.parametrize("shared", ["enable_gqa", "expand"])
-def test_heads_that_share_their_values_are_masked_one_by_one(shared):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.q, self.kv, self.out = nn.Linear(12, 16), nn.Linear(12, 16), nn.Linear(16, 12)
-            self.head = nn.Linear(12, 4)
+class SharedValues(nn.Module):
+    """Four heads, each two of which share their keys and values."""
 
-        def forward(self, x):
-            n = len(x)
-            x = x.reshape(n, -1, 12)
-            q = self.q(x).reshape(n, -1, 4, 4).transpose(1, 2)
-            k, v = self.kv(x).reshape(n, -1, 2, 2, 4).permute(2, 0, 3, 1, 4)
-            if shared == "expand":
-                k, v = (t[:, :, None].expand(-1, -1, 2, -1, -1).reshape(n, 4, -1, 4) for t in (k, v))
-            heads = F.scaled_dot_product_attention(q, k, v, enable_gqa=shared == "enable_gqa")
-            return self.head(self.out(heads.transpose(1, 2).reshape(n, -1, 16)).mean(1))
+    def __init__(self, expand: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.expand = expand
+        self.q, self.kv, self.out = nn.Linear(12, 16), nn.Linear(12, 16), nn.Linear(16, 12)
+        self.head = nn.Linear(12, 4)
 
-    torch.manual_seed(0)
-    net = Net().eval()
+    def forward(self, x):
+        n = len(x)
+        x = x.reshape(n, -1, 12)
+        q = self.q(x).reshape(n, -1, 4, 4).transpose(1, 2)
+        k, v = self.kv(x).reshape(n, -1, 2, 2, 4).permute(2, 0, 3, 1, 4)
+        if self.expand:
+            k, v = (t[:, :, None].expand(-1, -1, 2, -1, -1).reshape(n, 4, -1, 4) for t in (k, v))
+        heads = F.scaled_dot_product_attention(q, k, v, enable_gqa=not self.expand)
+        return self.head(self.out(heads.transpose(1, 2).reshape(n, -1, 16)).mean(1))
+
+
+@pytest.mark.parametrize("expand", [False, True], ids=["enable_gqa", "expand"])
+def test_heads_that_share_their_values_are_masked_one_by_one(expand):
+    net = SharedValues(expand).eval()
     images = torch.rand(3, 3, 4, 4)
     inputs = []
     net.out.register_forward_pre_hook(lambda m, a: inputs.append(a[0]))
@@ -168,6 +174,28 @@ def test_heads_that_share_their_values_are_masked_one_by_one(shared):
     zsu_fast.perturb_(net, Picks(neurons={"heads": [1]}), sample=images[:1])
     torch.testing.assert_close(net(images), expected)
     assert not torch.allclose(net(images), before)
+
+
+def test_heads_and_units_of_the_projection_that_they_enter(tmp_path):
+    """Rows and columns of one weight cross: each element is edited once, and comes back."""
+    net = SharedValues().eval()
+    images, digest = torch.rand(3, 3, 4, 4), model_digest(net)
+    expected = copy.deepcopy(net.out)
+    with torch.no_grad():
+        expected.weight[:, 4:8] = 0
+        expected.weight[[2, 7]] = 0
+        expected.bias[[2, 7]] = 0
+    picks = Picks(neurons={"heads": [1], "out": [2, 7]})
+    patch = zsu_fast.perturb_(net, picks, sample=images[:1])
+    assert torch.equal(net.out.weight, expected.weight) and torch.equal(net.out.bias, expected.bias)
+    claims = {claim["layer"]: claim for claim in patch.record["certificate"]["units"]}
+    assert claims["out"]["units"] == [2, 7] and "no effect" in claims["out.weight"]["claim"]
+    patch.save(tmp_path / "undo.safetensors")
+    zsu_fast.Patch.load(tmp_path / "undo.safetensors").revert(net)
+    assert model_digest(net) == digest
+    with pytest.raises(ValueError, match="rows and columns of out.weight cross; scale the one"):
+        zsu_fast.perturb_(net, picks, sample=images[:1], mode="scale", strength=0.5)
+    assert model_digest(net) == digest
 
 
 class Adapted(nn.Linear):

@@ -1,6 +1,9 @@
 """Wrappers are taken off at the door: the same edit, the names of the bare model, an undo file that fits them all."""
 
 import copy
+import importlib
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,8 +11,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import zsu_fast
+from tests.peers import import_timm
 from zsu_fast import Patch
-from zsu_fast.unlearn import model_digest
+from zsu_fast.model.wrapped import bare_model
+from zsu_fast.unlearn import Picks, model_digest
 
 
 class Renaming(nn.Module):
@@ -22,6 +27,24 @@ class Renaming(nn.Module):
 
     def state_dict(self, *args, **kwargs):
         return {"renamed." + k: v.clone() for k, v in self.model.state_dict(*args, **kwargs).items()}
+
+
+class Holder(nn.Module):
+    """What many wrappers are: a child that computes, and a forward that calls it."""
+
+    def __init__(self, net: nn.Module, child: str = "module") -> None:
+        super().__init__()
+        self.child = child
+        self.add_module(child, net)
+
+    def forward(self, *args):
+        return self._modules[self.child](*args)
+
+
+def stand_in(module: str, name: str, child: str = "module") -> Callable[[nn.Module], nn.Module]:
+    """A wrapper of a package that need not be installed: known by its qualified name."""
+    kind = type(name, (Holder,), {"__module__": module})
+    return lambda net: kind(net, child)
 
 
 WRAPPERS = {
@@ -46,6 +69,36 @@ def test_the_same_edit_through_a_wrapper(conv_net, digits, tmp_path, wrap, metho
     assert model_digest(bare) == model_digest(wrapped) == expected.record["model"]["before"]
 
 
+STAND_INS = {
+    "Fabric": stand_in("lightning.fabric.wrappers", "_FabricModule", "_forward_module"),
+    "Fabric alone": stand_in("lightning_fabric.wrappers", "_FabricModule", "_forward_module"),
+    "ModelEmaV2": stand_in("timm.utils.model_ema", "ModelEmaV2"),
+    "ModelEmaV3": stand_in("timm.utils.model_ema", "ModelEmaV3"),
+    "ema_pytorch": stand_in("ema_pytorch.ema_pytorch", "EMA", "ema_model"),
+    "a subclass": lambda net: type("ExponentialMovingAverage", (AveragedModel,), {})(net),
+}
+
+
+@pytest.mark.parametrize("wrap", STAND_INS.values(), ids=STAND_INS)
+def test_names_and_undo_files_of_wrappers_by_name(wrap):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    wrapped = wrap(net).eval()
+    assert isinstance(bare_model(wrapped), nn.Sequential) and model_digest(wrapped) == model_digest(net)
+    patch = zsu_fast.perturb_(wrapped, Picks(neurons={"1": [2]}), sample=torch.rand(1, 4))
+    assert not bare_model(wrapped)[1].weight[2].any()
+    assert list(zsu_fast.relevance(wrapped, torch.rand(1, 4), 0).neurons) == ["1", "3"]
+    patch.revert(wrapped)
+    patch.apply_(net)
+    patch.revert(again := wrap(net))
+    assert model_digest(again) == model_digest(wrapped)
+
+
+def test_averages_of_timm():
+    utils = importlib.import_module(f"{import_timm().__name__}.utils")
+    for kind in (utils.ModelEmaV2, utils.ModelEmaV3):
+        assert isinstance(bare_model(kind(nn.Linear(2, 2))), nn.Linear)
+
+
 def test_a_state_dict_that_renames_and_copies(conv_net, digits):
     net = Renaming(conv_net).eval()
     result = zsu_fast.forget(net, 3, digits.split(3)[0])
@@ -53,6 +106,49 @@ def test_a_state_dict_that_renames_and_copies(conv_net, digits):
     assert zsu_fast.evaluate(conv_net, *digits.split(3)[:1], torch.full((30,), 3), 3).forget_accuracy == 0
     result.patch.revert(net)
     assert model_digest(net) == result.record["model"]["before"]
+
+
+class Lit(nn.Module):
+    """As a LightningModule: a network as an attribute, and a forward that may be anything."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled"])
+def test_an_undo_file_fits_a_module_that_holds_the_network(conv_net, digits, tmp_path, compiled):
+    probes, digest = digits.split(3)[0], model_digest(conv_net)
+    lit = Lit(torch.compile(conv_net, backend="eager") if compiled else conv_net).eval()
+    names = []
+    for edited, undone in ((lit, conv_net), (lit, nn.DataParallel(Lit(lit))), (conv_net, lit)):
+        patch = zsu_fast.forget(edited, 3, probes, method="channels").patch
+        names.append({entry.tensor for entry in patch.entries})
+        assert model_digest(conv_net) != digest
+        patch.save(tmp_path / "undo.safetensors")
+        Patch.load(tmp_path / "undo.safetensors").revert(undone)
+        assert model_digest(conv_net) == digest
+    prefix = "net._orig_mod." if compiled else "net."
+    assert names[0] == {prefix + name for name in names[2]}
+    patch.apply_(state := conv_net.state_dict())  # the same memory as the network's
+    assert model_digest(conv_net) != digest
+    patch.revert({f"model.{name}": tensor for name, tensor in state.items()})
+    assert model_digest(conv_net) == digest
+
+
+def test_an_undo_file_that_fits_in_two_places_is_refused(conv_net, digits):
+    class Two(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.first, self.second = copy.deepcopy(net), copy.deepcopy(net)
+
+    both = Two(conv_net)
+    patch = zsu_fast.forget(conv_net, 3, digits.split(3)[0]).patch
+    with pytest.raises(ValueError, match="has no tensor 'head.weight'"):
+        patch.apply_(both)
 
 
 def test_compiled_parts_run_as_written(conv_net, digits):
@@ -75,6 +171,10 @@ def test_compiled_parts_run_as_written(conv_net, digits):
         (nn.Linear(4, 3, device="meta"), "meta device"),
         (None, "torch.nn.Module"),
         (torch.sin, "torch.nn.Module"),
+        (SimpleNamespace(ema=nn.Linear(4, 3)), r"got SimpleNamespace; pass the network that it holds \(\.ema\)"),
+        (SimpleNamespace(shadow_params=[], copy_to=print), "averages of parameters without a network.*copy_to"),
+        (nn.Sequential(Holder(nn.Linear(4, 3), "_fsdp_wrapped_module")), "module '0' is FullyShardedDataParallel"),
+        (nn.ModuleDict({"net": nn.Linear(4, 3)}), r"ModuleDict has no forward .* holds \(\.net\)"),
     ],
 )
 def test_what_cannot_be_edited_is_refused_with_the_reason(model, words):

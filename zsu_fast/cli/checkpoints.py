@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsu_fast.model.wrapped import written_name
+
 # Where training scripts put the state dict. The weights themselves go before their moving average.
 KEYS = (
     "state_dict",
@@ -143,9 +145,9 @@ def fitted(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
     within a name), ``model.`` (Lightning), in any order. One that all names share goes if more names are the model's
     without it.
     """
-    wanted = {_written(name): name for name in own}
+    wanted = {written_name(name): name for name in own}
     best, most = state, sum(name in wanted.values() for name in state)
-    plain = {_written(name): value for name, value in state.items()}
+    plain = {written_name(name): value for name, value in state.items()}
     if len(plain) < len(state) or not plain:
         return best
     shared = min(len(name.split(".")) for name in plain) - 1
@@ -159,8 +161,3 @@ def fitted(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
         if matches > most:
             best, most = {wanted.get(name, name): value for name, value in stripped.items()}, matches
     return best
-
-
-def _written(name: str) -> str:
-    """The name as it was before torch.compile."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")

@@ -9,17 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.inference import (
-    Progress,
-    answers_of,
-    check_classes,
-    check_images,
-    check_labels,
-    check_targets,
-    forward_batches,
-    inference_mode,
-    logits_of,
-)
+from zsu_fast.evaluate.given import check_classes, check_images, check_int, check_labels, check_targets
+from zsu_fast.evaluate.inference import Progress, answers_of, forward_batches, inference_mode, logits_of
 from zsu_fast.evaluate.intervals import wilson_interval
 
 
@@ -84,8 +75,8 @@ def evaluate(
         TypeError: images, labels or target of a wrong type, or a model that returns no logits.
         ValueError: labels or target that are no class of the model, shapes that do not fit.
     """
-    images = check_images(images, batch_size)
-    truth = check_labels(labels, images.shape[0])
+    images = check_images("images", images)
+    truth = check_labels("labels", labels, len(images))
     targets = check_targets(target)
 
     predictions = predict(model, images, batch_size=batch_size, progress=progress, labels=truth, targets=targets)
@@ -133,7 +124,8 @@ def predict(
     ``labels`` and ``targets``, if given, are checked against the number of classes as soon as it is known, with
     the first batch, so that a wrong one does not cost a whole pass.
     """
-    images = check_images(images, batch_size)
+    images = check_images("images", images)
+    check_int("batch_size", batch_size, 1)
     found: list[Tensor] = []
     with inference_mode(model):
         for output in forward_batches(model, images, batch_size, progress):
@@ -142,7 +134,7 @@ def predict(
                 if targets:
                     check_targets(targets, logits.shape[1])
                 if labels is not None:
-                    check_classes(labels, logits.shape[1])
+                    check_classes("labels", labels, logits.shape[1])
             found.append(answers_of(logits))
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 

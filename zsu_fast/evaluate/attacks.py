@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zsu_fast.evaluate.inference import check_labels, check_seed, check_targets
+from zsu_fast.evaluate.given import check_labels, check_seed, check_targets
 from zsu_fast.evaluate.probe import ProbeResult, fitted
 from zsu_fast.extras import require
 
@@ -57,8 +57,8 @@ def prototype_row(
     """
     generator = torch.Generator().manual_seed(check_seed(seed))
     (wanted,) = check_targets(target, logits.shape[1])
-    known = check_labels(lesson_labels, len(lessons), "lesson_labels")
-    truth = check_labels(labels, len(features), "labels")
+    known = check_labels("lesson_labels", lesson_labels, len(lessons))
+    truth = check_labels("labels", labels, len(features))
     own = (known == wanted).nonzero()[:, 0]
     if not 1 <= images <= len(own):
         raise ValueError(f"images must be in 1..{len(own)}, the lessons of class {wanted}, got {images}")

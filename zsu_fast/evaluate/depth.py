@@ -11,14 +11,8 @@ from torch import Tensor, nn
 
 from zsu_fast.evaluate.accuracy import predict
 from zsu_fast.evaluate.attacks import mlp_probe, nearest_prototype, neighbour_probe, prototype_row
-from zsu_fast.evaluate.inference import (
-    Progress,
-    answers_of,
-    check_classes,
-    check_labelled,
-    check_seed,
-    check_targets,
-)
+from zsu_fast.evaluate.given import check_classes, check_int, check_labelled, check_seed, check_targets
+from zsu_fast.evaluate.inference import Progress, answers_of
 from zsu_fast.evaluate.intervals import upper_bound
 from zsu_fast.evaluate.probe import features_and_logits, linear_probe
 from zsu_fast.evaluate.relearn import relearned
@@ -115,10 +109,8 @@ def depth(
     """
     (wanted,) = check_targets(target)
     check_seed(seed)
-    given = {
-        "lessons": check_labelled(lessons, batch_size, "lessons", "lessons labels"),
-        "test": check_labelled(test, batch_size, "test", "test labels"),
-    }
+    check_int("batch_size", batch_size, 1)
+    given = {"lessons": check_labelled("lessons", lessons), "test": check_labelled("test", test)}
     for name, (_, labels) in given.items():
         if not 0 < int((labels == wanted).sum()) < len(labels):
             raise ValueError(f"{name} must hold images of class {wanted} and of others")
@@ -131,7 +123,7 @@ def depth(
         values, logits = features_and_logits(model, judging, layer, batch_size, progress)
         check_targets(wanted, logits.shape[1])
         for name, labels in (("lessons", known), ("test", truth)):
-            check_classes(labels, logits.shape[1], f"{name} labels")
+            check_classes(f"{name} labels", labels, logits.shape[1])
         found = {"answers": (answers_of(logits) == truth).double()}
         for images in sorted({min(count, most) for count in PROTOTYPE_IMAGES}):
             found[f"prototype row, {images} images"] = prototype_row(

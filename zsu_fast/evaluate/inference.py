@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -73,94 +73,6 @@ def model_device(model: nn.Module, default: torch.device) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return default
-
-
-def check_images(images: object, batch_size: int, name: str = "images") -> Tensor:
-    """``images`` if it is a tensor [N, ...]; refuses it, or a bad ``batch_size``, by name otherwise."""
-    if not isinstance(images, Tensor):
-        raise TypeError(f"{name} must be a tensor of shape [N, ...], got {type(images).__name__}")
-    if images.dim() < 2:
-        raise ValueError(f"{name} must have a batch dimension first, shape [N, ...], got {list(images.shape)}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
-    return images
-
-
-def check_labels(labels: Tensor | Sequence[int], count: int, name: str = "labels") -> Tensor:
-    """``labels`` as int64 [count] on the CPU.
-
-    Raises:
-        TypeError: if they are not integers.
-        ValueError: if the shape is not [count] or one is negative.
-    """
-    try:
-        tensor = torch.as_tensor(labels).detach().cpu()
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise TypeError(
-            f"{name} must be integers (class indices), got {type(labels).__name__} of other things"
-        ) from None
-    if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
-        raise TypeError(f"{name} must be integers (class indices), got dtype {tensor.dtype}")
-    if tuple(tensor.shape) != (count,):
-        raise ValueError(f"{name} must be of shape [{count}], one for each image, got {list(tensor.shape)}")
-    tensor = tensor.to(torch.int64)
-    if count and int(tensor.min()) < 0:
-        raise ValueError(
-            f"{name} must be class indices >= 0, got {int(tensor.min())} at position {int(tensor.argmin())}"
-        )
-    return tensor
-
-
-def check_labelled(
-    given: object, batch_size: int, name: str = "images", labels: str = "labels"
-) -> tuple[Tensor, Tensor]:
-    """A pair (images [N, ...], labels [N]) of at least one image; the labels as int64 on the CPU."""
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        raise TypeError(f"{name} must be a pair (images, labels), got {type(given).__name__}")
-    images = check_images(given[0], batch_size, name)
-    if images.shape[0] == 0:
-        raise ValueError(f"{name} must hold at least one image, got none")
-    return images, check_labels(given[1], images.shape[0], labels)
-
-
-def check_classes(labels: Tensor, classes: int, name: str = "labels") -> None:
-    """Refuses labels int64 [N] that are not classes of a model with so many."""
-    if labels.numel() and int(labels.max()) >= classes:
-        where = int(labels.argmax())
-        raise ValueError(
-            f"{name} must be in 0..{classes - 1}, the classes of the model, "
-            f"got {int(labels[where])} at position {where}"
-        )
-
-
-def check_seed(seed: object) -> int:
-    """``seed`` if torch, numpy and scikit-learn all take it."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be an integer in 0..2**32-1, got {seed!r}")
-    return seed
-
-
-def check_targets(target: int | Sequence[int] | Tensor, classes: int | None = None) -> list[int]:
-    """``target`` as a list of distinct class indices.
-
-    Raises:
-        TypeError: if it holds something else than integers.
-        ValueError: if it is empty, repeats a class, or a class is outside 0..classes-1.
-    """
-    values = target.tolist() if isinstance(target, Tensor) else target
-    if not isinstance(values, Sequence):
-        values = [values] if not hasattr(values, "__iter__") else list(values)
-    if isinstance(values, str) or any(isinstance(v, bool) or not hasattr(v, "__index__") for v in values):
-        raise TypeError(f"target must be a class index or a sequence of them, got {target!r}")
-    targets = [int(v) for v in values]
-    if not targets:
-        raise ValueError("target must name at least one class, got none")
-    if len(set(targets)) != len(targets):
-        raise ValueError(f"target must not repeat a class, got {targets}")
-    for value in targets:
-        if value < 0 or (classes is not None and value >= classes):
-            raise ValueError(f"target must be in 0..{'classes' if classes is None else classes}-1, got {value}")
-    return targets
 
 
 def cuda_devices(model: nn.Module) -> list[torch.device]:

@@ -15,15 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.inference import (
-    Progress,
-    check_classes,
-    check_labelled,
-    check_seed,
-    forward_batches,
-    inference_mode,
-    logits_of,
-)
+from zsu_fast.evaluate.given import check_classes, check_int, check_labelled, check_seed
+from zsu_fast.evaluate.inference import Progress, forward_batches, inference_mode, logits_of
 from zsu_fast.evaluate.intervals import auc_interval, wilson_interval
 from zsu_fast.extras import require
 
@@ -105,8 +98,9 @@ def membership(
     """
     require("sklearn", "evaluate")  # before the forward passes
     check_seed(seed)
+    check_int("batch_size", batch_size, 1)
     given = {"members": members, "nonmembers": nonmembers} | ({} if forgotten is None else {"forgotten": forgotten})
-    checked = {name: check_labelled(pair, batch_size, name, f"{name} labels") for name, pair in given.items()}
+    checked = {name: check_labelled(name, pair) for name, pair in given.items()}
     scored: dict[str, Scored] = {}
     for name, (images, labels) in checked.items():
         values = scores(model, images, labels, name=name, batch_size=batch_size, progress=progress)
@@ -130,7 +124,7 @@ def scores(
             logits = logits_of(output).detach().cpu().double()
             start = sum(map(len, found))
             truth = labels[start : start + len(logits)]
-            check_classes(truth, logits.shape[1], f"{name} labels")
+            check_classes(f"{name} labels", truth, logits.shape[1])
             # entr(0) = 0: a logit of -inf rules a class out, which is no error.
             entropy = torch.special.entr(logits.softmax(1)).sum(1)
             found.append(torch.stack([F.cross_entropy(logits, truth, reduction="none"), entropy], 1))

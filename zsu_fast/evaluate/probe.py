@@ -16,15 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from zsu_fast.evaluate.inference import (
-    Progress,
-    check_images,
-    check_labels,
-    check_targets,
-    forward_batches,
-    inference_mode,
-    logits_of,
-)
+from zsu_fast.evaluate.given import check_images, check_int, check_labels, check_targets
+from zsu_fast.evaluate.inference import Progress, forward_batches, inference_mode, logits_of
 from zsu_fast.extras import require
 
 
@@ -128,7 +121,8 @@ def _capture(
     keep: Callable[[Tensor, object], None],
 ) -> None:
     """Run the model and call ``keep(pooled input of the layer, output)`` for every batch, see :func:`features`."""
-    images = check_images(images, batch_size)
+    images = check_images("images", images)
+    check_int("batch_size", batch_size, 1)
     modules = dict(model.named_modules())
     if layer is not None and layer not in modules:
         raise ValueError(f"layer must be the name of a module of the model, got {layer!r}; see model.named_modules()")
@@ -202,8 +196,8 @@ def fitted(
             f"test_features must have the {train_features.shape[1]} columns of train_features, "
             f"got {test_features.shape[1]}"
         )
-    train_truth = check_labels(train_labels, train_features.shape[0], "train_labels")
-    test_truth = check_labels(test_labels, test_features.shape[0], "test_labels")
+    train_truth = check_labels("train_labels", train_labels, len(train_features))
+    test_truth = check_labels("test_labels", test_labels, len(test_features))
     targets = check_targets(target)
     known = set(train_truth.tolist())
     if len(known) < 2:
@@ -223,7 +217,7 @@ def probe_on_halves(values: Tensor, labels: Tensor, target: int | Sequence[int],
 
     Half of each class (the larger half if odd), drawn with the seed, trains; the other half judges.
     """
-    truth = check_labels(labels, values.shape[0])
+    truth = check_labels("labels", labels, len(values))
     generator = torch.Generator().manual_seed(seed)
     train = torch.zeros(len(truth), dtype=torch.bool)
     for label in truth.unique():

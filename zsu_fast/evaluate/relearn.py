@@ -18,18 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.accuracy import Evaluation, evaluate
-from zsu_fast.evaluate.inference import (
-    Progress,
+from zsu_fast.evaluate.given import (
     check_classes,
     check_images,
+    check_int,
     check_labelled,
+    check_labels,
     check_seed,
     check_targets,
-    cuda_devices,
-    inference_mode,
-    logits_of,
-    model_device,
 )
+from zsu_fast.evaluate.inference import Progress, cuda_devices, inference_mode, logits_of, model_device
 
 
 @dataclass(frozen=True)
@@ -144,8 +142,10 @@ def relearn(
     Source: relearn time, by Adam (1e-3) in mini-batches of 256: V. S. Chundawat et al., "Zero-shot machine
     unlearning", IEEE TIFS 18 (2023), and its code; learning from the other classes alone: arXiv 2505.22310.
     """
-    images, truth = check_labelled((check_images(images, batch_size), labels), batch_size)
-    test_images, test_truth = check_labelled(test, batch_size, "test", "test labels")
+    images = check_images("images", images, 1)
+    truth = check_labels("labels", labels, len(images))
+    test_images, test_truth = check_labelled("test", test)
+    check_int("batch_size", batch_size, 1)
     targets = check_targets(target)
     measured = _measured(steps)
     if not isinstance(learning_rate, float | int) or not 0.0 < learning_rate < math.inf:
@@ -159,8 +159,8 @@ def relearn(
             with inference_mode(student):
                 classes = logits_of(student(images[:1].to(model_device(student, images.device)))).shape[1]
             check_targets(targets, classes)
-            check_classes(truth, classes)
-            check_classes(test_truth, classes, "test labels")
+            check_classes("labels", truth, classes)
+            check_classes("test labels", test_truth, classes)
         if step in measured:
             found.append(evaluate(student, test_images, test_truth, targets, batch_size=batch_size))
         if progress is not None and step:

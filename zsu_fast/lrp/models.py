@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zsu_fast.model.wrapped import bare_model
+
 
 def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """`model.named_modules()`, whose nested generators take as long as a small model runs."""
@@ -22,18 +24,6 @@ def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             waiting += [(prefix + key, child) for key, child in reversed(module._modules.items()) if child is not None]
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of torch.compile, DataParallel and DistributedDataParallel: the same function and weights, on
-    this process's part of the data, with names without a prefix."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
-
-
 def checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     """The model that will run. Refuses what would change it, or hide its functions from the engine."""
     if not isinstance(model, nn.Module):
@@ -42,7 +32,7 @@ def checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         if isinstance(model, type) and issubclass(model, nn.Module):
             raise TypeError(f"model must be a module or a function, got the class {model.__name__} itself")
         return model
-    model = unwrapped(model)
+    model = bare_model(model)
     for name, module in modules_of(model):
         where = f"model: module {name!r}" if name else "model"
         if isinstance(module, torch.jit.ScriptModule):

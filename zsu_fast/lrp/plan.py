@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule
 
+from zsu_fast.model.wrapped import bare_model
+
 from .backends import Backend, Runner, backend_for, check_backend, runner
 from .composites import Composite
 from .eager import refuse_transforms, uncompiled
-from .models import modules_of, unwrapped
+from .models import modules_of
 from .passes import Request, check_inputs
 from .result import Relevance
 from .starts import Init, Target, check_class, check_target, labelled
@@ -204,7 +206,7 @@ class _Parts:
 def _checked(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module to be planned, got {type(model).__name__}")
-    return unwrapped(model)
+    return bare_model(model)
 
 
 def _targets(inputs: Tensor, target: Target | Sequence[Target]) -> tuple[list[str], list[Target]]:

@@ -6,12 +6,12 @@ Not through `state_dict()`: a module may override it to rename, copy or leave ou
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from zsu_fast.model.wrapped import bare_model
+from zsu_fast.model.wrapped import bare_model, written_name
 
 
 class Tensors(Mapping[str, Tensor]):
@@ -58,6 +58,26 @@ class Tensors(Mapping[str, Tensor]):
     def by_identity(self) -> dict[int, str]:
         """id of the very object that a module holds -> its first name."""
         return {id(tensor): name for name, tensor in reversed(self._held.items())}
+
+    def named(self, names: Iterable[str]) -> dict[str, str]:
+        """Name -> name here, for tensors named in a module that holds this one, or is held by it (a LightningModule).
+
+        Then all names have one prefix more or fewer; parts that torch.compile adds do not count. Empty where not all
+        fit, or in more than one place.
+        """
+        given = {name: written_name(name) for name in names}
+        if all(name in self for name in given):
+            return {name: name for name in given}
+        own = {written_name(name): name for name in self}
+        first = next(iter(given.values()))
+        more = [(name.removesuffix(first), "") for name in own if f".{name}".endswith(f".{first}")]
+        fewer = [("", first[: i + 1]) for i, letter in enumerate(first) if letter == "."]
+        found = []
+        for added, taken in more + fewer:
+            wanted = {name: added + written.removeprefix(taken) for name, written in given.items()}
+            if all(name in own for name in wanted.values()):
+                found.append({name: own[here] for name, here in wanted.items()})
+        return found[0] if len(found) == 1 else {}
 
     def sharing(self, name: str) -> list[str]:
         """Other names whose elements lie in the memory of `name`: tied weights, views of one buffer."""

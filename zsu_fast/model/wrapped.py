@@ -1,6 +1,7 @@
-"""Wrappers (DDP, DataParallel, torch.compile, AveragedModel, Fabric) are taken off once, at the door.
+"""Wrappers (DDP, DataParallel, torch.compile, averages, Fabric) are taken off once, at the door.
 
-Names are then those of the bare model, and an undo file fits it and every wrapper of it.
+Names are then those of the bare model, and an undo file fits it and every wrapper of it. A wrapper is known by name: of
+another module that holds a network, a LightningModule say, the forward may add something.
 """
 
 from __future__ import annotations
@@ -9,7 +10,18 @@ import threading
 import weakref
 
 from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+_NETWORK_OF = {  # package and class of a wrapper (or of a base of it) -> the child that computes
+    "torch.DataParallel": "module",
+    "torch.DistributedDataParallel": "module",
+    "torch.OptimizedModule": "_orig_mod",  # torch.compile
+    "torch.AveragedModel": "module",
+    "lightning._FabricModule": "_forward_module",
+    "lightning_fabric._FabricModule": "_forward_module",
+    "timm.ModelEmaV2": "module",
+    "timm.ModelEmaV3": "module",
+    "ema_pytorch.EMA": "ema_model",
+}
 
 _locks: dict[int, threading.RLock] = {}  # by identity of the bare model, for as long as it lives
 
@@ -22,15 +34,17 @@ def bare_model(model: nn.Module) -> nn.Module:
 
 
 def _inner(model: nn.Module) -> nn.Module | None:
-    children = model._modules
-    if isinstance(model, (DataParallel, DistributedDataParallel)):
-        return children["module"]
-    if "_orig_mod" in children:  # torch.compile
-        return children["_orig_mod"]
-    # By name: importing these for a comparison costs more than all else here.
-    if type(model).__name__ in ("AveragedModel", "ExponentialMovingAverage", "_FabricModule"):
-        return children.get("module", children.get("_forward_module"))
+    for kind in type(model).__mro__:
+        # By name: importing these for a comparison costs more than all else here, and most are not installed.
+        child = _NETWORK_OF.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}")
+        if child is not None:
+            return model._modules.get(child)
     return None
+
+
+def written_name(name: str) -> str:
+    """The name of a tensor or module as it was before torch.compile, which puts its own part at any place."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def lock_of(model: nn.Module) -> threading.RLock:

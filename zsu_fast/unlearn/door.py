@@ -15,12 +15,21 @@ from zsu_fast.unlearn.watch import trace_structure
 def check_model(model: object) -> nn.Module:
     """The bare model. TypeError for what cannot be edited, with the reason."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}{_instead(model)}")
     bare = bare_model(model)
     for name, module in bare.named_modules():
+        where = f"module {name!r}" if name else "it"
         if isinstance(module, torch.jit.ScriptModule):
-            where = f"module {name!r}" if name else "it"
             raise TypeError(f"model: {where} is TorchScript, whose layers cannot be seen; pass the original module")
+        if "_fsdp_wrapped_module" in module._modules:
+            raise TypeError(
+                f"model: {where} is FullyShardedDataParallel, each of whose processes holds a part of the weights, "
+                "flattened: forget on the whole model, then shard"
+            )
+    # Of torch itself or of Lightning: it raises.
+    owner = next(kind for kind in type(bare).__mro__ if "forward" in vars(kind))
+    if owner.__name__ in ("Module", "LightningModule") and "forward" not in vars(bare):
+        raise TypeError(f"model: {type(bare).__name__} has no forward of its own{_instead(bare._modules)}")
     for name, parameter in bare.named_parameters():
         kind = type(parameter.data).__name__
         if kind == "DTensor":
@@ -30,6 +39,15 @@ def check_model(model: object) -> nn.Module:
         if parameter.is_meta:
             raise TypeError(f"model: {name} is on the meta device, it has no values (offloaded?); load it first")
     return bare
+
+
+def _instead(holder: object) -> str:
+    """What of an object that is no network to pass instead, where it can be told."""
+    if hasattr(holder, "shadow_params") and hasattr(holder, "copy_to"):  # EMAModel of diffusers, torch_ema
+        return ", averages of parameters without a network: copy them into one (its copy_to), and pass that"
+    held = holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})
+    names = [name for name, value in held.items() if isinstance(value, nn.Module)]
+    return f"; pass the network that it holds ({', '.join(f'.{name}' for name in names)})" if names else ""
 
 
 def check_runs(model: nn.Module, images: Tensor, argument: str) -> Structure:

@@ -14,7 +14,7 @@ from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import check_progress
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.replicas import agreed
-from zsu_fast.unlearn.requests import ForgetClass, check_images, labelled
+from zsu_fast.unlearn.requests import ForgetClass, check_finite, labelled
 from zsu_fast.unlearn.result import ForgetResult
 from zsu_fast.unlearn.task import Task
 from zsu_fast.unlearn.transaction import Transaction, transact
@@ -120,7 +120,7 @@ def _carry_out(
     if isinstance(retain_probes, (tuple, list)):
         retain_probes = labelled("retain_probes", retain_probes)
     elif retain_probes is not None:
-        check_images("retain_probes", retain_probes)
+        check_finite("retain_probes", retain_probes)
     if evaluate_on is not None:
         evaluate_on = labelled("evaluate_on", evaluate_on)
 

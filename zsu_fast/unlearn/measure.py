@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from zsu_fast.evaluate.accuracy import Evaluation, summarise
 from zsu_fast.evaluate.inference import answers_of, logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
+from zsu_fast.unlearn import search
 from zsu_fast.unlearn.edits import Edits
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import Options
@@ -36,7 +37,8 @@ class Measurement:
     """What the steps of one request measure with.
 
     until: share of the probes that may keep the class as answer. allowance: by how much the class must fall behind in
-    the median. trace: what the search looked at, for the record.
+    the median. trace: what the search looked at, for the record. unsure_first: indices of the retain images, those
+    first of which the unedited model was least sure: if an edit costs too much, it shows on these.
     """
 
     transaction: Transaction
@@ -45,6 +47,7 @@ class Measurement:
     until: float
     progress: Progress
     retain: Pair | None = None
+    unsure_first: Tensor | None = None
     allowance: float = 0.0
     trace: list[dict[str, Any]] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
@@ -62,15 +65,13 @@ class Measurement:
         finally:
             self.transaction.undo(mark)
 
-    def forward(self, images: Tensor, stop: Callable[[Tensor], bool] | None = None) -> Tensor:
-        """Logits, batch by batch, until `stop(logits so far)`."""
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, batch by batch."""
         found: list[Tensor] = []
         with torch.no_grad(), compiled_parts_as_written():
             for batch in self.options.batches(images):
                 found.append(logits_of(self.transaction.model(batch)))
                 self.cost.images_forwarded += len(batch)
-                if stop is not None and stop(torch.cat(found)):
-                    break
         return torch.cat(found)
 
     def retain_accuracy(self, allowed: int | None = None) -> float | None:
@@ -78,12 +79,19 @@ class Measurement:
         if self.retain is None:
             return None
         images, labels = self.retain
-
-        def too_many(logits: Tensor) -> bool:
-            return bool(allowed) and int((logits.argmax(1) != labels[: len(logits)]).sum()) > (allowed or 0)
-
-        logits = self.forward(images, too_many)
-        return int((logits.argmax(1) == labels[: len(logits)]).sum()) / len(images)
+        order = torch.arange(len(images), device=labels.device) if self.unsure_first is None else self.unsure_first
+        leads: list[Tensor] = []
+        right = seen = 0
+        for where in order.split(self.options.batch(images)):
+            logits = self.forward(images[where])
+            right += int((logits.argmax(1) == labels[where]).sum())
+            seen += len(where)
+            leads.append(search.margins(logits, labels[where]))
+            if allowed and seen - right > allowed:
+                return right / len(images)
+        if self.unsure_first is None:
+            self.unsure_first = torch.cat(leads).argsort(stable=True)
+        return right / len(images)
 
     def evaluation(self, given: Pair | None) -> Evaluation | None:
         """Accuracy on images of the user's, which do not count as cost."""

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from zsu_fast.evaluate.given import check_int
+
 MODES = ("zero", "invert", "scale", "gaussian", "laplace")
 
 
@@ -139,13 +141,6 @@ def check_amount(name: str, value: object, low: int) -> None:
         raise ValueError(f"{name}: expected a fraction in (0, 1] or an integer count, got {value}")
     if isinstance(value, int) and value < low:
         raise ValueError(f"{name}: expected at least {low}, got {value}")
-
-
-def check_int(name: str, value: object, low: int, high: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name}: expected at least {low}{'' if high is None else f', at most {high}'}, got {value}")
 
 
 def check_progress(progress: Callable[[int, int, str], None] | None) -> None:

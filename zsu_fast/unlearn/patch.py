@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class Patch:
     def revert(self, model: nn.Module | Mapping[str, Tensor]) -> None:
         """Put the old values back, in place and bit for bit; `model` may be a wrapper, or a state dict.
 
+        It may also be a module that holds the network which was edited, or the network that this one held.
+
         Raises ValueError, with the model unchanged, if a tensor that this patch edited is not as it left it: it was not
         applied, is reverted already, or something else changed it since. Later edits of the same elements must be
         undone first; later edits of other elements need not, if they were made in this process.
@@ -58,9 +60,20 @@ class Patch:
         return Patch(*patch_file.load(path))
 
     def _write(self, model: nn.Module | Mapping[str, Tensor], forth: bool) -> None:
+        if not isinstance(model, (nn.Module, Mapping)):
+            raise TypeError(f"model: expected a torch.nn.Module or a state dict, got {type(model).__name__}")
+        self._fitted(Tensors(model))._copy(model, forth)
+
+    def _fitted(self, tensors: Tensors) -> Patch:
+        """This patch under the names that the tensors have in the model; what it says of their values still decides."""
+        names = tensors.named([*(entry.tensor for entry in self.entries), *self.digests])
+        if not names:
+            return self
+        entries = tuple(replace(entry, tensor=names[entry.tensor]) for entry in self.entries)
+        return replace(self, entries=entries, digests={names[name]: pair for name, pair in self.digests.items()})
+
+    def _copy(self, model: nn.Module | Mapping[str, Tensor], forth: bool) -> None:
         if not isinstance(model, nn.Module):
-            if not isinstance(model, Mapping):
-                raise TypeError(f"model: expected a torch.nn.Module or a state dict, got {type(model).__name__}")
             for _, view, dim, indices, values in self._checked(Tensors(model), forth, known=False):
                 view.index_copy_(dim, indices, values)
             return

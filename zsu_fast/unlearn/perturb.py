@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from zsu_fast.evaluate.given import check_int
 from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.door import check_model, check_runs
-from zsu_fast.unlearn.options import MODES, check_choice, check_int, check_strength
+from zsu_fast.unlearn.options import MODES, check_choice, check_strength
 from zsu_fast.unlearn.patch import Patch, patch_of
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.plan import PATHS, check_picks, describe, plan
-from zsu_fast.unlearn.requests import check_images
+from zsu_fast.unlearn.requests import check_finite
 from zsu_fast.unlearn.transaction import Transaction, transact
 
 
@@ -49,7 +50,7 @@ def perturb_(
     if not isinstance(picks, Picks):
         raise TypeError(f"picks: expected Picks, got {type(picks).__name__}")
     bare = check_model(model)
-    check_images("sample", sample)
+    check_finite("sample", sample)
 
     def work(transaction: Transaction) -> Patch:
         structure = check_runs(bare, sample, "sample")

@@ -2,7 +2,7 @@
 
 Two kinds of candidates. For `lra-npp` they are the inputs of the classifier, ranked for each target class; for
 `channels` they are units of any layers (conv channels, hidden units, attention heads). Either way `rank` gives an order
-once, and a budget takes its beginning.
+once, which stays on the device of the relevance; a budget takes its beginning, and only that becomes lists.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Picks:
         return found | ({f"{classifier}.input": features} if features else {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EdgeRanking:
-    """For each target class the classifier's inputs, most relevant first; only those that speak for the class."""
+    """For each target class the classifier's inputs (int64), most relevant first; only those that speak for it."""
 
-    orders: dict[int, list[int]]
+    orders: dict[int, Tensor]
 
     @property
     def largest_budget(self) -> int:
@@ -53,24 +53,26 @@ class EdgeRanking:
 
     def take(self, budget: int) -> Picks:
         """The first `budget` features of every target class."""
-        return Picks(edges={target: order[:budget] for target, order in self.orders.items()})
+        return Picks(edges={target: order[:budget].tolist() for target, order in self.orders.items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UnitRanking:
-    """(layer, unit) pairs of all layers in one order, most relevant first."""
+    """Units of all layers in one order, most relevant first: unit `units[i]` of the layer `names[layers[i]]`."""
 
-    order: tuple[tuple[str, int], ...]
+    names: tuple[str, ...]
+    layers: Tensor
+    units: Tensor
 
     @property
     def largest_budget(self) -> int:
-        return len(self.order)
+        return len(self.units)
 
     def take(self, budget: int) -> Picks:
         """The first `budget` units of the order."""
         neurons: dict[str, list[int]] = {}
-        for layer, unit in self.order[:budget]:
-            neurons.setdefault(layer, []).append(unit)
+        for layer, unit in zip(self.layers[:budget].tolist(), self.units[:budget].tolist(), strict=True):
+            neurons.setdefault(self.names[layer], []).append(unit)
         return Picks(neurons=neurons)
 
 
@@ -94,7 +96,7 @@ def rank_edges(
         mean = (relevance.abs() if absolute else relevance).mean(0)
         order = lexicographic(counts, mean)
         kept = (counts > 0) | (mean > 0) if absolute else mean > 0
-        orders[target] = order[kept[order]].tolist()
+        orders[target] = order[kept[order]]
     return EdgeRanking(orders)
 
 
@@ -123,7 +125,8 @@ def rank_edges_as_authors(
         counts: dict[int, int] = {}
         for unit in relevance.topk(min(k, relevance.shape[1]), dim=1).indices.flatten().tolist():
             counts[unit] = counts.get(unit, 0) + 1
-        orders[target] = sorted(counts, key=lambda unit: -counts[unit])  # stable: insertion order decides ties
+        named = sorted(counts, key=lambda unit: -counts[unit])  # stable: insertion order decides ties
+        orders[target] = torch.tensor(named, dtype=torch.int64)
     return EdgeRanking(orders)
 
 
@@ -147,25 +150,30 @@ def rank_units(
     takes the same fraction of every layer, "global" compares shares across layers. Ties: lower layer, lower index.
     Units without positive mean relevance are left out: they do not speak for the class.
     """
-    keyed: list[tuple[float, int, int]] = []
-    names = list(relevance)
-    for position, name in enumerate(names):
+    keys, layers, units = [], [], []
+    for position, name in enumerate(relevance):
         counts, share = _unit_scores(relevance[name].float(), labels, targets, k)
         value = counts.float() if score == "frequency" else share
         if score == "contrastive":
             assert retain is not None
             value = share - _largest_class_share(retain[0][name].float(), retain[1])
-        order = lexicographic(value, share)
-        units = share.numel()
-        for place, unit in enumerate(order.tolist()):
-            if share[unit] > 0:
-                key = (place + 1) / units if scope == "layer" else -float(value[unit])
-                keyed.append((key, position, unit))
-    if scope == "layer":
-        keyed.sort(key=lambda item: item[0])  # stable: layers in execution order, units in rank order
-    else:
-        keyed.sort()
-    return UnitRanking(tuple((names[position], unit) for _, position, unit in keyed))
+        if scope == "layer":
+            order = lexicographic(value, share)
+            key = -torch.arange(1, len(order) + 1, device=order.device).double() / len(order)
+        else:
+            order, key = torch.arange(len(value), device=value.device), value
+        speak = share[order] > 0
+        keys.append(key[speak])
+        layers.append(torch.full_like(order, position)[speak])
+        units.append(order[speak])
+    # Stable: layers in execution order, within one as it was ordered above.
+    best = _joined(keys).sort(descending=True, stable=True).indices
+    return UnitRanking(tuple(relevance), _joined(layers)[best], _joined(units)[best])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """On one device, where the layers are on several."""
+    return torch.cat([part.to(parts[0].device) for part in parts])
 
 
 def _unit_scores(relevance: Tensor, labels: Tensor, targets: Sequence[int], k: float) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+
+from torch import Tensor
 
 from zsu_fast.unlearn.edits import Slice
 from zsu_fast.unlearn.picks import Picks
@@ -13,7 +14,9 @@ PATHS = ("target", "all", "rows", "neuron")
 
 
 def plan(structure: Structure, picks: Picks, path: str, mode: str) -> list[Slice]:
-    """The slices that perturbing `picks` along `path` touches; no two of them overlap.
+    """The slices that perturbing `picks` along `path` touches.
+
+    Only rows and columns of one weight may cross: heads cut at a projection whose units are picked too; see `disjoint`.
 
     Paths of a classifier's input n and a target class c:
       "target": the weight from n to c alone; the other logits stay exactly what they were;
@@ -56,10 +59,32 @@ def plan(structure: Structure, picks: Picks, path: str, mode: str) -> list[Slice
     for name, layer_units in rows.items():
         slices += mask_units(structure.layers[name], sorted(layer_units), mode, exact=True)
     slices = [piece for piece in slices if piece.indices]
-    for tensor, pieces in groupby(sorted(slices, key=lambda piece: piece.tensor), key=lambda piece: piece.tensor):
-        if len({(piece.row is None, piece.dim) for piece in pieces}) > 1:
-            raise ValueError(f"picks: rows and columns of {tensor} cross; perturb the one, then the other")
+    if mode in ("invert", "scale") and (crossing := _crossing(slices)):  # where they cross it would not be one factor
+        raise ValueError(f"picks: rows and columns of {min(crossing)} cross; {mode} the one, then the other")
     return slices
+
+
+def disjoint(slices: Sequence[Slice], tensors: Mapping[str, Tensor]) -> list[Slice]:
+    """The same edit with each element in one slice alone: a tensor whose rows and columns cross goes row by row."""
+    crossing = _crossing(slices)
+    found = [piece for piece in slices if piece.tensor not in crossing]
+    columns: dict[tuple[str, int, str], set[int]] = {}
+    for piece in slices:
+        if piece.tensor in crossing:
+            height, width = tensors[piece.tensor].shape[:2]
+            whole = piece.dim == 0 and piece.row is None
+            rows = piece.indices if whole else range(height) if piece.row is None else [piece.row]
+            for row in rows:
+                columns.setdefault((piece.tensor, row, piece.mode), set()).update(
+                    range(width) if whole else piece.indices
+                )
+    return found + [Slice(name, row, 0, tuple(sorted(at)), mode) for (name, row, mode), at in columns.items()]
+
+
+def _crossing(slices: Sequence[Slice]) -> set[str]:
+    """Tensors of which columns are edited, and rows or parts of rows."""
+    by_columns = {piece.tensor for piece in slices if piece.dim == 1}
+    return by_columns & {piece.tensor for piece in slices if piece.dim == 0}
 
 
 def mask_units(layer: Layer, units: list[int], mode: str, exact: bool) -> list[Slice]:

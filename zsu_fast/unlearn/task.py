@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zsu_fast.evaluate.accuracy import Evaluation
+from zsu_fast.evaluate.given import check_classes, check_targets
 from zsu_fast.model.tensors import model_digest
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
@@ -247,13 +248,12 @@ class Task:
     def _check_targets(self, classes: int) -> None:
         if classes < 2:
             raise ValueError("model: it has one output: there is no other class that it could answer with")
-        for target in self.targets:
-            if not 0 <= target < classes:
-                raise ValueError(f"target: the model has classes 0..{classes - 1}, got {target}")
+        check_targets(self.targets, classes)
+        if isinstance(self.retain_given, tuple):
+            check_classes("retain_probes labels", self.retain_given[1], classes)
         if self.evaluate_on is not None:
             labels = self.evaluate_on[1]
-            if int(labels.min()) < 0 or int(labels.max()) >= classes:
-                raise ValueError(f"evaluate_on: labels must be classes 0..{classes - 1}")
+            check_classes("evaluate_on labels", labels, classes)
             for target in self.targets:
                 if not bool((labels == target).any()):
                     raise ValueError(f"evaluate_on: holds no image of class {target}, so it cannot judge")

@@ -18,7 +18,8 @@ from zsu_fast.evaluate.inference import cuda_devices
 from zsu_fast.lrp.eager import function_modes_as_found
 from zsu_fast.model.tensors import Tensors, same_bits, tensor_digest
 from zsu_fast.model.wrapped import bare_model, lock_of
-from zsu_fast.unlearn.edits import Edits, Replacement
+from zsu_fast.unlearn.edits import Edits, Replacement, Slice
+from zsu_fast.unlearn.plan import disjoint
 from zsu_fast.unlearn.signals import answer_interrupts_by, handler_of_interrupts, interrupts_wait
 
 _Result = TypeVar("_Result")
@@ -67,19 +68,19 @@ class Transaction:
 
     def edit(self, edits: Edits, strength: float | None = None, seed: int = 0) -> None:
         """Write new values, and perturb slices, each by its own mode; see `zsu_fast.unlearn.perturb_`."""
+        slices = disjoint([piece for piece in edits if isinstance(piece, Slice)], self.tensors)
         written, replaced = [], []
         for piece in edits:
-            whole = self.tensors[piece.tensor]
             if isinstance(piece, Replacement):
-                replaced.append((_changed_rows(piece, whole), piece.values))
-                continue
+                replaced.append((_changed_rows(piece, self.tensors[piece.tensor]), piece.values))
+        for piece in slices:
+            whole = self.tensors[piece.tensor]
             view = whole if piece.row is None else whole[piece.row]
             index = torch.tensor(piece.indices, dtype=torch.int64, device=view.device)
             old = view.index_select(piece.dim, index)
             written.append(Written(piece.tensor, piece.row, piece.dim, view, index, old))
         with interrupts_wait():
             self.journal += written + [w for w, _ in replaced]
-            slices = [piece for piece in edits if not isinstance(piece, Replacement)]
             for mode in dict.fromkeys(piece.mode for piece in slices):
                 same = [w for piece, w in zip(slices, written, strict=True) if piece.mode == mode]
                 _perturb_(same, mode, strength, seed)

@@ -20,6 +20,7 @@ class Trial:
         self.choice = proposal.choose(None)
         self.without = [proposal.choose(~part) for part in parts] if len(parts) > 1 else [self.choice]
         self.largest = self.choice.largest
+        self._order = list(range(len(parts)))
         self._remembered: dict[tuple[int, bool], bool] = {}
 
     def smallest(self) -> int | None:
@@ -48,12 +49,14 @@ class Trial:
         labels, cost = measurement.request.probe_labels, measurement.cost
         cost.steps += 1
         margins = torch.full((len(labels),), -torch.inf, device=labels.device)
-        for choice, part in zip(self.without, self.parts, strict=True):
-            where = part.to(labels.device)
+        for fold in self._order:
+            choice, where = self.without[fold], self.parts[fold].to(labels.device)
             with measurement.edited(choice.edits(min(budget, choice.largest))):
                 margins[where] = search.margins(self._logits(where), labels[where])
             if early and measurement.too_many(margins):
                 break
+        # The part on which most is left of the class goes first next time: what fails fails there.
+        self._order.sort(key=lambda fold: -float(margins[self.parts[fold].to(labels.device)].mean()))
         measurement.trace.append(
             {
                 "layers": list(self.proposal.layers),

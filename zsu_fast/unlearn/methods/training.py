@@ -26,7 +26,7 @@ class Values:
     after: dict[str, Tensor]
     largest: int = 1
 
-    def picks(self, size: int) -> Picks:  # noqa: ARG002
+    def picks(self, size: int) -> Picks:
         return Picks()
 
     def edits(self, size: int) -> Edits:
