@@ -370,9 +370,7 @@ def test_nearest_wrong_labels_by_hand():
     net = nn.Linear(2, 3, bias=False)
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))
-    images = torch.tensor(
-        [[1.0, 0.95], [3.0, -4.0], [1.0, 0.7]]
-    )  # the others' logits: (b, -a) = (.95, -1), (-4, -3) ..
+    images = torch.tensor([[1.0, 0.95], [3.0, -4.0], [1.0, 0.7]])
     found = boundary.nearest_wrong_labels(net, images, torch.zeros(3, dtype=torch.int64), 0.1, (0,))
     assert found.tolist() == [1, 2, 1]
 
