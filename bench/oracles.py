@@ -137,9 +137,11 @@ def main() -> None:
         data = data_of(MODELS[name], known, arguments.cache)
         for target in (None, *arguments.classes):
             found = accuracies(trained(name, target, known, data, arguments.cache, say), data)
-            others = found.mean() if target is None else found[torch.arange(len(found)) != target].mean()
-            of_class = "" if target is None else f"class {target} {100 * found[target]:.2f} %, "
-            print(f"{file_of(name, target, arguments.cache).stem}: {of_class}others {100 * others:.2f} %", flush=True)
+            said = f"all classes {100 * found.mean():.2f} %"
+            if target is not None:
+                others = found[torch.arange(len(found)) != target]
+                said = f"class {target} {100 * found[target]:.2f} %, the others {100 * others.mean():.2f} %"
+            print(f"{file_of(name, target, arguments.cache).stem}: {said}", flush=True)
 
 
 if __name__ == "__main__":
