@@ -13,10 +13,12 @@ from bench import depth, faithfulness
 from bench.__main__ import RESULTS
 from bench.report import insert_table
 from tests.examples import BLOCK, run_examples
+from zsu_fast.unlearn.methods import BASELINES
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "lrp.md"
 FORGETTING = ROOT / "docs" / "forgetting.md"
+BASELINES_PAGE = ROOT / "docs" / "baselines.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -63,6 +65,17 @@ def test_the_page_on_forgetting(guide: tuple[Path, dict]) -> None:
     assert found.attacks["answers"].forget["edited"] < 0.05 < 0.8 < found.attacks["linear probe"].forget["edited"]
 
 
+def test_the_page_on_baselines(guide: tuple[Path, dict]) -> None:
+    """It names every baseline; its `model` is a trained one, `unseen_x` has images of the three alone."""
+    _, names = guide
+    x, y = names["parts"].judge
+    own, rest = y == 3, y != 3
+    given = {"model": copy.deepcopy(names["model"]), "probes": names["parts"].probes}
+    given |= {"x": x[rest], "y": y[rest], "unseen_x": x[own], "unseen_y": y[own]}
+    assert run_examples(BASELINES_PAGE, given)["result"].patch.entries
+    assert re.findall(r"^\| `(.*?)`", BASELINES_PAGE.read_text(), re.MULTILINE) == list(BASELINES)
+
+
 def test_table_of_depth() -> None:
     results = json.loads((RESULTS / "depth.json").read_text())
     text = FORGETTING.read_text()
@@ -70,7 +83,9 @@ def test_table_of_depth() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page not in (GUIDE, FORGETTING, ROOT / "README.md")], ids=lambda p: p.name
+    "page",
+    [page for page in PAGES if page not in (GUIDE, FORGETTING, BASELINES_PAGE, ROOT / "README.md")],
+    ids=lambda p: p.name,
 )
 def test_other_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -138,6 +138,16 @@ def test_several_targets_by_name_from_folders(run, tmp_path: Path) -> None:
     assert all(line.startswith("note:") for line in result.err.splitlines())
 
 
+def test_a_baseline_and_its_options(run, tmp_path: Path) -> None:
+    arguments = ("--method", "random-label", "--budget", 1, "--eval", "test.npz", "--out", tmp_path / "o")
+    result = run(*forget(*arguments, "--set", "epochs=9", "--set", "learning_rate=0.1", "--json"))
+    assert result.code == 0, result.err
+    assert result.json["record"]["request"]["epochs"] == 9 and (tmp_path / "o" / "report.html").exists()
+    before, after = (result.json["evaluation"][when]["forget_accuracy"] for when in ("before", "after"))
+    assert after < 0.1 < 0.9 < before
+    assert run(*forget(*arguments, "--force", "--set", "epochs=0")).code == 2
+
+
 def test_probes_among_the_evaluation_images_are_told(run, tmp_path: Path) -> None:
     result = run(*forget("--eval", "probes.npz", "--out", tmp_path / "o", "--no-report", "--json"))
     assert "24 of the 24 probes are among the --eval images" in result.err

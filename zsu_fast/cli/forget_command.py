@@ -17,6 +17,7 @@ from zsu_fast.cli.outputs import OutputFolder, check_report_extra
 from zsu_fast.cli.session import open_session
 from zsu_fast.cli.signing import check_key
 from zsu_fast.cli.tables import before_after
+from zsu_fast.unlearn.methods import BASELINES
 
 
 @one_line_errors
@@ -63,7 +64,8 @@ def forget(
     method: Annotated[
         str,
         typer.Option(
-            help="lra-npp: paths into the classifier. channels: units of any layers. Other packages add theirs.",
+            help="lra-npp: paths into the classifier. channels: units of any layers. To compare with, baselines of the "
+            f"field: {', '.join(BASELINES)}. Other packages add theirs.",
             rich_help_panel=opt.METHOD,
         ),
     ] = "lra-npp",
@@ -86,7 +88,7 @@ def forget(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Any option of the method, also of one that another package adds; repeatable.",
+            help="Any option of the method, also of a baseline or of another package's; repeatable.",
             rich_help_panel=opt.METHOD,
             show_default=False,
         ),

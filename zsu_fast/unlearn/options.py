@@ -32,7 +32,7 @@ class Options:
         shown="as the method says",
     )
     until: float | None = option(
-        "Accuracy on the class to get down to on held-out probes.", shown="0.02, channels 0.05"
+        "Accuracy on the class to get down to on held-out probes.", shown="lra-npp 0.02, all others 0.05"
     )
     utility_floor: float | None = option(
         "Accuracy on the retain images that must be kept.", shown="two points less than before"
@@ -111,6 +111,13 @@ def check_number(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a number, got {value!r}")
     if not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, got {value}")
+
+
+def check_positive(name: str, value: object, or_zero: bool = False) -> None:
+    check_number(name, value)
+    assert isinstance(value, (int, float))
+    if value < 0 or (value == 0 and not or_zero):
+        raise ValueError(f"{name}: expected {'at least 0' if or_zero else 'a positive number'}, got {value}")
 
 
 def check_strength(strength: float | None, mode: str | None) -> None:

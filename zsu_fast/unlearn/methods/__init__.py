@@ -5,15 +5,16 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from zsu_fast.unlearn.methods.base import Given, Method, Proposal
+from zsu_fast.unlearn.methods.baselines import BASELINES
 from zsu_fast.unlearn.methods.channels import Channels
 from zsu_fast.unlearn.methods.lra_npp import LraNpp
 
 GROUP = "zsu_fast.methods"
-_BUILT_IN: dict[str, type[Method]] = {"lra-npp": LraNpp, "channels": Channels}
+_BUILT_IN: dict[str, type[Method]] = {"lra-npp": LraNpp, "channels": Channels} | BASELINES
 
 
 def method_names() -> list[str]:
-    """Names of all methods: built in, then those of other packages."""
+    """Names of all methods: the house's, the baselines of the field (`BASELINES`), then those of other packages."""
     return list(_BUILT_IN) + sorted(e.name for e in entry_points(group=GROUP) if e.name not in _BUILT_IN)
 
 
@@ -30,4 +31,4 @@ def find_method(name: object) -> type[Method]:
     raise ValueError(f"method: expected one of {', '.join(method_names())}, got {name!r}")
 
 
-__all__ = ["GROUP", "Channels", "Given", "LraNpp", "Method", "Proposal", "find_method", "method_names"]
+__all__ = ["BASELINES", "GROUP", "Channels", "Given", "LraNpp", "Method", "Proposal", "find_method", "method_names"]

@@ -15,7 +15,9 @@ from zsu_fast.unlearn.picks import Picks, Ranking
 from zsu_fast.unlearn.structure import Structure
 
 Progress = Callable[[int, int, str], None]
-NEEDS = {"retain images": "retain_probes: images of other classes"}
+FORGET, RETAIN = "forget images", "retain images"
+NEEDS = {FORGET: "probes: images of the classes to forget", RETAIN: "retain_probes: images of other classes"}
+"""What methods may work with, and the argument that gives it. Probes are always given: they measure, too."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,14 @@ class Proposal:
 class Method(ABC):
     """A way to forget.
 
-    needs: names of `NEEDS`. options: its class of options. until: its default aim. folds: in how many parts the probes
-    are held out in turn, each judged by an edit that was chosen without it; 1: none are, only other images can judge.
+    needs: names of `NEEDS`, what it learns from. options: its class of options. until: its default aim. folds: in how
+    many parts the probes are held out in turn, each judged by an edit that was chosen without it; 1: none are, only
+    other images can judge.
     """
 
     name: ClassVar[str]
     options: ClassVar[type[Options]]
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset({FORGET})
     until: ClassVar[float]
     folds: ClassVar[int] = 4
 
@@ -103,9 +106,8 @@ class Method(ABC):
 
     def check_images(self, has_retain: bool) -> None:
         """ValueError, naming what is missing, before any work."""
-        for need in sorted(self.needs):
-            if need == "retain images" and not has_retain:
-                raise ValueError(f"method: {self.name!r} needs {NEEDS[need]}")
+        if RETAIN in self.needs and not has_retain:
+            raise ValueError(f"method: {self.name!r} needs {NEEDS[RETAIN]}")
 
     @abstractmethod
     def check_model(self, structure: Structure) -> None:
