@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsu_fast.evaluate.given import check_int
 from zsu_fast.evaluate.inference import logits_of, model_device
 from zsu_fast.unlearn.methods.base import Given
 from zsu_fast.unlearn.methods.training import LearningMethod, descend, mini_batches
-from zsu_fast.unlearn.options import Options, check_int, check_positive, option
+from zsu_fast.unlearn.options import Options, check_positive, option
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(images, labels) of a mini-batch, on the student's device -> the mean loss."""

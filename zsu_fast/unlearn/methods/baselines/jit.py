@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from zsu_fast.evaluate.given import check_int
 from zsu_fast.unlearn.methods.base import Given
 from zsu_fast.unlearn.methods.baselines.baseline import (
     Baseline,
@@ -17,7 +18,7 @@ from zsu_fast.unlearn.methods.baselines.baseline import (
     default,
     logits,
 )
-from zsu_fast.unlearn.options import check_int, check_positive, option
+from zsu_fast.unlearn.options import check_positive, option
 
 
 @dataclass(frozen=True)

@@ -53,13 +53,14 @@ class Noise(Method):
         if self.asked.where == "classifier":
             assert structure.head is not None
             candidates = structure.head.features
-            ranking = EdgeRanking(
-                {target: torch.randperm(candidates, generator=generator).tolist() for target in given.targets}
-            )
+            ranking = EdgeRanking({target: torch.randperm(candidates, generator=generator) for target in given.targets})
         else:
-            units = [(name, unit) for name, size in structure.neurons().items() for unit in range(size)]
+            sizes = structure.neurons()
+            layers = torch.arange(len(sizes)).repeat_interleave(torch.tensor(list(sizes.values())))
+            units = torch.cat([torch.arange(size) for size in sizes.values()])
             candidates = len(units)
-            ranking = UnitRanking(tuple(units[i] for i in torch.randperm(candidates, generator=generator).tolist()))
+            order = torch.randperm(candidates, generator=generator)
+            ranking = UnitRanking(tuple(sizes), layers[order], units[order])
         masks = Masks(ranking, lambda picks: plan(structure, picks, "target", mode))
         yield Proposal((), mode, lambda admitted: masks, candidates)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsu_fast.evaluate.given import check_int
 from zsu_fast.unlearn.methods.base import FORGET, RETAIN, Given
 from zsu_fast.unlearn.methods.baselines.baseline import (
     Baseline,
@@ -19,7 +20,7 @@ from zsu_fast.unlearn.methods.baselines.baseline import (
     logits,
     retained,
 )
-from zsu_fast.unlearn.options import check_int, check_positive, option
+from zsu_fast.unlearn.options import check_positive, option
 
 
 @dataclass(frozen=True)

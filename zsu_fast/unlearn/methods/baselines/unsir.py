@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsu_fast.evaluate.given import check_int
 from zsu_fast.evaluate.inference import model_device
 from zsu_fast.unlearn.methods.base import RETAIN, Given
 from zsu_fast.unlearn.methods.baselines.baseline import (
@@ -22,7 +23,7 @@ from zsu_fast.unlearn.methods.baselines.baseline import (
     retained,
 )
 from zsu_fast.unlearn.methods.training import descend, set_training
-from zsu_fast.unlearn.options import check_int, check_positive, option
+from zsu_fast.unlearn.options import check_positive, option
 
 
 @dataclass(frozen=True)
