@@ -49,6 +49,10 @@ class Tensors(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self._held[name].detach()
 
+    def held(self, name: str) -> Tensor:
+        """The very object that a module holds."""
+        return self._held[name]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._held)
 

@@ -76,10 +76,17 @@ class Measurement:
 
     def retain_accuracy(self, allowed: int | None = None) -> float | None:
         """Accuracy on the retain images, if there are; with `allowed` wrong ones above 0, no more are looked for."""
+        right = self.retained(allowed)
+        return None if right is None or self.retain is None else right / len(self.retain[0])
+
+    def retained(self, allowed: int | None = None, among: Tensor | None = None) -> int | None:
+        """How many of the retain images (that a mask admits) get their class."""
         if self.retain is None:
             return None
         images, labels = self.retain
         order = torch.arange(len(images), device=labels.device) if self.unsure_first is None else self.unsure_first
+        if among is not None:
+            order = order[among.to(order.device)[order]]
         leads: list[Tensor] = []
         right = seen = 0
         for where in order.split(self.options.batch(images)):
@@ -88,10 +95,10 @@ class Measurement:
             seen += len(where)
             leads.append(search.margins(logits, labels[where]))
             if allowed and seen - right > allowed:
-                return right / len(images)
-        if self.unsure_first is None:
+                return right
+        if self.unsure_first is None and among is None:
             self.unsure_first = torch.cat(leads).argsort(stable=True)
-        return right / len(images)
+        return right
 
     def evaluation(self, given: Pair | None) -> Evaluation | None:
         """Accuracy on images of the user's, which do not count as cost."""

@@ -113,6 +113,15 @@ def check_number(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a finite number, got {value}")
 
 
+def check_layers(layers: object) -> tuple[str, ...] | None:
+    if layers is None:
+        return None
+    names: list[Any] = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"layers: expected names of layers, got {layers!r}")
+    return tuple(names)
+
+
 def check_positive(name: str, value: object, or_zero: bool = False) -> None:
     check_number(name, value)
     assert isinstance(value, (int, float))

@@ -123,7 +123,7 @@ class Task:
         self._check_targets(self.measurement.forward(self.probes[:2]).shape[1])
         self.measurement.retain = self._retain_images()
         proposal = next(iter(self.method.propose(self._given())))
-        return proposal.choose(None).picks(_count(budget, proposal))
+        return proposal.choose(None, None).picks(_count(budget, proposal))
 
     # --- search
 
@@ -132,7 +132,7 @@ class Task:
         reason = "No neuron speaks for the class on these probes."
         fixed = self.options.budget
         for proposal in self.method.propose(self._given()):
-            trial = Trial(self.measurement, proposal, self.parts)
+            trial = Trial(self.measurement, proposal, self.parts, self._parts_of_retain())
             if not trial.largest:
                 continue
             if fixed is not None:
@@ -173,8 +173,7 @@ class Task:
             wrong = int((1 - floor) * len(measurement.retain[0]) + 1e-6)
         kept: tuple[int, float | None] | None = None
         for budget in budgets:
-            with measurement.edited(trial.choice.edits(budget)):
-                accuracy = measurement.retain_accuracy(wrong)
+            accuracy = trial.retain_accuracy(budget, wrong)
             if floor is not None and accuracy is not None and accuracy < floor:
                 break
             kept = (budget, accuracy)
@@ -185,6 +184,13 @@ class Task:
         return _Found(trial.proposal, kept[0], trial.choice.picks(kept[0]), edits, margins, kept[1])
 
     # --- measuring
+
+    def _parts_of_retain(self) -> list[Tensor]:
+        """Parts of the retain images, to be held out with those of the probes where the method learns from them."""
+        retain = self.measurement.retain
+        if not self.method.learns or retain is None or not 1 < len(self.parts) <= len(retain[0]):
+            return []
+        return search.folds(torch.zeros(len(retain[0]), dtype=torch.int64), len(self.parts), self.options.seed)
 
     def _given(self) -> Given:
         measurement = self.measurement

@@ -15,10 +15,16 @@ from zsu_fast.unlearn.methods import Proposal
 class Trial:
     """A proposal, as all probes choose it, and without each of `parts` (masks [N], the folds held out) in turn."""
 
-    def __init__(self, measurement: Measurement, proposal: Proposal, parts: Sequence[Tensor]) -> None:
+    def __init__(
+        self, measurement: Measurement, proposal: Proposal, parts: Sequence[Tensor], kept: Sequence[Tensor] = ()
+    ) -> None:
         self.measurement, self.proposal, self.parts = measurement, proposal, parts
-        self.choice = proposal.choose(None)
-        self.without = [proposal.choose(~part) for part in parts] if len(parts) > 1 else [self.choice]
+        self.choice = proposal.choose(None, None)
+        self.kept = kept  # parts of the retain images, held out together with those of the probes
+        self.without = [self.choice]
+        if len(parts) > 1:
+            seen = [~part for part in kept] if kept else [None] * len(parts)
+            self.without = [proposal.choose(~part, other) for part, other in zip(parts, seen, strict=True)]
         self.largest = self.choice.largest
         self._order = list(range(len(parts)))
         self._remembered: dict[tuple[int, bool], bool] = {}
@@ -43,6 +49,18 @@ class Trial:
         with self.measurement.edited(self.choice.edits(budget)):
             logits = self._logits(torch.ones_like(request.probe_labels, dtype=torch.bool))
         return self.measurement.forgotten(search.margins(logits, request.probe_labels))
+
+    def retain_accuracy(self, budget: int, allowed: int | None) -> float | None:
+        """On the retain images, under the edit as chosen; where it learned from them, under one that did not."""
+        measurement = self.measurement
+        if not self.kept or measurement.retain is None:
+            with measurement.edited(self.choice.edits(budget)):
+                return measurement.retain_accuracy(allowed)
+        right = 0
+        for choice, part in zip(self.without, self.kept, strict=True):
+            with measurement.edited(choice.edits(min(budget, choice.largest))):
+                right += measurement.retained(among=part) or 0
+        return right / len(measurement.retain[0])
 
     def _margins(self, budget: int, early: bool) -> Tensor:
         measurement = self.measurement

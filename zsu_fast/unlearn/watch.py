@@ -447,9 +447,17 @@ def classifier_inputs(model: nn.Module, weight: Tensor, batches: Iterable[Tensor
     """Features [N, D] that enter the classifier whose weight (the very object) is `weight`, and logits [N, classes]."""
     features, logits = [], []
     for batch in batches:
-        with torch.no_grad(), compiled_parts_as_written(), _Capture(weight) as capture:
-            logits.append(logits_of(model(batch)))
-        if capture.seen is None:
-            raise RuntimeError("model: its classifier did not run on these images")
-        features.append(capture.seen.flatten(1))
+        with torch.no_grad(), compiled_parts_as_written():
+            found = classifier_input(model, weight, batch)
+        features.append(found[0])
+        logits.append(found[1])
     return torch.cat(features), torch.cat(logits)
+
+
+def classifier_input(model: nn.Module, weight: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for one batch, with the graph of gradients where these are enabled."""
+    with _Capture(weight) as capture:
+        logits = logits_of(model(batch))
+    if capture.seen is None:
+        raise RuntimeError("model: its classifier did not run on these images")
+    return capture.seen.flatten(1), logits

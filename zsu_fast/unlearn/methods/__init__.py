@@ -7,10 +7,11 @@ from importlib.metadata import entry_points
 from zsu_fast.unlearn.methods.base import Given, Method, Proposal
 from zsu_fast.unlearn.methods.baselines import BASELINES
 from zsu_fast.unlearn.methods.channels import Channels
+from zsu_fast.unlearn.methods.deep import Deep
 from zsu_fast.unlearn.methods.lra_npp import LraNpp
 
 GROUP = "zsu_fast.methods"
-_BUILT_IN: dict[str, type[Method]] = {"lra-npp": LraNpp, "channels": Channels} | BASELINES
+_BUILT_IN: dict[str, type[Method]] = {"lra-npp": LraNpp, "channels": Channels, "deep": Deep} | BASELINES
 
 
 def method_names() -> list[str]:
@@ -31,4 +32,15 @@ def find_method(name: object) -> type[Method]:
     raise ValueError(f"method: expected one of {', '.join(method_names())}, got {name!r}")
 
 
-__all__ = ["BASELINES", "GROUP", "Channels", "Given", "LraNpp", "Method", "Proposal", "find_method", "method_names"]
+__all__ = [
+    "BASELINES",
+    "GROUP",
+    "Channels",
+    "Deep",
+    "Given",
+    "LraNpp",
+    "Method",
+    "Proposal",
+    "find_method",
+    "method_names",
+]

@@ -74,14 +74,15 @@ class Masks:
 class Proposal:
     """Edits of growing size, 1..largest.
 
-    choose: the edits by the images that a mask [N] admits (None: all). free: the edit costs what is kept nothing, so it
-    is taken in full. candidates: what a fraction of the budget counts. quick: logits of images (a mask [N]) under the
-    edit that is in place, without running the model; only where it gives the model's own logits bit for bit.
+    choose: the edits by the images to forget that a mask [N] admits, and, if the method learns from the retain images,
+    by those that another one admits (None: all). free: the edit costs what is kept nothing, so it is taken in full.
+    candidates: what a fraction of the budget counts. quick: logits of images (a mask [N]) under the edit that is in
+    place, without running the model; only where it gives the model's own logits bit for bit.
     """
 
     layers: tuple[str, ...]
     mode: str
-    choose: Callable[[Tensor | None], Choice]
+    choose: Callable[[Tensor | None, Tensor | None], Choice]
     candidates: int
     free: bool = False
     quick: Callable[[Tensor], Tensor] | None = None
@@ -92,7 +93,7 @@ class Method(ABC):
 
     needs: names of `NEEDS`, what it learns from. options: its class of options. until: its default aim. folds: in how
     many parts the probes are held out in turn, each judged by an edit that was chosen without it; 1: none are, only
-    other images can judge.
+    other images can judge. learns: from the retain images too, which are then held out likewise.
     """
 
     name: ClassVar[str]
@@ -100,6 +101,7 @@ class Method(ABC):
     needs: ClassVar[frozenset[str]] = frozenset({FORGET})
     until: ClassVar[float]
     folds: ClassVar[int] = 4
+    learns: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:
         self.asked = options

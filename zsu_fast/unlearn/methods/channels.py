@@ -11,7 +11,7 @@ from torch import Tensor
 from zsu_fast.lrp import Composite
 from zsu_fast.unlearn.edits import Slice
 from zsu_fast.unlearn.methods.base import Given, Masks, Method, Proposal
-from zsu_fast.unlearn.options import MaskOptions, check_amount, option
+from zsu_fast.unlearn.options import MaskOptions, check_amount, check_layers, option
 from zsu_fast.unlearn.picks import SCOPES, SCORES, Picks, rank_units, unit_relevance
 from zsu_fast.unlearn.plan import plan
 from zsu_fast.unlearn.structure import Structure
@@ -32,13 +32,7 @@ class ChannelsOptions(MaskOptions):
     composite: str | Composite = option("Rules of the relevance pass.", "epsilon")
 
     def __post_init__(self) -> None:
-        layers = self.layers
-        if layers is not None:
-            if isinstance(layers, str) or not isinstance(layers, Sequence):
-                raise TypeError(f"layers: expected names of layers, got {layers!r}")
-            if not layers or not all(isinstance(name, str) for name in layers):
-                raise TypeError(f"layers: expected names of layers, got {layers!r}")
-            object.__setattr__(self, "layers", tuple(layers))
+        object.__setattr__(self, "layers", check_layers(self.layers))
         super().__post_init__()
 
     def check(self) -> None:
@@ -93,7 +87,7 @@ class Channels(Method):
 
         for stage in stages:
 
-            def choose(admitted: Tensor | None, stage: Sequence[str] = stage) -> Masks:
+            def choose(admitted: Tensor | None, _: Tensor | None, stage: Sequence[str] = stage) -> Masks:
                 chosen = slice(None) if admitted is None else admitted.to(given.labels.device)
                 ranking = rank_units(
                     {name: relevance[name][chosen] for name in stage},

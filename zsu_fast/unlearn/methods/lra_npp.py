@@ -89,7 +89,7 @@ class LraNpp(Method):
                 return rank_edges_as_authors(features[chosen], rows, bias, count, given.targets, labels, absolute)
             return rank_edges(features[chosen], rows, labels, given.targets, count, absolute=absolute)
 
-        def choose(mode: str, admitted: Tensor | None) -> Masks:
+        def choose(mode: str, admitted: Tensor | None, _: Tensor | None) -> Masks:
             return Masks(rank(admitted), lambda picks: planned(mode, picks, admitted))
 
         path = asked.path or "target"
@@ -146,9 +146,7 @@ class LraNpp(Method):
     def _features(self, given: Given, head: Head, asked: LraNppOptions) -> tuple[Tensor, Any]:
         """Inputs of the classifier, and the shortcut from them to the logits where it is the model's own arithmetic."""
         tensors = Tensors(given.model)
-        object_of = {name: id_ for id_, name in tensors.by_identity().items()}
-        weight = next(p for p in _held(given.model) if id(p) == object_of[head.weight])
-        features, logits = classifier_inputs(given.model, weight, asked.batches(given.images))
+        features, logits = classifier_inputs(given.model, tensors.held(head.weight), asked.batches(given.images))
 
         def quick(where: Tensor) -> Tensor:
             bias = None if head.bias is None else tensors[head.bias]
@@ -160,8 +158,3 @@ class LraNpp(Method):
         except RuntimeError:  # another dtype than the weight: the model casts on its way
             exact = False
         return features, quick if exact else None
-
-
-def _held(model: Any) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()

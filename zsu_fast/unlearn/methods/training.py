@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -21,9 +21,8 @@ from zsu_fast.unlearn.picks import Picks
 
 @dataclass(frozen=True)
 class Values:
-    """New values of some tensors; an edit of size n goes n of `largest` equal steps of the straight way to them."""
+    """New values of some tensors: an edit of one size."""
 
-    before: dict[str, Tensor]
     after: dict[str, Tensor]
     largest: int = 1
 
@@ -31,11 +30,7 @@ class Values:
         return Picks()
 
     def edits(self, size: int) -> Edits:
-        share = size / self.largest
-        return [
-            Replacement(name, new if share == 1 or not new.is_floating_point() else self.before[name].lerp(new, share))
-            for name, new in self.after.items()
-        ]
+        return [Replacement(name, new) for name, new in self.after.items()]
 
 
 class LearningMethod(Method):
@@ -45,27 +40,46 @@ class LearningMethod(Method):
     statistics, and its dropout drops.
     """
 
-    steps_of_edit: int = 1  # how finely the way from the old to the new values can be cut
+    learns: ClassVar[bool] = True
     train_mode: ClassVar[bool] = False
 
     def check_model(self, structure: Any) -> None:
         """Any model that gives logits will do."""
 
     def propose(self, given: Given) -> Iterator[Proposal]:
-        def choose(admitted: Tensor | None) -> Values:
-            chosen = slice(None) if admitted is None else admitted.to(given.labels.device)
-            with torch.inference_mode(False), torch.enable_grad(), compiled_parts_as_written():
-                student = student_of(given.model)
-                set_training(student, self.train_mode)
-                seed_default_generators(given.model, self.asked.seed)  # the transaction puts them back
-                self.learn(student, given, given.images[chosen], given.labels[chosen])
-            return learned_values(given.model, student, self.steps_of_edit)
-
-        yield Proposal((), "values", choose, self.steps_of_edit)
+        yield taught(given, self.learn, self.asked.seed, training=self.train_mode)
 
     @abstractmethod
     def learn(self, student: nn.Module, given: Given, images: Tensor, labels: Tensor) -> None:
         """Change `student`, a copy of the model, so that it forgets these images' classes."""
+
+
+def taught(
+    given: Given,
+    learn: Callable[[nn.Module, Given, Tensor, Tensor], None],
+    seed: int,
+    *,
+    training: bool = False,
+    mode: str = "values",
+) -> Proposal:
+    """What `learn(student, given, images, labels)` makes of a copy of the model, as an edit.
+
+    Where images are held out, `given.retain`, `images` and `labels` are without them.
+    """
+
+    def choose(admitted: Tensor | None, kept: Tensor | None) -> Values:
+        chosen = slice(None) if admitted is None else admitted.to(given.labels.device)
+        learned = given
+        if kept is not None and given.retain is not None:
+            learned = replace(given, retain=(given.retain[0][kept], given.retain[1][kept]))
+        with torch.inference_mode(False), torch.enable_grad(), compiled_parts_as_written():
+            student = student_of(given.model)
+            set_training(student, training)
+            seed_default_generators(given.model, seed)  # the transaction puts them back
+            learn(student, learned, given.images[chosen], given.labels[chosen])
+        return learned_values(given.model, student)
+
+    return Proposal((), mode, choose, 1)
 
 
 def student_of(model: nn.Module) -> nn.Module:
@@ -96,16 +110,17 @@ def seed_default_generators(model: nn.Module, seed: int) -> None:
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
 
 
-def learned_values(model: nn.Module, student: nn.Module, steps: int = 1) -> Values:
+def learned_values(model: nn.Module, student: nn.Module) -> Values:
     """What the student learned: all tensors that differ. Counters of batches stay as they are in the model."""
     before, after = Tensors(model), Tensors(student)
     once = set(before.by_identity().values())  # a tied weight has several names and is edited under one
-    changed = {
-        name: after[name]
-        for name in before
-        if name in once and before[name].dim() and not same_bits(before[name], after[name])
-    }
-    return Values({name: before[name].clone() for name in changed}, changed, steps)
+    return Values(
+        {
+            name: after[name]
+            for name in before
+            if name in once and before[name].dim() and not same_bits(before[name], after[name])
+        }
+    )
 
 
 def descend(

@@ -62,7 +62,7 @@ class Noise(Method):
             order = torch.randperm(candidates, generator=generator)
             ranking = UnitRanking(tuple(sizes), layers[order], units[order])
         masks = Masks(ranking, lambda picks: plan(structure, picks, "target", mode))
-        yield Proposal((), mode, lambda admitted: masks, candidates)
+        yield Proposal((), mode, lambda *_: masks, candidates)
 
     def described(self, given: Given) -> dict[str, Any]:
         return {"needs": []}

@@ -1,0 +1,205 @@
+"""Forget in the features: keep of them what the other classes' answers rest on, and let nothing else of them vary.
+
+The answers among the kept classes are a function of the features' part in the span of the differences of their rows of
+the classifier: only there do features carry relevance for a kept class against another. What lies across that span
+tells nothing of the kept classes, and it is what a probe finds a class by whose row was cut. So a copy of the model is
+taught, on few images and without labels, to give the same part in the span, and across it features of as small a volume
+as the arithmetic allows, whatever the image is. Nothing in this is fitted to the images of the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zsu_fast.evaluate.given import check_int
+from zsu_fast.model.tensors import Tensors
+from zsu_fast.unlearn.methods.base import FORGET, RETAIN, Given, Method, Proposal
+from zsu_fast.unlearn.methods.entry_module import entered, entry_module, inputs_kept
+from zsu_fast.unlearn.methods.training import batches_for_ever, descend, taught
+from zsu_fast.unlearn.methods.views import MEMORY, views
+from zsu_fast.unlearn.options import Options, check_layers, check_positive, option
+from zsu_fast.unlearn.structure import Head, Structure
+from zsu_fast.unlearn.watch import classifier_input, classifier_inputs
+
+FLOOR = 1e-3
+"""Variance across the span, in units of the mean one in it, below which a direction counts as still."""
+WEAKER = 4.0
+"""By how much the pressure falls from one attempt to the next."""
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class DeepOptions(Options):
+    pressure: float = option(
+        "Weight of what varies across the span beside the error in it; less if the floor breaks.", 0.07
+    )
+    steps: int = option("Steps of Adam.", 300)
+    learning_rate: float = option("Of Adam; halves its way to 0 in the second half of the steps.", 1e-3)
+    train_batch_size: int = option("Images in a step.", 128)
+    views: int = option("Flipped and shifted variants of each image, as many as 512 MiB hold.", 20)
+    layers: tuple[str, ...] | None = option("Only these layers learn.", shown="the last third of them")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", check_layers(self.layers))
+        super().__post_init__()
+
+    def check(self) -> None:
+        super().check()
+        for name, low in (("steps", 1), ("train_batch_size", 2), ("views", 1)):
+            check_int(name, getattr(self, name), low)
+        for name in ("pressure", "learning_rate"):
+            check_positive(name, getattr(self, name))
+
+
+class Deep(Method):
+    """Needs images of the class and of the others that the model was not trained on; dozens are enough.
+
+    The row of a forgotten class becomes the mean of the kept ones, and its bias their mean less the mean lead of the
+    best kept logit: it is then below the best of them for every image.
+    """
+
+    name: ClassVar[str] = "deep"
+    options: ClassVar[type[DeepOptions]] = DeepOptions
+    needs: ClassVar[frozenset[str]] = frozenset({FORGET, RETAIN})
+    until: ClassVar[float] = 0.02
+    folds: ClassVar[int] = 2
+    learns: ClassVar[bool] = True
+
+    asked: DeepOptions
+
+    def check_model(self, structure: Structure) -> None:
+        if structure.head is None:
+            raise ValueError(f'method: "deep" needs a classifier, and {structure.no_head}')
+        known = [name for name in structure.layers if name != structure.head.name]
+        for name in self.asked.layers or ():
+            if name not in known:
+                raise ValueError(f"layers: no layer {name!r} before the classifier; there are {', '.join(known)}")
+        if not known:
+            raise ValueError('method: "deep" teaches layers before the classifier, and the model has none')
+
+    def propose(self, given: Given) -> Iterator[Proposal]:
+        for attempt in range(ATTEMPTS):
+            pressure = self.asked.pressure / WEAKER**attempt
+            learn = partial(self._learn, pressure=pressure)
+            yield taught(given, learn, self.asked.seed, mode=f"pressure {pressure:g}")
+
+    def _learn(self, student: nn.Module, given: Given, images: Tensor, labels: Tensor, pressure: float) -> None:
+        asked, head, generator = self.asked, given.structure.head, torch.Generator().manual_seed(self.asked.seed)
+        assert head is not None and given.retain is not None
+        weight = Tensors(given.model).held(head.weight)
+        pool = views(torch.cat([images, given.retain[0].to(images)]), asked.views, generator)
+        layers = _layers(given.structure, asked.layers)
+        entry = _entry(given, weight, layers, pool)
+        with inputs_kept(None if entry is None else given.model.get_submodule(entry)) as kept:
+            features, logits = classifier_inputs(given.model, weight, asked.batches(pool))
+        inputs = torch.cat(kept) if entry is not None else None
+        span = kept_span(weight.detach().flatten(1)[head.rows], given.targets).to(features)
+        still = _Still(span, features)
+        parameters = _learned(student, given.structure, layers)
+        optimizer = torch.optim.Adam(parameters, lr=asked.learning_rate)
+        batches = batches_for_ever(len(pool), min(asked.train_batch_size, len(pool)), generator)
+        own = Tensors(student).held(head.weight)
+
+        def loss_of(step: int) -> Tensor:
+            for group in optimizer.param_groups:
+                group["lr"] = asked.learning_rate * min(1.0, 2 * (1 - step / asked.steps))
+            where = next(batches).to(pool.device)
+            given.count(len(where))
+            if entry is None or inputs is None:
+                found, _ = classifier_input(student, own, pool[where])
+            else:
+                with entered(student.get_submodule(entry), inputs[where]):
+                    found, _ = classifier_input(student, own, pool[:1])
+            return still.loss(found, features[where], pressure)
+
+        descend(loss_of, parameters, optimizer, asked.steps, given.progress, "features")
+        silence(Tensors(student), head, given.targets, logits)
+
+
+class _Still:
+    """The loss: features keep their part in a span, and what lies across it gets a small volume."""
+
+    def __init__(self, span: Tensor, features: Tensor) -> None:
+        self.span = span
+        part = (features - features.mean(0)) @ (span.T if len(span) else torch.eye(features.shape[1]).to(features))
+        self.energy = part.square().sum(1).mean().clamp_min(torch.finfo(features.dtype).tiny)
+        self.unit = self.energy / part.shape[1]
+        self.across = features.shape[1] - len(span)
+
+    def loss(self, found: Tensor, wanted: Tensor, pressure: float) -> Tensor:
+        """Squared error in the span, relative; and the mean log-variance over the directions across it.
+
+        By logarithms, since a probe scales each direction before it reads it: what is left of a small one counts as
+        much as of a large one. log det(cov + floor) over directions is that over images of their Gram matrix, but for
+        a constant (Sylvester).
+        """
+        error = ((found - wanted) @ self.span.T).square().sum(1).mean() / self.energy
+        if not self.across:
+            return error
+        centred = found - found.mean(0)
+        across = centred - centred @ self.span.T @ self.span
+        gram = across @ across.T / (len(found) * self.unit)
+        volume = torch.logdet(gram + FLOOR * torch.eye(len(found)).to(gram))
+        return error + pressure * volume / self.across
+
+
+def kept_span(rows: Tensor, targets: Sequence[int]) -> Tensor:
+    """[K, D], orthonormal: the span of the differences of the rows [classes, D] that do not belong to `targets`."""
+    kept = rows[[c for c in range(len(rows)) if c not in targets]].double()
+    _, sizes, directions = torch.linalg.svd(kept - kept.mean(0), full_matrices=False)
+    return directions[sizes > 1e-5 * sizes.max()]
+
+
+def silence(tensors: Tensors, head: Head, targets: Sequence[int], logits: Tensor) -> None:
+    """Rows of `targets` become the mean of the kept ones: such a logit is never the largest."""
+    kept = [c for c in range(len(head.rows)) if c not in targets]
+    own, others = ([head.rows[c] for c in classes] for classes in (targets, kept))
+    lead = logits[:, kept].amax(1) - logits[:, kept].mean(1)
+    with torch.no_grad():
+        weight = tensors[head.weight]
+        weight[own] = weight[others].mean(0)
+        if head.bias is not None:
+            bias = tensors[head.bias]
+            bias[own] = bias[others].mean() - lead.mean().to(bias)
+
+
+def _layers(structure: Structure, asked: Sequence[str] | None) -> list[str]:
+    """Names of the layers that learn, in execution order."""
+    names = [name for name in structure.layers if structure.head is None or name != structure.head.name]
+    return [name for name in names if name in asked] if asked else names[-max(1, len(names) // 3) :]
+
+
+def _entry(given: Given, weight: Tensor, layers: Sequence[str], pool: Tensor) -> str | None:
+    """The module from which on the model needs to run while these layers learn, if what it gets can be kept."""
+    if len(pool) < 2 or any(given.structure.layers[name].runs > 1 for name in layers):
+        return None
+
+    def run(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return classifier_input(given.model, weight, images)[0]
+
+    entry = entry_module(given.model, layers[0], run, pool[:2])
+    if entry is None:
+        return None
+    with inputs_kept(given.model.get_submodule(entry)) as kept:
+        run(pool[:1])
+    return entry if kept[0].nbytes * len(pool) <= 2 * MEMORY else None
+
+
+def _learned(student: nn.Module, structure: Structure, layers: Sequence[str]) -> list[nn.Parameter]:
+    """The parameters of the layers and of the norms behind them; all others are made not to take gradients."""
+    found = set()
+    for layer in map(structure.layers.__getitem__, layers):
+        found.update([layer.weight, layer.bias, *(norm.tensor for norm in layer.norms)])
+    learned = []
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name in found)
+        if parameter.requires_grad:
+            learned.append(parameter)
+    return learned

@@ -1,0 +1,42 @@
+"""Variants of few images, for methods that learn from them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MEMORY = 2**29
+SHIFT = 8  # an image is shifted by at most this part of its side
+
+
+def views(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """[N x count, ...]: of each image itself and `count` - 1 variants, fewer where `MEMORY` bytes do not hold them.
+
+    Pictures [N, C, H, W] are flipped by chance and shifted, mirrored at their borders; other inputs [N, ...] are mixed,
+    each with another one.
+    """
+    fitting = max(1, MEMORY // max(1, images.nbytes))
+    found = [images]
+    for _ in range(min(count, fitting) - 1):
+        found.append(_shifted(images, generator) if images.dim() == 4 else _mixed(images, generator))
+    return torch.cat(found)
+
+
+def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    height, width = images.shape[2:]
+    down, across = height // SHIFT, width // SHIFT
+    padded = F.pad(images, (across, across, down, down), mode="reflect")
+    chance = torch.rand(3, len(images), generator=generator)
+    found = []
+    for image, (flip, y, x) in zip(padded, chance.T.tolist(), strict=True):
+        top, left = int(y * (2 * down + 1)), int(x * (2 * across + 1))
+        part = image[:, top : top + height, left : left + width]
+        found.append(part.flip(2) if flip < 0.5 else part)
+    return torch.stack(found)
+
+
+def _mixed(images: Tensor, generator: torch.Generator) -> Tensor:
+    other = torch.randperm(len(images), generator=generator).to(images.device)
+    share = torch.rand(len(images), *[1] * (images.dim() - 1), generator=generator).to(images)
+    return images.lerp(images[other], share)
