@@ -91,8 +91,8 @@ export python
 part machine 30 machine
 part libraries 300 libraries
 part tests 180 tests --durations=20 tests/test_build.py tests/ops tests/lrp tests/unlearn tests/bench \
-  --deselect tests/ops/test_reproducible.py --deselect tests/lrp/test_graphs.py
-part reproducible 90 tests tests/ops/test_reproducible.py tests/lrp/test_graphs.py
+  --deselect tests/ops/test_reproducible.py --deselect tests/lrp/test_graphs.py --deselect tests/lrp/test_plan_backends.py
+part reproducible 90 tests tests/ops/test_reproducible.py tests/lrp/test_graphs.py tests/lrp/test_plan_backends.py
 part benchmarks 120 $python -m bench run --without 'relevance/*' --device cuda --seconds 0.2 --no-peer compiled \
   --at-most 100 --json "$out/ops_cuda.json"
 part models 90 $python -m bench run --filter 'relevance/*' --device cuda --seconds 0.5 --at-most 60 \

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tests.lrp.test_graphs import Attention, convolutional
 from tests.lrp.test_plan import assert_same, traces
 from zsu_fast import relevance
 from zsu_fast.lrp import Relevance, compile
+from zsu_fast.lrp.backends import CudaGraph
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -30,6 +32,33 @@ def assert_close(found: Relevance, expected: Relevance, tolerance: float) -> Non
 def test_a_cuda_graph_needs_cuda() -> None:
     with pytest.raises(ValueError, match='backend: "cudagraph" needs inputs on a CUDA device, got them on cpu'):
         compile(small(), IMAGES, backend="cudagraph")
+
+
+def test_what_is_recorded_is_fed_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logic of `CudaGraph` beside CUDA itself: a replay runs again what was recorded, into the same outputs."""
+
+    class Replayed:
+        def replay(self) -> None:
+            for output, renewed in zip(run._outputs, run._run(), strict=True):
+                output.copy_(renewed)
+
+    for name in ("current_stream", "Stream", "stream", "Event", "graph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Replayed)
+    model = small()
+    plan = compile(model, IMAGES, composite="epsilon_plus")
+    run = CudaGraph(next(iter(traces(plan).values())).trace)
+    found, expected, graphs = [], [], []
+    for step in range(4):
+        images, target = torch.randn(4, 3, 16, 16), torch.full((4,), step)
+        weight = model.get_parameter("0.weight")
+        if step == 2:
+            weight.data = -weight.detach()  # elsewhere
+        found.append(run(images, [target])[1])
+        expected.append(relevance(model, images, target, composite="epsilon_plus").input)
+        graphs.append(run._graph)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert graphs[0] is graphs[1] and graphs[1] is not graphs[2] and graphs[2] is graphs[3]
 
 
 @pytest.mark.parametrize("make, composite", [(convolutional, "epsilon_alpha2_beta1"), (Attention, "attnlrp")])

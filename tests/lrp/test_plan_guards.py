@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import random
 import threading
 import weakref
@@ -227,3 +229,14 @@ def test_a_plan_holds_its_model_and_nothing_else_does() -> None:
     del plan
     gc.collect()
     assert reference() is None
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda plan: pickle.loads(pickle.dumps(plan))])
+def test_a_copy_is_a_plan_of_the_copied_model(copied: Callable[[Plan], Plan]) -> None:
+    plan = compile(network(), IMAGES, composite="epsilon_plus")
+    other = copied(plan)
+    assert other.model is not plan.model and not traces(other)
+    with torch.no_grad():
+        next(other.model.parameters())[0] = 0
+    for each in (plan, other):
+        assert_same(each(IMAGES, 1), relevance(each.model, IMAGES, 1, composite="epsilon_plus"))

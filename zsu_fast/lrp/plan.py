@@ -86,8 +86,12 @@ class Plan:
     def __init__(self, model: nn.Module, request: Request, backend: Backend, keep: int) -> None:
         check_backend(backend)
         self.model = _checked(model)
-        self._request = request
+        self._request, self._backend, self._keep = request, backend, keep
         self._traces = Traces(backend, keep)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies come without traces: those are of this model's own weights."""
+        return Plan, (self.model, self._request, self._backend, self._keep)
 
     @overload
     def __call__(self, inputs: Tensor, target: Target = None) -> Relevance: ...

@@ -91,7 +91,7 @@ def relevance(
         conservation: Whether to keep the books of where relevance goes, layer by layer, for `Relevance.check`. It costs
             memory (every intermediate value is kept) and time.
         plan: Whether to keep a plan of this call for the next ones, as long as the model lives; see
-            `zsu_fast.lrp.compile`, which this one stands for with its defaults. The model must be a module.
+            `zsu_fast.lrp.compile`, whose defaults hold. The model must be a module.
 
     Returns:
         A `Relevance`; for a list or tuple of targets, one for each of them.

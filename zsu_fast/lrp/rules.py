@@ -158,9 +158,9 @@ class ZBox(InputRule):
         """(low, high) as tensors of the dimensions of `input`: 1 or C long in `channel_dim`, 1 elsewhere."""
 
         def spread(bound: float | tuple[float, ...]) -> torch.Tensor:
-            values = torch.tensor(
-                bound if isinstance(bound, tuple) else (bound,), dtype=input.dtype, device=input.device
-            )
+            # Each filled in on the device: a copy from the host would make it wait, and no CUDA graph could hold it.
+            each = bound if isinstance(bound, tuple) else (bound,)
+            values = torch.cat([input.new_full((1,), value) for value in each])
             shape = [1] * input.dim()
             shape[channel_dim] = values.numel()
             if values.numel() not in (1, input.shape[channel_dim]):
