@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.methods.base import Given
 from zsu_fast.unlearn.methods.baselines.baseline import (
     Baseline,
@@ -95,8 +94,6 @@ class BoundaryExpand(Baseline):
         head = given.structure.head
         assert head is not None
         shadow = len(head.rows)
-        if Tensors(student).sharing(head.weight):
-            raise ValueError(f"model: {head.weight} is shared with other layers, so it cannot be widened")
         generator = torch.Generator().manual_seed(self.asked.seed)
         resize(student, head, shadow + 1, generator)
         width = logits(student, *on_device_of(student, torch.arange(1), images)).shape[1]
