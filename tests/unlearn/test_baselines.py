@@ -220,7 +220,8 @@ def test_mini_batches_are_all_images_and_of_nearly_equal_size():
 # --- training on
 
 
-def test_retrained_without_the_class_it_is_never_the_answer(runs):
+def test_retrained_without_the_class_it_is_never_the_answer(runs, trained_nets, digits):
+    assert Run(trained_nets["ConvNet"], digits, "retrain", schedule="constant", epochs=2).forget == 0
     run = runs("retrain")
     assert run.forget == 0 and run.kept > run.before - 0.03
     assert run.result.verdict.level == "answers"

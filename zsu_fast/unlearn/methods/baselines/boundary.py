@@ -56,7 +56,7 @@ class BoundaryShrink(Baseline):
         given.count(len(images))
         parts = [on_device_of(student, c, images, labels) for c in torch.arange(len(images)).split(256)]
         wrong = torch.cat([nearest_wrong_labels(student, x, y, self.asked.bound, given.targets) for x, y in parts])
-        Trainer(student, given, self.asked).epochs(images, wrong, cross_entropy(student), "boundary-shrink, epoch")
+        Trainer(student, given, self.asked).epochs(images, wrong, cross_entropy(student), "boundary-shrink")
 
 
 def nearest_wrong_labels(
@@ -100,7 +100,7 @@ class BoundaryExpand(Baseline):
         if width != shadow + 1:
             raise ValueError(f"model: gives {width} logits where its classifier has {shadow + 1} rows")
         expanded = torch.full_like(labels, shadow)
-        Trainer(student, given, self.asked).epochs(images, expanded, cross_entropy(student), "boundary-expand, epoch")
+        Trainer(student, given, self.asked).epochs(images, expanded, cross_entropy(student), "boundary-expand")
         resize(student, head, shadow, generator)
 
 
