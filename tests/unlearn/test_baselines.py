@@ -204,6 +204,14 @@ def test_bad_options_are_named(name, value, kind):
         zsu_fast.forget(nn.Linear(4, 3), 1, torch.rand(3, 4), method="salun", **{name: value})
 
 
+def test_half_precision_is_refused():
+    net = nn.Linear(4, 3).half()
+    with torch.no_grad():
+        net.bias.copy_(torch.tensor([0, 9, 0]))
+    with pytest.raises(ValueError, match="model: must be float32 or float64"):
+        zsu_fast.forget(net, 1, torch.rand(3, 4).half(), method="neggrad", budget=1)
+
+
 def test_mini_batches_are_all_images_and_of_nearly_equal_size():
     batches = mini_batches(65, 64, torch.Generator().manual_seed(0))
     assert sorted(map(len, batches)) == [32, 33] and sorted(torch.cat(batches).tolist()) == list(range(65))
@@ -212,7 +220,8 @@ def test_mini_batches_are_all_images_and_of_nearly_equal_size():
 # --- training on
 
 
-def test_retrained_without_the_class_it_is_never_the_answer(runs):
+def test_retrained_without_the_class_it_is_never_the_answer(runs, trained_nets, digits):
+    assert Run(trained_nets["ConvNet"], digits, "retrain", schedule="constant", epochs=2).forget == 0
     run = runs("retrain")
     assert run.forget == 0 and run.kept > run.before - 0.03
     assert run.result.verdict.level == "answers"
@@ -391,6 +400,30 @@ def test_a_classifier_grows_and_shrinks():
     torch.testing.assert_close(net(x)[:, :3], old(x))
     boundary.resize(net, head, 3, torch.Generator())
     assert torch.equal(net[0].weight, old[0].weight) and torch.equal(net[0].bias, old[0].bias)
+
+
+def test_a_classifier_that_cannot_grow_is_refused():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.Embedding(10, 10), nn.Linear(10, 10, bias=False)
+            self.words.weight = self.head.weight
+
+        def forward(self, x):
+            return self.head(self.words(x).mean(1))
+
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.view(-1, 10, 2).mean(2)
+
+    with torch.no_grad():
+        (tied := Tied()).head.weight.copy_(torch.eye(10))
+    for net, probes, reason in (
+        (tied, torch.full((3, 2), 3), "boundary-expand.* is shared with head.weight"),
+        (nn.Sequential(nn.Linear(20, 20), Mean()), torch.rand(3, 20), "boundary-expand.* needs a classifier to widen"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            zsu_fast.forget(net, 3, probes, method="boundary-expand", budget=1)
 
 
 # --- with the others

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zsu_fast.model.tensors import tensor_digest
 from zsu_fast.unlearn.door import check_model
 from zsu_fast.unlearn.methods import Method, find_method
 from zsu_fast.unlearn.methods.base import Progress
@@ -130,10 +131,15 @@ def _carry_out(
         return agreed(
             model,
             lambda: run(Task(transaction, request, chosen, retain_probes, evaluate_on, **given)),
-            lambda result: result.record["edits"] if isinstance(result, ForgetResult) else None,
+            lambda result: _decision(result) if isinstance(result, ForgetResult) else None,
         )
 
     return transact(bare, work)
+
+
+def _decision(result: ForgetResult) -> object:
+    """Where was edited, and what stands there now: what replicas must have in common."""
+    return result.record["edits"], [tensor_digest(entry.new) for entry in result.patch.entries]
 
 
 def configured(method: str, options: dict[str, Any]) -> Method:

@@ -84,9 +84,12 @@ class Trainer:
             else torch.optim.SGD(self.parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0)
         )
 
-    def epochs(self, images: Tensor, labels: Tensor, loss: Loss, text: str = "epoch") -> None:
+    def epochs(
+        self, images: Tensor, labels: Tensor, loss: Loss, text: str, after_step: Callable[[], None] = lambda: None
+    ) -> None:
+        """As many as the options say."""
         for epoch in range(self.options.epochs):
-            self.epoch(images, labels, loss, f"{text} {epoch + 1} of {self.options.epochs}")
+            self.epoch(images, labels, loss, f"{text}, epoch {epoch + 1} of {self.options.epochs}", after_step)
 
     def epoch(
         self, images: Tensor, labels: Tensor, loss: Loss, text: str, after_step: Callable[[], None] = lambda: None

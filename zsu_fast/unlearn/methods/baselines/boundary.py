@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.methods.base import Given
 from zsu_fast.unlearn.methods.baselines.baseline import (
     Baseline,
@@ -57,7 +56,7 @@ class BoundaryShrink(Baseline):
         given.count(len(images))
         parts = [on_device_of(student, c, images, labels) for c in torch.arange(len(images)).split(256)]
         wrong = torch.cat([nearest_wrong_labels(student, x, y, self.asked.bound, given.targets) for x, y in parts])
-        Trainer(student, given, self.asked).epochs(images, wrong, cross_entropy(student), "boundary-shrink, epoch")
+        Trainer(student, given, self.asked).epochs(images, wrong, cross_entropy(student), "boundary-shrink")
 
 
 def nearest_wrong_labels(
@@ -95,15 +94,13 @@ class BoundaryExpand(Baseline):
         head = given.structure.head
         assert head is not None
         shadow = len(head.rows)
-        if Tensors(student).sharing(head.weight):
-            raise ValueError(f"model: {head.weight} is shared with other layers, so it cannot be widened")
         generator = torch.Generator().manual_seed(self.asked.seed)
         resize(student, head, shadow + 1, generator)
         width = logits(student, *on_device_of(student, torch.arange(1), images)).shape[1]
         if width != shadow + 1:
             raise ValueError(f"model: gives {width} logits where its classifier has {shadow + 1} rows")
         expanded = torch.full_like(labels, shadow)
-        Trainer(student, given, self.asked).epochs(images, expanded, cross_entropy(student), "boundary-expand, epoch")
+        Trainer(student, given, self.asked).epochs(images, expanded, cross_entropy(student), "boundary-expand")
         resize(student, head, shadow, generator)
 
 

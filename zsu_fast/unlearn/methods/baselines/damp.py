@@ -61,11 +61,11 @@ class Damp(Baseline):
                 layer.weight -= strength * removed
 
     def _features(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        """Layer -> its inputs [N, D] in double precision; of a layer that runs more than once, the last."""
+        """Layer -> its inputs [N, D] in double precision; of layers that see each image once, and whole."""
         found: dict[str, list[Tensor]] = defaultdict(list)
 
         def take(name: str, layer: Layer, given: Tensor) -> None:
-            found[name].append(features(layer, given).double().cpu())
+            found[name].append(features(layer, given).cpu().double())
 
         watch_inputs(model, self.asked.batches(images), take)
         return {name: torch.cat(parts) for name, parts in found.items() if sum(map(len, parts)) == len(images)}

@@ -40,7 +40,7 @@ class Finetune(Baseline):
     asked: LearningOptions
 
     def learn(self, student: nn.Module, given: Given, images: Tensor, labels: Tensor) -> None:
-        Trainer(student, given, self.asked).epochs(*retained(given), cross_entropy(student), "finetune, epoch")
+        Trainer(student, given, self.asked).epochs(*retained(given), cross_entropy(student), "finetune")
 
 
 @dataclass(frozen=True)

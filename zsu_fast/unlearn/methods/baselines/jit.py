@@ -57,7 +57,7 @@ class Jit(Baseline):
                 found.append(sharpness(clean, logits(student, images + noise), noise))
             return torch.stack(found).mean()
 
-        trainer.epochs(images, labels, loss, "jit, epoch")
+        trainer.epochs(images, labels, loss, "jit")
 
 
 def sharpness(clean: Tensor, noisy: Tensor, noise: Tensor) -> Tensor:

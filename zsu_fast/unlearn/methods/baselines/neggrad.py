@@ -33,7 +33,7 @@ class NegGrad(Baseline):
 
     def learn(self, student: nn.Module, given: Given, images: Tensor, labels: Tensor) -> None:
         loss = cross_entropy(student)
-        Trainer(student, given, self.asked).epochs(images, labels, lambda x, y: -loss(x, y), "neggrad, epoch")
+        Trainer(student, given, self.asked).epochs(images, labels, lambda x, y: -loss(x, y), "neggrad")
 
 
 @dataclass(frozen=True)
@@ -67,4 +67,4 @@ class NegGradPlus(Baseline):
             given.count(len(forgotten[0]))
             return beta * classification(retain_images, retain_labels) - (1 - beta) * classification(*forgotten)
 
-        trainer.epochs(*retained(given), loss, "neggrad+, epoch")
+        trainer.epochs(*retained(given), loss, "neggrad+")

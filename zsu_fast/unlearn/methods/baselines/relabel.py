@@ -43,7 +43,7 @@ class RandomLabel(Baseline):
     def learn(self, student: nn.Module, given: Given, images: Tensor, labels: Tensor) -> None:
         trainer = Trainer(student, given, self.asked)
         wrong = random_labels(given, labels, trainer.generator)
-        trainer.epochs(*with_retain(given, images, wrong), cross_entropy(student), "random-label, epoch")
+        trainer.epochs(*with_retain(given, images, wrong), cross_entropy(student), "random-label")
 
 
 def random_labels(given: Given, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -92,9 +92,7 @@ class Salun(Baseline):
                 parameter.copy_(parameter.where(mask, old))
 
         learned = with_retain(given, images, random_labels(given, labels, trainer.generator))
-        for epoch in range(self.asked.epochs):
-            text = f"salun, epoch {epoch + 1} of {self.asked.epochs}"
-            trainer.epoch(*learned, cross_entropy(student), text, put_back)
+        trainer.epochs(*learned, cross_entropy(student), "salun", put_back)
 
     def _saliency(self, trainer: Trainer, images: Tensor, labels: Tensor) -> list[Tensor]:
         """abs of the gradient of the class's loss, summed over its images."""

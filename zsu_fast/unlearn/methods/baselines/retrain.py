@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from zsu_fast.unlearn.methods.base import RETAIN, Given
 from zsu_fast.unlearn.methods.baselines.baseline import (
@@ -49,16 +49,14 @@ class Retrain(Baseline):
         reset(student)
         trainer = Trainer(student, given, self.asked)
         images, labels = retained(given)
-        epochs, steps = self.asked.epochs, -(-len(images) // self.asked.train_batch_size)
-        schedule: LRScheduler | None = None
-        if self.asked.schedule == "one-cycle":
-            # It wants more than two steps, and no cycle of the momentum, which Adam has none of.
-            schedule = OneCycleLR(
-                trainer.optimizer, self.asked.learning_rate, max(3, epochs * steps), cycle_momentum=False
-            )
-        for epoch in range(epochs):
-            text = f"retrain, epoch {epoch + 1} of {epochs}"
-            trainer.epoch(images, labels, cross_entropy(student), text, schedule.step if schedule else lambda: None)
+        steps = self.asked.epochs * -(-len(images) // self.asked.train_batch_size)
+        schedule: LRScheduler = (
+            # No cycle of the momentum: Adam has none.
+            OneCycleLR(trainer.optimizer, self.asked.learning_rate, max(3, steps), cycle_momentum=False)
+            if self.asked.schedule == "one-cycle"
+            else ConstantLR(trainer.optimizer, 1.0)
+        )
+        trainer.epochs(images, labels, cross_entropy(student), "retrain", schedule.step)
 
 
 def reset(model: nn.Module) -> None:
