@@ -11,8 +11,10 @@ import torch
 
 import zsu_fast
 from zsu_fast.unlearn import ForgetClass, method_names, method_options, methods, model_digest
+from zsu_fast.unlearn.measure import Measurement
 from zsu_fast.unlearn.methods import LraNpp, find_method
 from zsu_fast.unlearn.options import Options, option
+from zsu_fast.unlearn.transaction import transact
 
 
 def test_a_request_and_its_short_form(conv_net, digits):
@@ -138,3 +140,22 @@ def test_a_budget_of_nothing_is_an_edit_of_nothing(conv_net, digits):
     digest = model_digest(conv_net)
     zsu_fast.forget(conv_net, 3, digits.split(3)[0], path="all", budget=0)
     assert model_digest(conv_net) == digest
+
+
+def test_the_retain_images_that_an_edit_takes_first_are_looked_at_first():
+    """An edit that takes more than the floor allows is known after a batch; one within it is measured on all."""
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
+    torch.nn.init.eye_(net[1].weight)
+    lead = torch.arange(40, 0, -1.0) - 4.5  # the last four are wrong
+    retain = (torch.stack([lead, torch.zeros(40)], 1)[:, None], torch.zeros(40, dtype=torch.int64))
+    request = ForgetClass(1, torch.rand(2, 1, 2))
+
+    def work(transaction):
+        measurement = Measurement(transaction, request, Options(batch_size=4), 0.0, lambda *_: None, retain)
+        found = []
+        for allowed in (None, 3, 4):
+            before = measurement.cost.images_forwarded
+            found.append((measurement.retain_accuracy(allowed), measurement.cost.images_forwarded - before))
+        return found
+
+    assert transact(net, work) == [(0.9, 40), (0.0, 4), (0.9, 40)]
