@@ -100,7 +100,7 @@ class Method(ABC):
     options: ClassVar[type[Options]]
     needs: ClassVar[frozenset[str]] = frozenset({FORGET})
     until: ClassVar[float]
-    folds: ClassVar[int] = 4
+    folds: int = 4
     learns: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:

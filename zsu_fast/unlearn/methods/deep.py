@@ -37,13 +37,15 @@ ATTEMPTS = 3
 @dataclass(frozen=True)
 class DeepOptions(Options):
     pressure: float = option(
-        "Weight of what varies across the span beside the error in it; less if the floor breaks.", 0.07
+        "Weight of what varies across the span beside the error in it; less if the floor breaks.", 0.1
     )
-    steps: int = option("Steps of Adam.", 300)
+    shift: float = option("Share of the way from the class's centre to that of its look-alikes, in the span.", 1.0)
+    steps: int = option("Steps of Adam.", 600)
     learning_rate: float = option("Of Adam; halves its way to 0 in the second half of the steps.", 1e-3)
     train_batch_size: int = option("Images in a step.", 128)
     views: int = option("Flipped and shifted variants of each image, as many as 512 MiB hold.", 20)
-    layers: tuple[str, ...] | None = option("Only these layers learn.", shown="the last third of them")
+    folds: int = option("Parts of the images that are held out in turn to judge by; 1: none, for evaluate_on alone.", 2)
+    layers: tuple[str, ...] | None = option("Only these layers learn.", shown="the last third of them, at least four")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", check_layers(self.layers))
@@ -51,10 +53,11 @@ class DeepOptions(Options):
 
     def check(self) -> None:
         super().check()
-        for name, low in (("steps", 1), ("train_batch_size", 2), ("views", 1)):
+        for name, low in (("steps", 1), ("train_batch_size", 2), ("views", 1), ("folds", 1)):
             check_int(name, getattr(self, name), low)
         for name in ("pressure", "learning_rate"):
             check_positive(name, getattr(self, name))
+        check_positive("shift", self.shift, or_zero=True)
 
 
 class Deep(Method):
@@ -68,10 +71,13 @@ class Deep(Method):
     options: ClassVar[type[DeepOptions]] = DeepOptions
     needs: ClassVar[frozenset[str]] = frozenset({FORGET, RETAIN})
     until: ClassVar[float] = 0.02
-    folds: ClassVar[int] = 2
     learns: ClassVar[bool] = True
 
     asked: DeepOptions
+
+    def __init__(self, options: DeepOptions) -> None:
+        super().__init__(options)
+        self.folds = options.folds
 
     def check_model(self, structure: Structure) -> None:
         if structure.head is None:
@@ -101,6 +107,8 @@ class Deep(Method):
         inputs = torch.cat(kept) if entry is not None else None
         span = kept_span(weight.detach().flatten(1)[head.rows], given.targets).to(features)
         still = _Still(span, features)
+        forgotten = (torch.arange(len(pool)) % (len(images) + len(given.retain[0])) < len(images)).to(pool.device)
+        features = _shifted(features, logits, forgotten, given.targets, asked.shift)
         parameters = _learned(student, given.structure, layers)
         optimizer = torch.optim.Adam(parameters, lr=asked.learning_rate)
         batches = batches_for_ever(len(pool), min(asked.train_batch_size, len(pool)), generator)
@@ -149,6 +157,21 @@ class _Still:
         return error + pressure * volume / self.across
 
 
+def _shifted(features: Tensor, logits: Tensor, forgotten: Tensor, targets: Sequence[int], share: float) -> Tensor:
+    """Features to aim at: those of images to forget move from the centre of theirs to that of their look-alikes.
+
+    Images look like the kept class that they are most taken for; its centre is that of the kept images of that answer.
+    """
+    kept = logits.clone()
+    kept[:, list(targets)] = -torch.inf
+    like, aims = kept.argmax(1), features.clone()
+    for c in like[forgotten].unique().tolist():
+        own, others = forgotten & (like == c), ~forgotten & (like == c)
+        if bool(others.any()):
+            aims[own] += share * (features[others].mean(0) - features[own].mean(0))
+    return aims
+
+
 def kept_span(rows: Tensor, targets: Sequence[int]) -> Tensor:
     """[K, D], orthonormal: the span of the differences of the rows [classes, D] that do not belong to `targets`."""
     kept = rows[[c for c in range(len(rows)) if c not in targets]].double()
@@ -172,7 +195,7 @@ def silence(tensors: Tensors, head: Head, targets: Sequence[int], logits: Tensor
 def _layers(structure: Structure, asked: Sequence[str] | None) -> list[str]:
     """Names of the layers that learn, in execution order."""
     names = [name for name in structure.layers if structure.head is None or name != structure.head.name]
-    return [name for name in names if name in asked] if asked else names[-max(1, len(names) // 3) :]
+    return [name for name in names if name in asked] if asked else names[-max(4, len(names) // 3) :]
 
 
 def _entry(given: Given, weight: Tensor, layers: Sequence[str], pool: Tensor) -> str | None:

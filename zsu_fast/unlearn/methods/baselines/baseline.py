@@ -61,7 +61,7 @@ class Baseline(LearningMethod):
     """A method of the literature. It makes one edit, of all it is given: other images judge it (`evaluate_on`)."""
 
     until: ClassVar[float] = 0.05
-    folds: ClassVar[int] = 1
+    folds: int = 1
 
     def described(self, given: Given) -> dict[str, Any]:
         return {"needs": sorted(self.needs), "train_mode": self.train_mode}
