@@ -64,8 +64,8 @@ def forget(
     method: Annotated[
         str,
         typer.Option(
-            help="lra-npp: paths into the classifier. channels: units of any layers. To compare with, baselines of the "
-            f"field: {', '.join(BASELINES)}. Other packages add theirs.",
+            help="lra-npp: paths into the classifier. channels: units of any layers. deep: the features. To compare with, "
+            f"baselines of the field: {', '.join(BASELINES)}. Other packages add theirs.",
             rich_help_panel=opt.METHOD,
         ),
     ] = "lra-npp",
