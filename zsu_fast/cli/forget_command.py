@@ -64,7 +64,7 @@ def forget(
     method: Annotated[
         str,
         typer.Option(
-            help="lra-npp: paths into the classifier. channels: units of any layers. deep: the features. To compare with, "
+            help="lra-npp: paths into the classifier. channels: units of any layers. deep: the features. To compare, "
             f"baselines of the field: {', '.join(BASELINES)}. Other packages add theirs.",
             rich_help_panel=opt.METHOD,
         ),
