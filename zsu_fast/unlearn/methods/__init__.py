@@ -18,6 +18,11 @@ def method_names() -> list[str]:
     return list(_BUILT_IN) + sorted(e.name for e in entry_points(group=GROUP) if e.name not in _BUILT_IN)
 
 
+def methods_for(kind: str) -> list[str]:
+    """Names of those that take such requests."""
+    return [name for name in method_names() if kind in find_method(name).takes]
+
+
 def find_method(name: object) -> type[Method]:
     """The method of that name. ValueError if there is none, TypeError if an entry point holds something else."""
     if isinstance(name, str) and name in _BUILT_IN:
