@@ -128,8 +128,8 @@ class ForgetClass:
 
     def check(self, classes: int, evaluated: Tensor | None) -> None:
         check_targets(self.classes, classes)
-        for target in self.classes if evaluated is not None else ():
-            if not bool((evaluated == target).any()):
+        for target in self.classes:
+            if evaluated is not None and not bool((evaluated == target).any()):
                 raise ValueError(f"evaluate_on: holds no image of class {target}, so it cannot judge")
 
     def unknown(self, logits: Tensor) -> str | None:
@@ -164,7 +164,7 @@ class ForgetClass:
 
 
 def _still(evaluation: Evaluation, target: int) -> tuple[int, int]:
-    """How many of the images of a class still get it as answer, or none at all (NaN is not another one); of how many."""
+    """How many images of a class still get it as answer, or NaN, which is not another one; and of how many."""
     count, nan = evaluation.counts[target], evaluation.taken_for.get(-1, 0)
     return min(count, round(evaluation.per_class[target] * count) + nan), count
 

@@ -7,14 +7,16 @@ from importlib.metadata import entry_points
 from zsu_fast.unlearn.methods.base import Given, Method, Proposal
 from zsu_fast.unlearn.methods.baselines import BASELINES
 from zsu_fast.unlearn.methods.channels import Channels
+from zsu_fast.unlearn.methods.instances import INSTANCE_METHODS
 from zsu_fast.unlearn.methods.lra_npp import LraNpp
 
 GROUP = "zsu_fast.methods"
-_BUILT_IN: dict[str, type[Method]] = {"lra-npp": LraNpp, "channels": Channels} | BASELINES
+_BUILT_IN: dict[str, type[Method]] = {"lra-npp": LraNpp, "channels": Channels} | INSTANCE_METHODS | BASELINES
 
 
 def method_names() -> list[str]:
-    """Names of all methods: the house's, the baselines of the field (`BASELINES`), then those of other packages."""
+    """Names of all methods: the house's, those for single images (`INSTANCE_METHODS`), the baselines of the field
+    (`BASELINES`), then those of other packages."""
     return list(_BUILT_IN) + sorted(e.name for e in entry_points(group=GROUP) if e.name not in _BUILT_IN)
 
 
@@ -36,4 +38,16 @@ def find_method(name: object) -> type[Method]:
     raise ValueError(f"method: expected one of {', '.join(method_names())}, got {name!r}")
 
 
-__all__ = ["BASELINES", "GROUP", "Channels", "Given", "LraNpp", "Method", "Proposal", "find_method", "method_names"]
+__all__ = [
+    "BASELINES",
+    "GROUP",
+    "INSTANCE_METHODS",
+    "Channels",
+    "Given",
+    "LraNpp",
+    "Method",
+    "Proposal",
+    "find_method",
+    "method_names",
+    "methods_for",
+]

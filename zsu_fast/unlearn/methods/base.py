@@ -27,7 +27,7 @@ class Given:
 
     images, labels: to forget, [N, ...] and int64 [N]. retain: images of other classes and their labels. forward:
     images -> logits [N, classes], batch by batch, counted. count: called with the number of images that are run with
-    a backward pass. request: what the images and labels are of; only methods that take other kinds than classes need it.
+    a backward pass. request: what the images and labels are of; needed by methods that take other kinds than classes.
     """
 
     model: nn.Module
@@ -92,9 +92,9 @@ class Proposal:
 class Method(ABC):
     """A way to forget.
 
-    takes: kinds of request that it can carry out. needs: names of `NEEDS`, what it learns from. options: its class of options. until: its default aim. folds: in how
-    many parts the probes are held out in turn, each judged by an edit that was chosen without it; 1: none are, only
-    other images can judge.
+    takes: kinds of request that it can carry out. needs: names of `NEEDS`, what it learns from. options: its class of
+    options. until: its default aim. folds: in how many parts the probes are held out in turn, each judged by an edit
+    that was chosen without it; 1: none are, only other images can judge.
     """
 
     name: ClassVar[str]
