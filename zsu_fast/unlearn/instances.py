@@ -64,7 +64,9 @@ class ForgetInstances:
         if self.to is not None:
             to = check_labels("to", self.to, len(images), images.device)
             if bool((to == labels).any()):
-                raise ValueError(f"to: expected other labels than y, got the same at {int((to == labels).nonzero()[0, 0])}")
+                raise ValueError(
+                    f"to: expected other labels than y, got the same at {int((to == labels).nonzero()[0, 0])}"
+                )
             object.__setattr__(self, "to", to)
         if self.unseen is not None:
             object.__setattr__(self, "unseen", _unseen(self.unseen, images))
