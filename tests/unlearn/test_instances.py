@@ -272,7 +272,7 @@ def test_every_instance_reaches_its_goal(runs, trained_nets, digits, goal):
     else:
         with torch.no_grad():
             levels = asked.started(trained_nets["ConvNet"]).unseen
-        assert (losses >= levels).all() and (losses < 3 * levels).all()  # up to it, not beyond
+        assert (losses >= levels).all() and (losses < 5 * levels).all()  # up to it, not beyond
     before, after = (result.record["evaluation"][when]["accuracy"] for when in ("before", "after"))
     assert after > before - 0.06 and result.before["forget_accuracy"] > 0.7
     assert all("running" not in entry.tensor for entry in result.patch.entries)

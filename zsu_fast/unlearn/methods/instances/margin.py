@@ -23,11 +23,12 @@ from zsu_fast.unlearn.options import Options, check_positive, option
 @dataclass(frozen=True)
 class MarginOptions(Options):
     steps: int = option("Most steps of Adam; fewer where the goal is reached.", 400)
-    learning_rate: float = option("Of Adam.", 1e-4)
+    learning_rate: float = option("Of Adam.", 2e-4)
     train_batch_size: int = option("Instances in a step.", 64)
     slack: float = option(
         "How far beyond the goal an instance is pushed, in logits (of the loss: in its log odds).", 0.5
     )
+    growth: float = option("By how much an instance weighs more after a step, for each logit that it is short.", 0.05)
     anchors: int = option("Mixtures in a step, and as many retain images where they are given.", 32)
     anchor_weight: float = option("Of the divergence from the original's answers on the anchors.", 10.0)
 
@@ -37,15 +38,17 @@ class MarginOptions(Options):
             check_int(name, getattr(self, name), 1)
         for name in ("learning_rate", "slack", "anchor_weight"):
             check_positive(name, getattr(self, name))
+        check_positive("growth", self.growth, or_zero=True)
 
 
 class Margin(InstanceMethod):
-    """Down mean relu(margin + slack) + w KL(original || model on anchors), until every instance is at its goal.
+    """Down mean v relu(margin + slack) + w KL(original || model on anchors), until every instance is at its goal.
 
-    margin is how far an instance is from the goal of the request, the mean is over those that are not yet slack beyond
-    it: what is forgotten is pushed no further. Anchors are mixtures of the instances, with what the original answers on
-    them, and retain images where there are any. Needs the instances alone. BatchNorm is frozen, statistics included.
-    The house's; the mixtures are those of arXiv 1710.09412, the aim that of 2301.11578.
+    margin is how far an instance is from the goal of the request; one that is slack beyond it is pushed no further. Its
+    weight v begins at 1 and grows by `growth` (margin + slack) with every step that it is short, as a multiplier does
+    in the method of multipliers: the push is as gentle as the goal allows. Anchors are mixtures of the instances, with
+    what the original answers on them, and retain images where there are any. Needs the instances alone. BatchNorm is
+    frozen, statistics included. The house's; the mixtures are those of arXiv 1710.09412, the aim that of 2301.11578.
     """
 
     name: ClassVar[str] = "margin"
@@ -60,7 +63,7 @@ class Margin(InstanceMethod):
         generator = torch.Generator().manual_seed(asked.seed)
         batches = batches_for_ever(len(images), asked.train_batch_size, generator)
         anchors = self._anchors(given, images, generator)
-        last = images.new_full((len(images),), torch.inf)
+        last, weights = images.new_full((len(images),), torch.inf), images.new_ones(len(images))
 
         def loss(step: int) -> Tensor:
             where = next(batches).to(images.device)
@@ -70,8 +73,9 @@ class Margin(InstanceMethod):
             margins = request.margins(found[: len(where)], where)
             last[where] = margins.detach().to(last)
             short = F.relu(margins + asked.slack)
+            weights[where] += asked.growth * short.detach().to(weights)
             kept = F.kl_div(found[len(where) :].log_softmax(1), answers, reduction="batchmean")
-            return short.sum() / (short > 0).sum().clamp(min=1) + asked.anchor_weight * kept
+            return (weights[where] * short).mean() + asked.anchor_weight * kept
 
         def enough() -> bool:
             return bool((last < 0).all()) and self.reached(student, given, images)
