@@ -40,7 +40,10 @@ def test_methods_of_other_packages(monkeypatch, conv_net, digits):
     entry = EntryPoint("own", f"{__name__}:_Method", methods.GROUP)
     monkeypatch.setattr(methods, "entry_points", lambda group: [entry])
     monkeypatch.setattr(EntryPoint, "load", lambda self: _Method)
-    assert method_names() == ["lra-npp", "channels", "deep", *methods.BASELINES, "own"] and find_method("own") is _Method
+    assert (
+        method_names() == ["lra-npp", "channels", "deep", *methods.INSTANCE_METHODS, *methods.BASELINES, "own"]
+        and find_method("own") is _Method
+    )
     probes, _, others, labels = digits.split(3)
     with pytest.raises(ValueError, match="'own' needs retain_probes"):  # an unmet need is named before any work
         zsu_fast.forget(conv_net, 3, probes, method="own")

@@ -110,23 +110,23 @@ class Measurement:
         return summarise(torch.cat(answers), labels.cpu(), self.request.classes)
 
     def answered(self, margins: Tensor) -> list[tuple[int, int]]:
-        """For each class, how many of its probes still get it as answer, or give NaN, and of how many."""
-        labels, left = self.request.probe_labels, ~(margins < 0)
-        return [(int(left[labels == t].sum()), int((labels == t).sum())) for t in self.request.classes]
+        """For each class, how many of its probes still get it as answer, or give NaN, and of how many; of instances
+        how many are short of the goal."""
+        left = ~(margins < 0)
+        return [(int(left[group].sum()), int(group.sum())) for group in self.request.groups]
 
     def forgotten(self, margins: Tensor, by_margin: bool = True) -> bool:
         """Whether margins [N] of the probes meet the aim: few answers, and in the median a class that fell behind."""
-        labels = self.request.probe_labels
         behind = not by_margin or all(
-            float(margins[labels == t].median()) <= -self.allowance for t in self.request.classes
+            float(margins[group].median()) <= -self.allowance for group in self.request.groups
         )
         return behind and not self.too_many(margins)
 
     def too_many(self, margins: Tensor) -> bool:
-        """Whether more probes of some class than `until` allows get it as answer."""
+        """Whether more images of some group are left than `until` allows."""
         return any(answered > self.until * count for answered, count in self.answered(margins))
 
 
 def largest_share(counts: Sequence[tuple[int, int]]) -> float:
-    """Several classes are forgotten when the best remembered one is."""
+    """Several groups are forgotten when the best remembered one is."""
     return max(right / images for right, images in counts)
