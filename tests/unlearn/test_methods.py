@@ -156,9 +156,16 @@ def test_the_retain_images_that_an_edit_takes_first_are_looked_at_first():
     def work(transaction):
         measurement = Measurement(transaction, request, Options(batch_size=4), 0.0, lambda *_: None, retain)
         found = []
-        for allowed in (None, 3, 4):
+        for look in (
+            measurement.retain_accuracy_before,
+            lambda: measurement.retain_accuracy(3),
+            lambda: measurement.retain_accuracy(4),
+        ):
             before = measurement.cost.images_forwarded
-            found.append((measurement.retain_accuracy(allowed), measurement.cost.images_forwarded - before))
+            found.append((look(), measurement.cost.images_forwarded - before))
+        measurement.known = net(retain[0])  # logits that somebody had at hand
+        before = measurement.cost.images_forwarded
+        found.append((measurement.retain_accuracy_before(), measurement.cost.images_forwarded - before))
         return found
 
-    assert transact(net, work) == [(0.9, 40), (0.0, 4), (0.9, 40)]
+    assert transact(net, work) == [(0.9, 40), (0.0, 4), (0.9, 40), (0.9, 0)]

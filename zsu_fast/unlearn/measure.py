@@ -38,7 +38,8 @@ class Measurement:
 
     until: share of the probes that may keep the class as answer. allowance: by how much the class must fall behind in
     the median. trace: what the search looked at, for the record. unsure_first: indices of the retain images, those
-    first of which the unedited model was least sure: if an edit costs too much, it shows on these.
+    first of which the unedited model was least sure: if an edit costs too much, it shows on these. known: logits of
+    the retain images by the unedited model, where something had them at hand.
     """
 
     transaction: Transaction
@@ -48,6 +49,7 @@ class Measurement:
     progress: Progress
     retain: Pair | None = None
     unsure_first: Tensor | None = None
+    known: Tensor | None = None
     allowance: float = 0.0
     trace: list[dict[str, Any]] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
@@ -79,6 +81,15 @@ class Measurement:
         right = self.retained(allowed)
         return None if right is None or self.retain is None else right / len(self.retain[0])
 
+    def retain_accuracy_before(self) -> float | None:
+        """Of the unedited model; also says which retain images to look at first."""
+        if self.retain is None:
+            return None
+        images, labels = self.retain
+        logits = self.forward(images) if self.known is None else self.known
+        self.unsure_first = search.margins(logits, labels).argsort(stable=True)
+        return int((logits.argmax(1) == labels).sum()) / len(images)
+
     def retained(self, allowed: int | None = None, among: Tensor | None = None) -> int | None:
         """How many of the retain images (that a mask admits) get their class."""
         if self.retain is None:
@@ -87,17 +98,13 @@ class Measurement:
         order = torch.arange(len(images), device=labels.device) if self.unsure_first is None else self.unsure_first
         if among is not None:
             order = order[among.to(order.device)[order]]
-        leads: list[Tensor] = []
         right = seen = 0
         for where in order.split(self.options.batch(images)):
             logits = self.forward(images[where])
             right += int((logits.argmax(1) == labels[where]).sum())
             seen += len(where)
-            leads.append(search.margins(logits, labels[where]))
             if allowed and seen - right > allowed:
                 return right
-        if self.unsure_first is None and among is None:
-            self.unsure_first = torch.cat(leads).argsort(stable=True)
         return right
 
     def evaluation(self, given: Pair | None) -> Evaluation | None:

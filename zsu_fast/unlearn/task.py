@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -95,9 +97,11 @@ class Task:
         measurement.retain = self._retain_images()
         margins = self.request.margins(logits, torch.ones_like(self.labels, dtype=torch.bool))
         evaluation = measurement.evaluation(self.evaluate_on)
-        metrics = self._metrics(margins, measurement.retain_accuracy())
-        before = _Before(metrics, evaluation, model_digest(self.model))
-        unknown = self.request.unknown(logits)
+        digest, unknown = model_digest(self.model), self.request.unknown(logits)
+        proposals = iter(()) if unknown is not None else self.method.propose(self._given())
+        first = next(proposals, None)  # the analysis, which may know more than the images
+        metrics = self._metrics(margins, measurement.retain_accuracy_before())
+        before = _Before(metrics, evaluation, digest)
         if unknown is not None:
             return self._result(before, Verdict("invalid", unknown))
         lead = margins[margins > 0]
@@ -105,7 +109,7 @@ class Task:
         floor = self.options.utility_floor
         if floor is None and metrics["retain_accuracy"] is not None and self.options.budget is None:
             floor = metrics["retain_accuracy"] - DEFAULT_DROP
-        found, reason = self._look(floor)
+        found, reason = self._look(() if first is None else chain([first], proposals), floor)
         if found is None:
             sentence = f"{self.request.name}: not forgotten, the model is as it was. {reason}"
             return self._result(before, Verdict("not reached", sentence))
@@ -126,11 +130,11 @@ class Task:
 
     # --- search
 
-    def _look(self, floor: float | None) -> tuple[_Found | None, str]:
+    def _look(self, proposals: Iterable[Proposal], floor: float | None) -> tuple[_Found | None, str]:
         """The first proposal that reaches the aim, carried out; or None and why there is none."""
         reason = "Nothing that this method edits speaks for it on these images."
         fixed = self.options.budget
-        for proposal in self.method.propose(self._given()):
+        for proposal in proposals:
             trial = Trial(self.measurement, proposal, self.parts, self._parts_of_retain())
             if not trial.largest:
                 continue
@@ -198,9 +202,12 @@ class Task:
         def count(images: int) -> None:
             measurement.cost.relevance_images += images
 
+        def note(logits: Tensor) -> None:
+            measurement.known = logits
+
         return Given(
             self.model, self.structure, self.targets, self.probes, self.labels, measurement.retain, measurement.forward,
-            count, measurement.progress, self.request,
+            count, measurement.progress, self.request, note,
         )  # fmt: skip
 
     def _metrics(self, margins: Tensor, retain_accuracy: float | None) -> dict[str, float | None]:
@@ -239,11 +246,13 @@ class Task:
             return None
         if isinstance(self.retain_given, Tensor):
             images = self.retain_given
-            labels = self.measurement.forward(images).argmax(1)
+            logits = self.measurement.forward(images)
+            labels = logits.argmax(1)
             keep = ~torch.isin(labels, torch.tensor(self.targets, device=labels.device, dtype=labels.dtype))
             images, labels = images[keep], labels[keep]
             if len(images) == 0:
                 raise ValueError(f"retain_probes: the model answers {list(self.targets)} on every one of them")
+            self.measurement.known = logits[keep]
             return images, labels
         images, labels = self.retain_given
         if bool(torch.isin(labels, torch.tensor(self.targets, device=labels.device, dtype=labels.dtype)).any()):

@@ -27,7 +27,8 @@ class Given:
 
     images, labels: to forget, [N, ...] and int64 [N]. retain: images of other classes and their labels. forward:
     images -> logits [N, classes], batch by batch, counted. count: called with the number of images that are run with
-    a backward pass. request: what the images and labels are of; needed by methods that take other kinds than classes.
+    a backward pass. note: called with the logits of the retain images, where the analysis has them: they need not
+    be run again. request: what the images and labels are of; needed by methods that take other kinds than classes.
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class Given:
     count: Callable[[int], None]
     progress: Progress
     request: Request | None = None
+    note: Callable[[Tensor], None] = lambda logits: None
 
 
 class Choice(Protocol):
