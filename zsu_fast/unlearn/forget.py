@@ -44,8 +44,9 @@ def forget(
         target: the class index to forget, or several, with `probes` (and `probe_labels`); or a request that has all.
         method: "lra-npp" ranks the inputs of the classifier by relevance for the class and cuts the paths that speak
             for it (arXiv 2410.23693); it changes what the model says, hardly what its features know. "channels" masks
-            units of any layers, exactly. The baselines of the field ("retrain", "scrub", "ssd" ..) are in
-            `zsu_fast.unlearn.methods.BASELINES`. Other packages add methods, see `zsu_fast.unlearn.methods`.
+            units of any layers, exactly. "deep" teaches late layers, so that the features forget too. The baselines of
+            the field ("retrain", "scrub", "ssd" ..) are in `zsu_fast.unlearn.methods.BASELINES`. Other packages add
+            methods, see `zsu_fast.unlearn.methods`.
         retain_probes: images of other classes, with labels or without (then the model's own answers count).
         evaluate_on: (images, labels) that have the last word: the verdict is theirs, and an edit that does not hold
             on them is taken back. None of the probes should be among them.
