@@ -8,6 +8,7 @@ import typer
 
 from zsu_fast.cli import (
     demo_command,
+    depth_command,
     evaluate_command,
     forget_command,
     info_command,
@@ -76,6 +77,7 @@ def _root(
 
 app.command("forget")(forget_command.forget)
 app.command("evaluate")(evaluate_command.evaluate)
+app.command("depth")(depth_command.depth)
 app.command("restore")(restore_command.restore)
 app.command("verify")(verify_command.verify)
 app.command("relevance")(relevance_command.relevance)
