@@ -289,7 +289,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, workplace, arguments: tuple[
 def test_usage_errors_and_help(run) -> None:
     assert run("evaluate").code == 2
     assert run("forgett").code == 2
-    for command in ("forget", "evaluate", "restore", "relevance", "info", "demo"):
+    for command in ("forget", "evaluate", "depth", "restore", "relevance", "info", "demo"):
         told = run(command, "--help")
         assert told.code == 0 and "Example" in told.out and "--json" in told.out
     assert "Exit codes" in run("--help").out

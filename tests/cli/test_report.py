@@ -67,6 +67,10 @@ def report(classes: int = 4, evil: str = EVIL) -> Report:
         "mode": "zero",
         "metrics": {"before": {}, "after": {}, "probes": 36},
         "search": [{"mode": evil, "layers": ["a"], "budget": b, "forget_accuracy": 1 / b} for b in (1, 2, 4)],
+        "certificate": {
+            "others": {"claim": f"same functions{evil}", "because": evil},
+            "answers": [{"claim": "never the answer", "because": "it is the mean", "but": evil}],
+        },
         "note": evil,
         "versions": {evil: evil},
     }
@@ -88,6 +92,7 @@ def test_everything_is_there_and_escaped() -> None:
     checker = check(render(report()))
     assert checker.seen.count("section") == 7
     assert sum(EVIL in words for words in checker.words) > 30
+    assert f"; never the answer, because it is the mean ({EVIL})" in " ".join(checker.words)
     assert sum(source.startswith("data:image/png") for source in checker.sources) == 1 + 2 * 3
     assert sum(source.startswith("data:image/svg") for source in checker.sources) == 1
     assert "100.0 → 0.0" in "".join(checker.words)

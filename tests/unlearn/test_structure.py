@@ -108,3 +108,10 @@ def test_classifier_inputs(conv_net):
     assert features.shape == (7, 48)
     torch.testing.assert_close(conv_net.head(features), logits)
     torch.testing.assert_close(conv_net(images), logits)
+
+
+def test_a_grouped_convolution_is_no_classifier():
+    """Each of its classes sees inputs of its own: rows cannot be compared."""
+    net = nn.Sequential(nn.Conv2d(1, 8, 8), nn.Conv2d(8, 4, 1, groups=2), nn.Flatten())
+    structure = trace_structure(net, IMAGE)
+    assert structure.head is None and "'1' is no linear map of all its inputs" in structure.no_head

@@ -8,6 +8,7 @@ import typer
 
 from zsu_fast.cli import (
     demo_command,
+    depth_command,
     evaluate_command,
     forget_command,
     forget_instances_command,
@@ -81,6 +82,7 @@ forget_app.command("class")(forget_command.forget)
 forget_app.command("instances")(forget_instances_command.forget_instances)
 app.add_typer(forget_app, name="forget", help="Make a model forget a class (or single images: forget instances).")
 app.command("evaluate")(evaluate_command.evaluate)
+app.command("depth")(depth_command.depth)
 app.command("restore")(restore_command.restore)
 app.command("verify")(verify_command.verify)
 app.command("relevance")(relevance_command.relevance)

@@ -63,8 +63,9 @@ def forget(
     method: Annotated[
         str,
         typer.Option(
-            help="lra-npp: paths into the classifier. channels: units of any layers. deep: the features. To compare, "
-            f"baselines of the field: {', '.join(BASELINES)}. Other packages add theirs.",
+            help="lra-npp: paths into the classifier. channels: units of any layers. deep: teaches late layers, so "
+            "that the features forget too (needs --retain). To compare with, baselines of the field: "
+            f"{', '.join(BASELINES)}. Other packages add theirs.",
             rich_help_panel=opt.METHOD,
         ),
     ] = "lra-npp",

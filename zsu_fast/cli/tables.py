@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from zsu_fast.evaluate import Evaluation, Membership, ProbeResult, Relearning
+from zsu_fast.evaluate import Depth, Evaluation, Membership, ProbeResult, Relearning
+from zsu_fast.evaluate.depth import MUST_HOLD
 
 
 def percent(value: float | None) -> str:
@@ -97,4 +98,21 @@ def membership_table(found: dict[str, Membership]) -> Table:
     table.add_row("taken for training images, by the entropy:", "", "")
     table.add_row("  training images", percent(others.forgotten_called), percent(others.members_called))
     table.add_row("  unseen images", percent(unseen.forgotten_called), percent(others.nonmembers_called))
+    return table
+
+
+def depth_table(found: Depth, title: str) -> Table:
+    """What each attack has back of the class; in brackets, of the others."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    table.add_column("attack: the class (all others), %")
+    models = found.attacks["answers"].forget
+    for column in [*models, *(["share of the way", "holds"] if "oracle" in models else [])]:
+        table.add_column(column, justify="right")
+    for name, attack in found.attacks.items():
+        cells = [f"{100 * attack.forget[who]:.1f} ({100 * attack.retain[who]:.1f})" for who in models]
+        if attack.holds is not None:
+            cells += ["–" if attack.share is None else f"{attack.share:.2f}", "yes" if attack.holds else "no"]
+        table.add_row(name, *cells, style="bold" if name.startswith(MUST_HOLD) else None)
+    table.caption = "The verdict is that of the bold rows."
+    table.caption_justify = "left"
     return table

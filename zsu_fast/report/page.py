@@ -305,10 +305,19 @@ def _until(report: Report) -> float | None:
     return None if value is None else float(value)
 
 
+def _proved(certificate: dict[str, Any]) -> str:
+    """What is certain of the answers, for every input."""
+    claims = [*filter(None, [certificate.get("others")]), *certificate.get("answers", [])]
+    return "; ".join(
+        f"{one['claim']}, because {one['because']}" + (f" ({one['but']})" if "but" in one else "") for one in claims
+    )
+
+
 def _record(report: Report) -> str:
     record = report.record
     model = record.get("model", {})
     facts = {
+        "proved": _proved(record.get("certificate") or {}),
         "model before (SHA-256)": model.get("before"),
         "model after (SHA-256)": model.get("after"),
         "probes": f"{record.get('metrics', {}).get('probes')}, HMAC {(record.get('probes') or {}).get('hmac_sha256')}",

@@ -16,6 +16,7 @@ from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.edits import Edits, Slice
+from zsu_fast.unlearn.never_largest import never_largest
 from zsu_fast.unlearn.structure import Layer, Structure
 from zsu_fast.unlearn.watch import Leak, Watch
 
@@ -24,10 +25,13 @@ MEASURED = "measured on these inputs only"
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 
 
-def certify(model: nn.Module, structure: Structure, edits: Edits, path: str, sample: Tensor) -> dict[str, Any]:
+def certify(
+    model: nn.Module, structure: Structure, edits: Edits, path: str, sample: Tensor, targets: Sequence[int] = ()
+) -> dict[str, Any]:
     """Check the claims of an edit that is in place, on `sample` [N, ...], and say what they rest on.
 
-    Returns {"units": [{"layer", "units", "claim", "facts"}], "others": {...} or None}.
+    Returns {"units": [{"layer", "units", "claim", "facts"}], "others": {...} or None, "answers": [...]}; the last of
+    these says which of `targets`, the classes that were to go, can be no answer, see `never_largest`.
 
     Raises:
         ValueError: a unit that should be silent is not; the caller takes the edit back.
@@ -62,6 +66,7 @@ def certify(model: nn.Module, structure: Structure, edits: Edits, path: str, sam
     return {
         "units": units,
         "others": _others_claim(structure, slices) if path == "target" and len(slices) == len(edits) else None,
+        "answers": [] if structure.head is None else never_largest(tensors, structure.head, targets),
     }
 
 

@@ -273,7 +273,7 @@ class Task:
         certificate = None
         if found is not None:
             path = self.method.described(self._given()).get("path", "neuron")
-            certificate = certify(self.model, self.structure, found.edits, path, self.probes[:2])
+            certificate = certify(self.model, self.structure, found.edits, path, self.probes[:2], self.targets)
             self._check_finite(found)
         reached = (
             found is not None and (after["forget_accuracy"] or 0.0) <= self.until and verdict.level != "not reached"

@@ -97,7 +97,7 @@ def judge(name: str, counts: Sequence[tuple[int, int]], until: float, judged_by:
     if bound <= FORGOTTEN_AT_MOST and met:
         return Verdict("answers", f"The model's answers have forgotten {name}: {said}.", *facts)
     if fixed:
-        return Verdict("not judged", f"{name} was perturbed with a fixed budget, not judged forgotten: {said}.", *facts)
+        return Verdict("not judged", f"{name} was perturbed, not judged forgotten: {said}.", *facts)
     if judged_by == "evaluation images" and not met:
         return Verdict("not reached", f"{name} is not forgotten: {said}; the model is as it was.", *facts)
     if not met:
@@ -125,3 +125,10 @@ def judge_instances(name: str, goal: str, evidence: Evidence) -> Verdict:
     if met:
         return Verdict("answers", f"The model's answers have forgotten {name}: {said}.", *facts)
     return Verdict("not judged", f"{name}: edited with a fixed budget, short of the goal: {said}.", *facts)
+
+
+def judge_depth(name: str, depth: Depth) -> Verdict:
+    """The verdict on a model that was edited before, from its attacks alone; "features" only beside an oracle."""
+    right = round(depth.attacks["answers"].forget["edited"] * depth.images)
+    verdict = judge(name, [(right, depth.images)], FORGOTTEN_AT_MOST, "evaluation images", fixed=True)
+    return verdict if depth.holds is None else verdict.with_depth(depth)

@@ -406,6 +406,8 @@ def _classifier(watch: Watch, logits: Tensor) -> tuple[Head | None, str | None]:
     layer, inputs = structure.layers[origin.layers[0]], watch.inputs.get(origin.layers[0])
     if inputs is None or inputs.flatten(1).shape[1] != inputs.shape[1] or not set(origin.passed) <= _READOUT:
         return None, None
+    if watch.tensors[layer.weight].flatten(1).shape[1] != inputs.shape[1]:
+        return None, f"the layer {layer.name!r} is no linear map of all its inputs: a grouped or a larger convolution"
     if layer.runs > 1:
         return None, f"the layer {layer.name!r} runs {layer.runs} times: its weights make more than the logits"
     if layer.refusal is not None:

@@ -17,8 +17,8 @@ Run = Callable[[Tensor], Tensor]
 def entry_module(model: nn.Module, layer: str, run: Run, sample: Tensor) -> str | None:
     """The innermost module around `layer` through whose one input everything passes; None if there is none.
 
-    sample: at least two images. run: images -> what is wanted of the model. Tried, not inferred: a run on one image,
-    in which the module gets the input that it had on all of `sample`, must give the same bits as the run on all.
+    sample: at least two images. run: images -> what is wanted of the model. Tried, not inferred: a run on one blank
+    image, in which the module gets the input that it had on all of `sample`, must give the same bits as the run on all.
     """
     modules = dict(model.named_modules())
     parts = layer.split(".")
@@ -31,7 +31,7 @@ def entry_module(model: nn.Module, layer: str, run: Run, sample: Tensor) -> str 
             continue
         try:
             with entered(modules[name], kept[0]):
-                found = run(sample[-1:])
+                found = run(torch.zeros_like(sample[:1]))
         except (RuntimeError, ValueError, IndexError, TypeError):  # the forward knows of the number of images
             continue
         if found.shape == wanted.shape and same_bits(found, wanted):

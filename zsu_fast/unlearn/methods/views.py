@@ -14,9 +14,9 @@ def views(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """[N x count, ...]: of each image itself and `count` - 1 variants, fewer where `MEMORY` bytes do not hold them.
 
     Pictures [N, C, H, W] are flipped by chance and shifted, mirrored at their borders; other inputs [N, ...] are mixed,
-    each with another one.
+    each with another one. Of integers (words, say) there are no variants: nothing lies between two of them.
     """
-    fitting = max(1, MEMORY // max(1, images.nbytes))
+    fitting = max(1, MEMORY // max(1, images.nbytes)) if images.is_floating_point() else 1
     found = [images]
     for _ in range(min(count, fitting) - 1):
         found.append(_shifted(images, generator) if images.dim() == 4 else _mixed(images, generator))

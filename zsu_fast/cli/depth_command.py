@@ -1,0 +1,129 @@
+"""``zsu-fast depth``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zsu_fast.cli import options as opt
+from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
+from zsu_fast.cli.evaluate_run import read_labelled
+from zsu_fast.cli.models import load_model
+from zsu_fast.cli.session import open_session
+from zsu_fast.cli.tables import depth_table
+from zsu_fast.evaluate import depth as attack
+from zsu_fast.unlearn.verdict import judge_depth
+
+ATTACKER = "The attacker"
+
+
+@one_line_errors
+def depth(
+    model: opt.Model,
+    original: Annotated[
+        Path,
+        typer.Option("--original", metavar="FILE", help="The weights before the edit.", rich_help_panel=opt.MODEL),
+    ],
+    lessons: Annotated[
+        Path,
+        typer.Option(
+            "--lessons",
+            "-l",
+            help="Labelled images that the attacker has, of the target and of other classes.",
+            rich_help_panel=opt.IMAGES,
+            show_default=False,
+        ),
+    ],
+    images: Annotated[
+        Path,
+        typer.Option(
+            "--images",
+            "-i",
+            help="Labelled images that judge, other ones: class folders or .npz.",
+            rich_help_panel=opt.IMAGES,
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="Class that was forgotten: index or name.", show_default=False)
+    ],
+    oracle: Annotated[
+        Path | None,
+        typer.Option(
+            "--oracle",
+            metavar="FILE",
+            help="Weights of the same net, retrained without the class.",
+            rich_help_panel=opt.MODEL,
+            show_default=False,
+        ),
+    ] = None,
+    relearn_steps: Annotated[
+        int, typer.Option(min=0, help="Mini-batches to relearn from; 0: leave that out.", rich_help_panel=ATTACKER)
+    ] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam, to relearn.", rich_help_panel=ATTACKER)] = 1e-4,
+    seed: Annotated[int, typer.Option(help="Of every random choice.", rich_help_panel=ATTACKER)] = 0,
+    weights: opt.Weights = None,
+    classes: opt.Classes = None,
+    device: opt.Device = "cpu",
+    batch_size: opt.BatchSize = 64,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    size: opt.Size = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    r"""Attack the features of an edited model, and of the original: how deep did it forget?
+
+    --weights are the edited ones. Prototype rows, nearest prototype, neighbours,
+    a linear probe, a small MLP and relearning, all from the same --lessons, say
+    what an attacker has back of the class.
+
+    How deep is deep enough only a net can tell that was retrained without the
+    class: with --oracle the verdict is "features", or the exit code is 3.
+
+    [bold]Example[/]
+
+      zsu-fast depth python:mynet:build -w edited/model.safetensors \
+          --original mine.safetensors --oracle retrained.safetensors \
+          --lessons few.npz --images test.npz --target cat
+    """
+    console = Console(as_json, quiet)
+    if weights is None:
+        raise ValueError("--weights must be given: those of the edited model")
+    session = open_session(
+        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+    )
+    shown, judging = (
+        read_labelled(session, path, option) for path, option in ((lessons, "--lessons"), (images, "--images"))
+    )
+    (wanted,) = session.targets([target])
+    if shared := shown.shared_with(judging):
+        console.note(f"{shared} of the {len(shown)} images of --lessons are among --images: the attacks will mislead")
+    before, retrained = (
+        None if path is None else load_model(model, path, classes=classes, device=device).model
+        for path in (original, oracle)
+    )
+    assert before is not None and shown.labels is not None and judging.labels is not None
+    with console.progress() as progress:
+        found = attack(
+            session.loaded.model, before, (session.tensor(shown), shown.labels),
+            (session.tensor(judging), judging.labels), wanted, oracle=retrained, relearn_steps=relearn_steps,
+            learning_rate=learning_rate, batch_size=batch_size, seed=seed, progress=progress,
+        )  # fmt: skip
+    verdict = judge_depth(f"class {session.label(wanted)}", found)
+    console.show(depth_table(found, f"{session.loaded.spec}: {session.label(wanted)}"), verdict.sentence)
+    console.emit(
+        {
+            "model": session.loaded.spec,
+            "target": wanted,
+            "lessons": len(shown),
+            "images": len(judging),
+            "verdict": verdict.to_dict(),
+            "depth": found.to_dict(),
+        }
+    )
+    if found.holds is not None and verdict.level != "features":
+        raise typer.Exit(EXIT_NOT_REACHED)
