@@ -73,6 +73,18 @@ def test_the_oracle_holds_against_itself(nets):
     assert {attack.share for attack in found.attacks.values()} <= {1.0, None}
 
 
+def test_features_that_serve_nobody_have_not_forgotten(nets):
+    original, _, oracle = nets
+    ruined = copy.deepcopy(original)
+    with torch.no_grad():
+        ruined[0].weight.zero_()
+    found = depth(ruined, original, images(1), images(2), 3, oracle=oracle, relearn_steps=4, learning_rate=1e-2)
+    probe = found.attacks["linear probe"]
+    assert probe.forget["edited"] <= probe.oracle_at_most and probe.retain["edited"] < probe.others_at_least
+    assert probe.others_at_least == pytest.approx(min(probe.retain["original"], probe.retain["oracle"]) - 0.02)
+    assert probe.holds is False and found.holds is False
+
+
 def test_stages_are_probed_and_do_not_decide(nets):
     original, _, oracle = nets
     given = {"oracle": oracle, "relearn_steps": 4, "learning_rate": 1e-2}

@@ -54,10 +54,10 @@ def test_many_answers_are_told_at_once():
 
 
 def test_features_are_called_forgotten_beside_an_oracle_only():
-    def found(probe, at_most):
+    def found(probe, at_most, others=0.5):
         means = {"original": 0.9, "edited": probe, "oracle": 0.5}
         names = ("prototype row, 5 images", "linear probe", "relearning")
-        return Depth({name: Attack(means, means, None, None, at_most) for name in names}, 100)
+        return Depth({name: Attack(means, means, None, None, at_most, others) for name in names}, 100)
 
     answers = judge("class 3", [(0, 100)], 0.02, "evaluation images", False)
     assert answers.with_depth(found(0.55, 0.59)).level == "features"
@@ -67,6 +67,7 @@ def test_features_are_called_forgotten_beside_an_oracle_only():
         and "have not forgotten as a retrained model's: " in kept.sentence
         and "linear probe" in kept.sentence
     )
+    assert answers.with_depth(found(0.55, 0.59, others=0.6)).level == "answers"  # the others lost as much
     few = judge("class 3", [(0, 5)], 0.02, "evaluation images", False)
     assert few.with_depth(found(0.55, 0.59)).level == "not judged"
     with pytest.raises(ValueError, match="depth: was measured without an oracle"):
