@@ -77,6 +77,13 @@ def test_neighbours_by_hand():
     assert (found.forget_accuracy, found.retain_accuracy) == (0.5, 1.0)  # 5 is nearer to 2 and 1 than to 10
 
 
+@pytest.mark.parametrize("probe", [linear_probe, nearest_prototype, neighbour_probe, mlp_probe])
+def test_features_that_say_nothing_are_read_as_the_commonest_class(probe):
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    found = probe(torch.ones(6, 4), labels, torch.ones(3, 4), [0, 1, 2], 2)
+    assert found.rates.tolist() == [1.0, 0.0, 0.0]
+
+
 def test_bad_input_is_named():
     lessons, known = clouds(0)
     logits = answers_without_class_2(lessons)
