@@ -77,6 +77,25 @@ def test_neighbours_by_hand():
     assert (found.forget_accuracy, found.retain_accuracy) == (0.5, 1.0)  # 5 is nearer to 2 and 1 than to 10
 
 
+def test_features_that_are_all_alike_tell_nothing():
+    same, labels = torch.ones(30, 4), torch.arange(30) % 3
+    for probe in (linear_probe, nearest_prototype, neighbour_probe, mlp_probe):
+        found = probe(same, labels, same, labels, 2)
+        assert found.forget_accuracy + 2 * found.retain_accuracy == pytest.approx(1), probe.__name__  # one answer
+
+
+def test_nearest_prototype_is_that_of_scikit_learn():
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    generator = torch.Generator().manual_seed(0)
+    train, test = (torch.randn(200, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    known = torch.randint(4, (200,), generator=generator)
+    scaled = (test - train.mean(0)) / train.std(0, correction=0)
+    fitted = neighbors.NearestCentroid().fit((train - train.mean(0)) / train.std(0, correction=0), known)
+    answers = torch.from_numpy(fitted.predict(scaled.numpy()))
+    assert nearest_prototype(train, known, test, answers, 2).forget_accuracy == 1
+    assert nearest_prototype(train, known, test, answers, 2).retain_accuracy == 1
+
+
 def test_bad_input_is_named():
     lessons, known = clouds(0)
     logits = answers_without_class_2(lessons)

@@ -9,6 +9,7 @@ The others' figure belongs beside it: features that are garbage for everybody fo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,8 +108,7 @@ def nearest_prototype(
     target: int | Sequence[int],
 ) -> ProbeResult:
     """The class whose mean standardised feature is nearest; arguments as in `zsu_fast.evaluate.linear_probe`."""
-    classifier = require("sklearn.neighbors", "evaluate").NearestCentroid()
-    return fitted(classifier, train_features, train_labels, test_features, test_labels, target)
+    return fitted(_NearestMean(), train_features, train_labels, test_features, test_labels, target)
 
 
 def neighbour_probe(
@@ -145,6 +145,18 @@ def mlp_probe(
         (hidden,), alpha=1e-3, max_iter=200, n_iter_no_change=5, tol=1e-3, random_state=check_seed(seed)
     )
     return fitted(classifier, train_features, train_labels, test_features, test_labels, target)
+
+
+class _NearestMean:
+    """As scikit-learn's NearestCentroid, which refuses features that are all alike, as a ruined net may give them."""
+
+    def fit(self, features: Any, labels: Any) -> None:
+        values, known = torch.from_numpy(features), torch.from_numpy(labels)
+        self.classes = known.unique()
+        self.means = torch.stack([values[known == label].mean(0) for label in self.classes])
+
+    def predict(self, features: Any) -> Any:
+        return self.classes[torch.cdist(torch.from_numpy(features), self.means).argmin(1)].numpy()
 
 
 def _without(logits: Tensor, target: int) -> Tensor:
