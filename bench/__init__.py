@@ -1,1 +1,8 @@
-"""Benchmarks of the ops and of whole models: `python -m bench run`, `compare`, `table`."""
+"""Benchmarks of the ops and of whole models: `python -m bench run`, `compare`, `table`.
+
+Threads that wait sleep, unless the caller says otherwise: see `zsu_fast.waiting_threads`.
+"""
+
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # before torch is loaded

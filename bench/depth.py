@@ -1,18 +1,22 @@
-"""How deep the methods forget: attacks on ResNet-20 (CIFAR-10), beside a net retrained without the class.
+"""How deep methods forget: attacks on nets of which some forgot a class, beside nets retrained without it.
 
-    python -m bench.depth --data ../shared/data --json bench/results/depth.json
+    python -m bench.depth --data ../shared/data --json bench/results/depth.json --sets resnet20_pair lenet5_mnist
 
-The pair has one recipe and one seed, with and without class 3. Of the unseen test images some are the attacker's
-lessons (2,000 or, in the second round, 36 of the class and 20 of each other), others judge; probes and retain images of
-the edits are among the lessons.
+Sets: the ResNet-20 pair of the data folder (class 3), and nets that `bench.oracles` trains (or finds in its cache), all
+ten classes. Of the unseen test images some are the attacker's lessons, others judge; the few images that a method gets
+(36 of the class, 20 of each other) are among the lessons. What stands in the file already is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import copy
 import json
 import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,94 +24,168 @@ import torch
 from torch import Tensor, nn
 
 import zsu_fast
-from bench import machine
+from bench import machine, oracles
 from bench.report import insert_table
 from zsu_fast.evaluate import depth
+from zsu_fast.unlearn.methods import BASELINES
 
-TARGET = 3
-ALL, WITHOUT = "resnet20_pair_all_cifar10", "resnet20_pair_without_cat_cifar10"
+PAIR = "resnet20_pair"
 METHODS: dict[str, dict[str, Any]] = {
-    "lra-npp": {"method": "lra-npp"},
-    "channels, price 2 points": {"method": "channels", "scope": "global", "score": "contrastive", "until": 0.3},
+    "lra-npp": {},
+    "channels": {"scope": "global", "score": "contrastive", "until": 0.3},
+    "deep": {},
+    "scrub": {"epochs": 20},
+    "ssd": {},
+    "random-label": {"epochs": 20},
 }
+ALL_DATA: dict[str, dict[str, Any]] = {"scrub": {"epochs": 3}, "ssd": {}}
+"""Methods that are also tried with all training data."""
 PROBES, RETAIN = 36, 20
 LESSONS, TEST = 2000, 2500  # unseen images of all classes, apart
+SHOWN = {
+    "answers": "answers",
+    "linear probe": "linear probe",
+    "prototype row, 36 images": "prototype row",
+    "10 neighbours": "10 neighbours",
+}
 PAGE, BEGIN, END = Path("docs/forgetting.md"), "<!-- depth: begin -->", "<!-- depth: end -->"
 
 
-def few(labels: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Case:
+    """A net, one retrained without the class, and labelled images [N, ...]: unseen ones, and what it learned from."""
+
+    target: int
+    original: nn.Module
+    oracle: nn.Module
+    lessons: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    seen: Callable[[], tuple[Tensor, Tensor]] | None
+
+
+def cases(name: str, known: Any, cache: Path) -> Iterator[Case]:
+    if name == PAIR:
+        pixels, labels = known.images("cifar10_test")
+        oracle, preprocess = known.load("resnet20_pair_without_cat_cifar10")
+        parts = _parts(preprocess(pixels), torch.as_tensor(labels))
+        yield Case(3, known.load("resnet20_pair_all_cifar10")[0], oracle, *parts, None)
+        return
+    data = oracles.data_of(oracles.MODELS[name], known, cache)
+    parts = _parts(data.test_images, data.test_labels)
+
+    def model(target: int | None) -> nn.Module:
+        return oracles.trained(name, target, known, data, cache, lambda text: print(text, file=sys.stderr)).eval()
+
+    for target in range(10):
+        if name != "resnet20_cifar10" or oracles.file_of(name, target, cache).exists():
+            yield Case(target, model(None), model(target), *parts, lambda: (data.images, data.labels))
+
+
+def _parts(images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return (images[:LESSONS], labels[:LESSONS]), (images[-TEST:], labels[-TEST:])
+
+
+def few(labels: Tensor, target: int) -> Tensor:
     """Indices of 36 images of the class and 20 of each other, drawn."""
     generator = torch.Generator().manual_seed(0)
     chosen = []
     for label in labels.unique().tolist():
         own = (labels == label).nonzero()[:, 0]
-        chosen.append(own[torch.randperm(len(own), generator=generator)[: PROBES if label == TARGET else RETAIN]])
+        chosen.append(own[torch.randperm(len(own), generator=generator)[: PROBES if label == target else RETAIN]])
     return torch.cat(chosen)
 
 
+def measure(case: Case, method: str, options: dict[str, Any], given: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    """One row: `given` are the images that the method gets."""
+    images, labels = given
+    own = labels == case.target
+    edited = copy.deepcopy(case.original)
+    arguments: dict[str, Any] = {"method": method, "evaluate_on": case.test, **options}
+    if method != "lra-npp":
+        arguments["retain_probes"] = images[~own], labels[~own]
+    if method in BASELINES:
+        arguments["budget"] = 1  # whatever comes out is measured
+    start = time.process_time()
+    result = zsu_fast.forget(edited, case.target, images[own], **arguments)
+    seconds = time.process_time() - start
+    found = depth(edited, case.original, case.lessons, case.test, case.target, oracle=case.oracle)
+    return {"verdict": result.verdict.to_dict(), "cpu_seconds": round(seconds, 1), "depth": found.to_dict()}
+
+
 def table(results: dict[str, Any]) -> str:
-    """Markdown: for each method and attack the class before, after and under the oracle, and the share of the way."""
+    """Markdown: for each set and method the mean over its classes of every attack."""
     lines = [
-        f"ResNet-20, CIFAR-10, class {TARGET}; % of its unseen images that the attack has back (the others). "
-        "Channels: 180 retain images, `until=0.3`, scope global. Relearning: 32 steps of Adam at 1e-4, which for a row "
-        "of inverted weights is too short a way to say anything of the features.",
+        "% of unseen images of the class that the attack has back (of the other classes, it or the model gets right), "
+        "means over the classes; in brackets the share of the way from the original to the retrained net. Methods get "
+        "36 images of the class and 20 of each other that the net never saw, or all training data.",
         "",
-        "| lessons | method | attack | original | edited | oracle | share of the way [95 %] |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| net | method | classes | {' | '.join(SHOWN.values())} | CPU s | holds |",
+        f"| --- | --- | --- | {' | '.join('---' for _ in SHOWN)} | --- | --- |",
     ]
-    for row in results["rows"]:
-        for name, attack in row["depth"]["attacks"].items():
-            cells = [
-                f"{100 * attack['forget'][who]:.1f} ({100 * attack['retain'][who]:.1f})"
-                for who in ("original", "edited", "oracle")
-            ]
-            share = "" if attack["share"] is None else f"{attack['share']:.2f}"
-            if attack["interval"]:
-                share += " [{:.2f}, {:.2f}]".format(*attack["interval"])
-            lines.append(f"| {row['lessons']} | {row['method']} | {name} | {' | '.join([*cells, share])} |")
+    for name in dict.fromkeys(row["set"] for row in results["rows"]):
+        of_set = [row for row in results["rows"] if row["set"] == name]
+        for who in ("original", "oracle"):
+            cells = [_cell(of_set[:1] if name == PAIR else _once(of_set), attack, who) for attack in SHOWN]
+            label = "original" if who == "original" else "retrained without it"
+            lines.append(f"| {name} | *{label}* | {len(_once(of_set))} | {' | '.join(cells)} | | |")
+        for method in dict.fromkeys(row["method"] for row in of_set):
+            rows = [row for row in of_set if row["method"] == method]
+            cells = [_cell(rows, attack, "edited") for attack in SHOWN]
+            seconds = sum(row["cpu_seconds"] for row in rows) / len(rows)
+            holds = sum(bool(row["depth"]["holds"]) for row in rows)
+            lines.append(f"| {name} | {method} | {len(rows)} | {' | '.join(cells)} | {seconds:.0f} | {holds} |")
     return "\n".join(lines)
+
+
+def _once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each class."""
+    return list({row["class"]: row for row in rows}.values())
+
+
+def _cell(rows: list[dict[str, Any]], attack: str, who: str) -> str:
+    of = [row["depth"]["attacks"][attack] for row in rows]
+    forget, retain, original, oracle = (
+        sum(a[part][model] for a in of) / len(of)
+        for part, model in (("forget", who), ("retain", who), ("forget", "original"), ("forget", "oracle"))
+    )
+    share = f" [{(original - forget) / (original - oracle):.2f}]" if who == "edited" and oracle < original else ""
+    return f"{100 * forget:.1f} ({100 * retain:.1f}){share}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with models.py and its files")
-    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--cache", type=Path, default=oracles.CACHE, help="folder of bench.oracles (%(default)s)")
+    parser.add_argument("--sets", nargs="+", choices=[PAIR, *oracles.MODELS], default=[PAIR])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--all-data", action="store_true", help="also scrub and ssd with all training data")
+    parser.add_argument("--json", type=Path, help="write the results here, after every row; go on from what is there")
     parser.add_argument("--table", type=Path, help="renew docs/forgetting.md from such a file, and do nothing else")
     arguments = parser.parse_args()
     if arguments.table:
         PAGE.write_text(insert_table(PAGE.read_text(), table(json.loads(arguments.table.read_text())), BEGIN, END))
         return
-    sys.path.insert(0, str(arguments.data))
-    definitions = importlib.import_module("models")  # stands beside the weights
-    pixels, known = definitions.images("cifar10_test")
-    oracle, preprocess = definitions.load(WITHOUT)
-    x, y = preprocess(pixels), torch.as_tensor(known)
-    lessons, test = (x[:LESSONS], y[:LESSONS]), (x[-TEST:], y[-TEST:])
-    some = few(lessons[1])
-    probes = some[lessons[1][some] == TARGET]
-    retain = some[lessons[1][some] != TARGET]
-    results: dict[str, Any] = {
-        "kind": "zsu_fast depth",
-        "machine": machine.describe(torch.device("cpu")),
-        "rows": [],
-    }
-    for method, options in METHODS.items():
-        original: nn.Module = definitions.load(ALL)[0]
-        edited: nn.Module = definitions.load(ALL)[0]
-        given: dict[str, Any] = (
-            {} if method == "lra-npp" else {"retain_probes": (lessons[0][retain], lessons[1][retain])}
-        )
-        result = zsu_fast.forget(edited, TARGET, lessons[0][probes], **options, **given)
-        for name, chosen in (("2,000", slice(None)), ("36 + 9 x 20", some)):
-            found = depth(
-                edited, original, (lessons[0][chosen], lessons[1][chosen]), test, TARGET, oracle=oracle, batch_size=64
-            )
-            results["rows"].append(
-                {"method": method, "lessons": name, "verdict": result.verdict.to_dict(), "depth": found.to_dict()}
-            )
-            print(f"{method}, {name} lessons: holds {found.holds}", file=sys.stderr, flush=True)
-            if arguments.json:
-                arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    warnings.filterwarnings("ignore", category=UserWarning)  # probes that stop at their limit of epochs
+    results: dict[str, Any] = {"kind": "zsu_fast depth", "rows": []}
+    if arguments.json and arguments.json.exists():
+        results = json.loads(arguments.json.read_text())
+    results["machine"] = machine.describe(torch.device("cpu"))
+    known = oracles.definitions(arguments.data)
+    for name in arguments.sets:
+        for case in cases(name, known, arguments.cache):
+            some = few(case.lessons[1], case.target)
+            tried = [(method, METHODS[method], False) for method in arguments.methods]
+            if arguments.all_data and case.seen:
+                tried += [(method, options, True) for method, options in ALL_DATA.items()]
+            for method, options, everything in tried:
+                row = {"set": name, "class": case.target, "method": method + (", all data" if everything else "")}
+                if any(row.items() <= done.items() for done in results["rows"]):
+                    continue
+                given = case.seen() if everything and case.seen else tuple(part[some] for part in case.lessons)
+                results["rows"].append(row | measure(case, method, options, (given[0], given[1])))
+                print(f"{name}, class {case.target}, {row['method']}", file=sys.stderr, flush=True)
+                if arguments.json:
+                    arguments.json.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
 
 

@@ -9,16 +9,17 @@ import pytest
 import torch
 
 import zsu_fast
-from bench import depth, faithfulness
+from bench import depth, faithfulness, instances
 from bench.__main__ import RESULTS
 from bench.report import insert_table
 from tests.examples import BLOCK, run_examples
-from zsu_fast.unlearn.methods import BASELINES
+from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "lrp.md"
 FORGETTING = ROOT / "docs" / "forgetting.md"
 BASELINES_PAGE = ROOT / "docs" / "baselines.md"
+INSTANCES_PAGE = ROOT / "docs" / "instances.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -76,6 +77,23 @@ def test_the_page_on_baselines(guide: tuple[Path, dict]) -> None:
     assert re.findall(r"^\| `(.*?)`", BASELINES_PAGE.read_text(), re.MULTILINE) == list(BASELINES)
 
 
+def test_the_page_on_instances(guide: tuple[Path, dict]) -> None:
+    """Its `model` is a trained one, `x` are images that it was trained on."""
+    _, names = guide
+    (x, y), (test_x, test_y) = names["parts"].train, names["parts"].judge
+    given = {"model": copy.deepcopy(names["model"]), "x": x[:4], "y": y[:4], "more_x": x[4:8], "more_y": y[4:8]}
+    given |= {"test_x": test_x[::2], "test_y": test_y[::2], "unseen_x": test_x[1::2], "unseen_y": test_y[1::2]}
+    found = run_examples(INSTANCES_PAGE, given)
+    assert found["result"].verdict.level == found["later"].verdict.level == "answers"
+    assert re.findall(r"^\| `(.*?)`", INSTANCES_PAGE.read_text(), re.MULTILINE)[3:5] == list(INSTANCE_METHODS)
+
+
+def test_table_of_instances() -> None:
+    results = json.loads((RESULTS / "instances.json").read_text())
+    text = INSTANCES_PAGE.read_text()
+    assert insert_table(text, instances.table(results), instances.BEGIN, instances.END) == text
+
+
 def test_table_of_depth() -> None:
     results = json.loads((RESULTS / "depth.json").read_text())
     text = FORGETTING.read_text()
@@ -84,7 +102,7 @@ def test_table_of_depth() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page not in (GUIDE, FORGETTING, BASELINES_PAGE, ROOT / "README.md")],
+    [page for page in PAGES if page not in (GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, ROOT / "README.md")],
     ids=lambda p: p.name,
 )
 def test_other_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ Floors, each built on the one before: `zsu_fast.ops` (torch ops; `zsu_fast.refer
 
 from typing import TYPE_CHECKING
 
+from zsu_fast import waiting_threads  # isort: skip  # before anything that loads torch
 from zsu_fast import ops, plot, reference
 from zsu_fast.evaluate import Evaluation
 from zsu_fast.lrp import Relevance, relevance
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from zsu_fast.evaluate import evaluate
 else:
     from zsu_fast import evaluate  # the package, which can be called like its function
+
+del waiting_threads
 
 __all__ = [
     "Evaluation",

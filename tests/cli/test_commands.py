@@ -1,6 +1,7 @@
 """The commands as a user runs them: what they write, print and return."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -314,3 +315,15 @@ def test_missing_typer_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPat
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2 and "zsu-fast[cli]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv, given, found",
+    [("/bin/zsu-fast", None, "0"), ("zsu-fast.exe", None, "0"), ("zsu-fast", "7", "7"), ("train.py", None, None)],
+)
+def test_waiting_threads_sleep_on_the_command_line_alone(argv: str, given: str | None, found: str | None) -> None:
+    code = f"import sys; sys.argv = [{argv!r}]; import os, zsu_fast; print(os.environ.get('GOMP_SPINCOUNT'))"
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    environment |= {} if given is None else {"GOMP_SPINCOUNT": given}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(found)

@@ -73,6 +73,18 @@ def test_the_oracle_holds_against_itself(nets):
     assert {attack.share for attack in found.attacks.values()} <= {1.0, None}
 
 
+def test_stages_are_probed_and_do_not_decide(nets):
+    original, _, oracle = nets
+    given = {"oracle": oracle, "relearn_steps": 4, "learning_rate": 1e-2}
+    found = depth(oracle, original, images(1), images(2), 3, stages=["0", "2"], **given)
+    pixels, last = (found.attacks[f"probe before {name}"].forget for name in ("0", "2"))
+    assert pixels["edited"] == pixels["original"] > 0.9  # what both nets are given
+    assert last == found.attacks["linear probe"].forget
+    assert depth(original, original, images(1), images(2), 3, stages=["0"], **given).holds is False
+    with pytest.raises(ValueError, match="layer"):
+        depth(oracle, original, images(1), images(2), 3, stages=["5"])
+
+
 def test_without_an_oracle_nothing_is_said_of_how_deep(nets):
     original, edited, _ = nets
     found = depth(edited, original, images(1), images(2), 3, relearn_steps=0)

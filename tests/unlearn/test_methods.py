@@ -40,12 +40,15 @@ def test_methods_of_other_packages(monkeypatch, conv_net, digits):
     entry = EntryPoint("own", f"{__name__}:_Method", methods.GROUP)
     monkeypatch.setattr(methods, "entry_points", lambda group: [entry])
     monkeypatch.setattr(EntryPoint, "load", lambda self: _Method)
-    assert method_names() == ["lra-npp", "channels", *methods.BASELINES, "own"] and find_method("own") is _Method
+    assert (
+        method_names() == ["lra-npp", "channels", "deep", *methods.INSTANCE_METHODS, *methods.BASELINES, "own"]
+        and find_method("own") is _Method
+    )
     probes, _, others, labels = digits.split(3)
     with pytest.raises(ValueError, match="'own' needs retain_probes"):  # an unmet need is named before any work
         zsu_fast.forget(conv_net, 3, probes, method="own")
     assert zsu_fast.forget(conv_net, 3, probes, method="own", retain_probes=(others, labels)).reached
-    with pytest.raises(ValueError, match="lra-npp, channels, .*, own, got 'other'"):
+    with pytest.raises(ValueError, match="lra-npp, channels, deep, .*, own, got 'other'"):
         find_method("other")
 
 
@@ -153,9 +156,16 @@ def test_the_retain_images_that_an_edit_takes_first_are_looked_at_first():
     def work(transaction):
         measurement = Measurement(transaction, request, Options(batch_size=4), 0.0, lambda *_: None, retain)
         found = []
-        for allowed in (None, 3, 4):
+        for look in (
+            measurement.retain_accuracy_before,
+            lambda: measurement.retain_accuracy(3),
+            lambda: measurement.retain_accuracy(4),
+        ):
             before = measurement.cost.images_forwarded
-            found.append((measurement.retain_accuracy(allowed), measurement.cost.images_forwarded - before))
+            found.append((look(), measurement.cost.images_forwarded - before))
+        measurement.known = net(retain[0])  # logits that somebody had at hand
+        before = measurement.cost.images_forwarded
+        found.append((measurement.retain_accuracy_before(), measurement.cost.images_forwarded - before))
         return found
 
-    assert transact(net, work) == [(0.9, 40), (0.0, 4), (0.9, 40)]
+    assert transact(net, work) == [(0.9, 40), (0.0, 4), (0.9, 40), (0.9, 0)]

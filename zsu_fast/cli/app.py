@@ -11,6 +11,8 @@ from zsu_fast.cli import (
     depth_command,
     evaluate_command,
     forget_command,
+    forget_instances_command,
+    forget_kinds,
     info_command,
     relevance_command,
     restore_command,
@@ -75,7 +77,10 @@ def _root(
     pass
 
 
-app.command("forget")(forget_command.forget)
+forget_app = typer.Typer(cls=forget_kinds.ForgetKinds)
+forget_app.command("class")(forget_command.forget)
+forget_app.command("instances")(forget_instances_command.forget_instances)
+app.add_typer(forget_app, name="forget", help="Make a model forget a class (or single images: forget instances).")
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("depth")(depth_command.depth)
 app.command("restore")(restore_command.restore)

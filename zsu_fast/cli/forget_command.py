@@ -13,10 +13,9 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.forget_run import Images, read_forget_images, run_forget
 from zsu_fast.cli.method_options import of_method, parse_settings
-from zsu_fast.cli.outputs import OutputFolder, check_report_extra
+from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
 from zsu_fast.cli.session import open_session
 from zsu_fast.cli.signing import check_key
-from zsu_fast.cli.tables import before_after
 from zsu_fast.unlearn.methods import BASELINES
 
 
@@ -145,6 +144,8 @@ def forget(
     result.json says why, and the exit code is 3. If the images are too few to
     judge the edit it is 4: 29 of the class, best as --eval, are enough.
 
+    Single training images: zsu-fast forget instances --help.
+
     [bold]Examples[/]
 
       zsu-fast forget timm:resnet18 -w mine.safetensors -t 3 --probes cats/
@@ -196,21 +197,7 @@ def forget(
             run = run_forget(
                 session, images, settings, linear_probe=linear_probe, report=report, photos=photos, progress=progress
             )
-        written = folder.write(session.loaded, run, seconds=time.perf_counter() - started)
-        for warning in run.warnings[len(images.warnings) :]:
-            console.note(warning)
-        console.show(run.result.summary())
-        if run.before is not None:
-            console.show(before_after(f"{model}", run.before, run.after, run.probe_before, run.probe_after))
-        if "patch" in written["files"]:
-            console.show(
-                f"who has {undo or out / written['files']['patch']} has the class back: keep it apart from the weights"
-            )
-        if written["files"]:
-            console.show(f"wrote to {out}: " + ", ".join(written["files"].values()))
-        else:
-            console.note(f"nothing was edited: {out} keeps the weights and the result of the earlier run")
-        console.emit(written)
+        write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
         raise typer.Exit(exit_code(run.result.verdict.level, fixed_budget=budget is not None))
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from zsu_fast.cli import folder
+from zsu_fast.cli.console import Console
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.manifest import FILES, manifest_of
 from zsu_fast.cli.models import LoadedModel
 from zsu_fast.cli.signing import sign
+from zsu_fast.cli.tables import before_after
 from zsu_fast.cli.weights import write_weights
 from zsu_fast.extras import require
 from zsu_fast.report import write_report
@@ -99,6 +101,22 @@ class OutputFolder:
         return content
 
 
+def write_and_tell(console: Console, results: OutputFolder, loaded: LoadedModel, run: Run, seconds: float) -> None:
+    """Write the folder, and say what came out and where it is."""
+    written = results.write(loaded, run, seconds)
+    console.show(run.result.summary())
+    if run.before is not None:
+        console.show(before_after(loaded.spec, run.before, run.after, run.probe_before, run.probe_after))
+    if "patch" in written["files"]:
+        where = results.undo or results.path / written["files"]["patch"]
+        console.show(f"who has {where} has what was forgotten back: keep it apart from the weights")
+    if written["files"]:
+        console.show(f"wrote to {results.path}: " + ", ".join(written["files"].values()))
+    else:
+        console.note(f"nothing was edited: {results.path} keeps the weights and the result of the earlier run")
+    console.emit(written)
+
+
 def _edited(run: Run) -> bool:
     return run.result.reached or bool(run.result.patch.entries)
 
@@ -115,7 +133,7 @@ def _content(loaded: LoadedModel, run: Run, seconds: float, files: dict[str, Pat
         "summary": result.summary(),
         "budget": result.budget,
         "picks": result.picks,
-        "evaluation": None
+        "evaluation": result.record["evaluation"]
         if run.before is None or run.after is None
         else {"before": run.before.to_dict(), "after": run.after.to_dict()},
         "linear_probe": None

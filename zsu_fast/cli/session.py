@@ -82,20 +82,20 @@ class Session:
             return result, None
         return result, probe_on_halves(torch.cat(read), images.labels, targets, probe_seed)
 
-    def targets(self, given: Sequence[str]) -> list[int]:
+    def targets(self, given: Sequence[str], option: str = "--target") -> list[int]:
         """Class indices from what the user typed: indices or class names."""
         by_name = {name: index for index, name in self.names.items()}
         found = []
         for text in given:
             if text not in by_name and not text.lstrip("-").isdecimal():
                 known = ", ".join(list(by_name)[:10]) if by_name else "none: give the class index"
-                raise ValueError(f"--target must be a class index or a class name, got {text!r} (names known: {known})")
+                raise ValueError(f"{option} must be a class index or a class name, got {text!r} (names known: {known})")
             found.append(by_name[text] if text in by_name else int(text))
         for index in found:
             if index < 0 or (self.classes is not None and index >= self.classes):
-                raise ValueError(f"--target must be one of the classes 0..{(self.classes or 0) - 1}, got {index}")
+                raise ValueError(f"{option} must be one of the classes 0..{(self.classes or 0) - 1}, got {index}")
         if len(set(found)) != len(found):
-            raise ValueError(f"--target must not name a class twice, got {', '.join(given)}")
+            raise ValueError(f"{option} must not name a class twice, got {', '.join(given)}")
         return found
 
     def label(self, index: int) -> str:

@@ -14,7 +14,7 @@ from zsu_fast.evaluate.attacks import mlp_probe, nearest_prototype, neighbour_pr
 from zsu_fast.evaluate.given import check_classes, check_int, check_labelled, check_seed, check_targets
 from zsu_fast.evaluate.inference import Progress, answers_of
 from zsu_fast.evaluate.intervals import upper_bound
-from zsu_fast.evaluate.probe import features_and_logits, linear_probe
+from zsu_fast.evaluate.probe import features, features_and_logits, linear_probe
 from zsu_fast.evaluate.relearn import relearned
 
 DRAWS = 1000  # of the bootstrap
@@ -85,6 +85,7 @@ def depth(
     *,
     oracle: nn.Module | None = None,
     layer: str | None = None,
+    stages: Sequence[str] = (),
     relearn_steps: int = 32,
     learning_rate: float = 1e-4,
     batch_size: int = 64,
@@ -102,6 +103,8 @@ def depth(
         lessons: (images, labels) that the attacker has, of the class and of others. Judged are test: other ones.
         target: the class.
         layer: whose input the features are; default: that of the last linear layer, see `zsu_fast.evaluate.features`.
+        stages: names of modules before whose input a linear probe is tried as well, for instance the first convolution
+            of each stage. What stands there does not decide whether the model forgot: `holds` is of `layer`.
         relearn_steps, learning_rate: see `zsu_fast.evaluate.relearn`; 0 steps leave relearning out.
 
     Raises:
@@ -134,6 +137,9 @@ def depth(
         found["10 neighbours"] = neighbour_probe(*given_to_all, k=min(10, len(known))).rates
         found["linear probe"] = linear_probe(*given_to_all, seed=seed).rates
         found["MLP probe"] = mlp_probe(*given_to_all, seed=seed).rates
+        for stage in stages:
+            seen, asked = (features(model, x, stage, batch_size, progress) for x in (shown, judging))
+            found[f"probe before {stage}"] = linear_probe(seen, known, asked, truth, wanted, seed=seed).rates
         for name, kept in (("relearning", known >= 0), ("relearning from the others", known != wanted)):
             if relearn_steps:
                 student = relearned(

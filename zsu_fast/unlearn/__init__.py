@@ -3,6 +3,7 @@
 from zsu_fast.model.tensors import model_digest
 from zsu_fast.unlearn.entry import Entry
 from zsu_fast.unlearn.forget import forget, method_options, select
+from zsu_fast.unlearn.instances import ForgetInstances
 from zsu_fast.unlearn.methods import method_names
 from zsu_fast.unlearn.patch import Patch
 from zsu_fast.unlearn.perturb import perturb_
@@ -16,6 +17,7 @@ __all__ = [
     "AUTHORS_PRESETS",
     "Entry",
     "ForgetClass",
+    "ForgetInstances",
     "ForgetResult",
     "Patch",
     "Picks",

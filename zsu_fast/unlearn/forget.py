@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from zsu_fast.model.tensors import tensor_digest
 from zsu_fast.unlearn.door import check_model
-from zsu_fast.unlearn.methods import Method, find_method
+from zsu_fast.unlearn.instances import ForgetInstances
+from zsu_fast.unlearn.methods import Method, find_method, methods_for
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import check_progress
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.replicas import agreed
-from zsu_fast.unlearn.requests import ForgetClass, check_finite, labelled
+from zsu_fast.unlearn.requests import ForgetClass, Request, check_finite, labelled
 from zsu_fast.unlearn.result import ForgetResult
 from zsu_fast.unlearn.task import Task
 from zsu_fast.unlearn.transaction import Transaction, transact
@@ -23,7 +24,7 @@ from zsu_fast.unlearn.transaction import Transaction, transact
 
 def forget(
     model: nn.Module,
-    target: ForgetClass | int | Sequence[int],
+    target: ForgetClass | ForgetInstances | int | Sequence[int],
     probes: Tensor | None = None,
     *,
     method: str = "lra-npp",
@@ -37,6 +38,7 @@ def forget(
 
         result = forget(model, 3, probes)                          # the same as
         result = forget(model, ForgetClass(3, probes))
+        result = forget(model, ForgetInstances(x, y), method="margin")  # images that it was trained on
 
     Args:
         model: any module that returns logits [N, classes] (or an object with `.logits`), or a wrapper of one (DDP,
@@ -44,12 +46,14 @@ def forget(
         target: the class index to forget, or several, with `probes` (and `probe_labels`); or a request that has all.
         method: "lra-npp" ranks the inputs of the classifier by relevance for the class and cuts the paths that speak
             for it (arXiv 2410.23693); it changes what the model says, hardly what its features know. "channels" masks
-            units of any layers, exactly. "deep" teaches late layers, so that the features forget too. The baselines of
-            the field ("retrain", "scrub", "ssd" ..) are in `zsu_fast.unlearn.methods.BASELINES`. Other packages add
-            methods, see `zsu_fast.unlearn.methods`.
-        retain_probes: images of other classes, with labels or without (then the model's own answers count).
+            units of any layers, exactly. "deep" teaches late layers to carry only what tells the other classes apart:
+            the features forget too. The baselines of the field ("retrain", "scrub", "ssd" ..) are in
+            `zsu_fast.unlearn.methods.BASELINES`. Other packages add methods, see `zsu_fast.unlearn.methods`.
+        retain_probes: images of other classes (or than the instances), with labels or without (then the model's own
+            answers count).
         evaluate_on: (images, labels) that have the last word: the verdict is theirs, and an edit that does not hold
-            on them is taken back. None of the probes should be among them.
+            on them is taken back. None of the probes should be among them. Instances judge themselves: then these show
+            what the edit costs, and one that costs more than `utility_floor` allows is taken back.
         progress: called as progress(done, total, text).
         options: of the method; `method_options(method)` has them all, with their defaults. Common to all: `budget`,
             `until`, `utility_floor`, `mode`, `strength`, `seed`, `batch_size`.
@@ -71,7 +75,7 @@ def forget(
 
 def select(
     model: nn.Module,
-    target: ForgetClass | int | Sequence[int],
+    target: ForgetClass | ForgetInstances | int | Sequence[int],
     probes: Tensor | None = None,
     *,
     budget: int | float,
@@ -114,12 +118,13 @@ def _carry_out(
     """Everything checked at the door, then one transaction around all the rest."""
     bare = check_model(model)
     check_progress(progress)
-    if isinstance(request, ForgetClass):
+    if isinstance(request, (ForgetClass, ForgetInstances)):
         if probes is not None or probe_labels is not None:
             raise TypeError("probes: part of the request already")
     else:
         request = ForgetClass(request, probes, probe_labels)
     chosen = configured(method, options)
+    _check_kind(request, chosen)
     if isinstance(retain_probes, (tuple, list)):
         retain_probes = labelled("retain_probes", retain_probes)
     elif retain_probes is not None:
@@ -141,6 +146,15 @@ def _carry_out(
 def _decision(result: ForgetResult) -> object:
     """Where was edited, and what stands there now: what replicas must have in common."""
     return result.record["edits"], [tensor_digest(entry.new) for entry in result.patch.entries]
+
+
+def _check_kind(request: Request, method: Method) -> None:
+    """ValueError, naming both and what would fit, for a method that cannot carry out such a request."""
+    if request.kind not in method.takes:
+        raise ValueError(
+            f"method: {method.name!r} takes requests to forget {', '.join(sorted(method.takes))}, got "
+            f"{type(request).__name__}; of that kind: {', '.join(methods_for(request.kind))}"
+        )
 
 
 def configured(method: str, options: dict[str, Any]) -> Method:

@@ -38,7 +38,8 @@ class Measurement:
 
     until: share of the probes that may keep the class as answer. allowance: by how much the class must fall behind in
     the median. trace: what the search looked at, for the record. unsure_first: indices of the retain images, those
-    first of which the unedited model was least sure: if an edit costs too much, it shows on these.
+    first of which the unedited model was least sure: if an edit costs too much, it shows on these. known: logits of
+    the retain images by the unedited model, where something had them at hand.
     """
 
     transaction: Transaction
@@ -48,6 +49,7 @@ class Measurement:
     progress: Progress
     retain: Pair | None = None
     unsure_first: Tensor | None = None
+    known: Tensor | None = None
     allowance: float = 0.0
     trace: list[dict[str, Any]] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
@@ -79,6 +81,15 @@ class Measurement:
         right = self.retained(allowed)
         return None if right is None or self.retain is None else right / len(self.retain[0])
 
+    def retain_accuracy_before(self) -> float | None:
+        """Of the unedited model; also says which retain images to look at first."""
+        if self.retain is None:
+            return None
+        images, labels = self.retain
+        logits = self.forward(images) if self.known is None else self.known
+        self.unsure_first = search.margins(logits, labels).argsort(stable=True)
+        return int((logits.argmax(1) == labels).sum()) / len(images)
+
     def retained(self, allowed: int | None = None, among: Tensor | None = None) -> int | None:
         """How many of the retain images (that a mask admits) get their class."""
         if self.retain is None:
@@ -87,17 +98,13 @@ class Measurement:
         order = torch.arange(len(images), device=labels.device) if self.unsure_first is None else self.unsure_first
         if among is not None:
             order = order[among.to(order.device)[order]]
-        leads: list[Tensor] = []
         right = seen = 0
         for where in order.split(self.options.batch(images)):
             logits = self.forward(images[where])
             right += int((logits.argmax(1) == labels[where]).sum())
             seen += len(where)
-            leads.append(search.margins(logits, labels[where]))
             if allowed and seen - right > allowed:
                 return right
-        if self.unsure_first is None and among is None:
-            self.unsure_first = torch.cat(leads).argsort(stable=True)
         return right
 
     def evaluation(self, given: Pair | None) -> Evaluation | None:
@@ -110,23 +117,23 @@ class Measurement:
         return summarise(torch.cat(answers), labels.cpu(), self.request.classes)
 
     def answered(self, margins: Tensor) -> list[tuple[int, int]]:
-        """For each class, how many of its probes still get it as answer, or give NaN, and of how many."""
-        labels, left = self.request.probe_labels, ~(margins < 0)
-        return [(int(left[labels == t].sum()), int((labels == t).sum())) for t in self.request.classes]
+        """For each class, how many of its probes still get it as answer, or give NaN, and of how many; of instances
+        how many are short of the goal."""
+        left = ~(margins < 0)
+        return [(int(left[group].sum()), int(group.sum())) for group in self.request.groups]
 
     def forgotten(self, margins: Tensor, by_margin: bool = True) -> bool:
         """Whether margins [N] of the probes meet the aim: few answers, and in the median a class that fell behind."""
-        labels = self.request.probe_labels
         behind = not by_margin or all(
-            float(margins[labels == t].median()) <= -self.allowance for t in self.request.classes
+            float(margins[group].median()) <= -self.allowance for group in self.request.groups
         )
         return behind and not self.too_many(margins)
 
     def too_many(self, margins: Tensor) -> bool:
-        """Whether more probes of some class than `until` allows get it as answer."""
+        """Whether more images of some group are left than `until` allows."""
         return any(answered > self.until * count for answered, count in self.answered(margins))
 
 
 def largest_share(counts: Sequence[tuple[int, int]]) -> float:
-    """Several classes are forgotten when the best remembered one is."""
+    """Several groups are forgotten when the best remembered one is."""
     return max(right / images for right, images in counts)

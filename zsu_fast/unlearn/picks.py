@@ -210,17 +210,19 @@ def unit_relevance(
     composite: str | Composite,
     batch_size: int,
     progress: Callable[[int, int, str], None],
-) -> dict[str, Tensor]:
-    """Relevance [N, units] of each of `layers` for `images`, each image for its own label."""
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Relevance [N, units] of each of `layers` for `images`, each image for its own label; and logits [N, classes]."""
     # Made once: small pieces that stay between the passes keep the heap from shrinking.
     collected: dict[str, Tensor] = {}
+    logits = []
     done = 0
     for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        found = relevance(model, batch, target, composite=composite, layers=list(layers), at_input=False).neurons
-        for name in layers:
+        found = relevance(model, batch, target, composite=composite, layers=list(layers), at_input=False)
+        logits.append(found.logits)
+        for name, values in found.neurons.items():
             if name not in collected:
-                collected[name] = found[name].new_empty((len(images), *found[name].shape[1:]))
-            collected[name][done : done + len(batch)] = found[name]
+                collected[name] = values.new_empty((len(images), *values.shape[1:]))
+            collected[name][done : done + len(batch)] = values
         done += len(batch)
         progress(done, len(images), "relevance")
-    return collected
+    return collected, torch.cat(logits)

@@ -1,15 +1,79 @@
-"""WHAT is to be forgotten: frozen values, which a method is asked to carry out."""
+"""WHAT is to be forgotten: frozen values, which a method is asked to carry out. What each kind must say of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from zsu_fast.evaluate.accuracy import Evaluation
 from zsu_fast.evaluate.given import check_images, check_labelled, check_labels, check_targets
+from zsu_fast.unlearn import search
+from zsu_fast.unlearn.verdict import Evidence, Verdict, judge
+
+KNOWN = 0.15
+"""A model that answers with the class on fewer of its probes, or on less than a third as many as with another class,
+does not know it, as far as can be seen. Probes from another source, or a weak net, lie well above."""
+NAN = "nothing was done, the model gives NaN on them (is the preprocessing right?)."
+
+
+class Request(Protocol):
+    """What the floor asks of a request of any kind.
+
+    kind: its name; methods say which kinds they take. argument: what the caller calls the images. classes: those to
+    forget, if it is classes that are. behind: by how much forgotten images must fall behind in the median, as a share
+    of the median lead before. is_its_images: its images are themselves what is to be forgotten, and no sample of it:
+    they judge it, and `evaluate_on` shows what the edit costs.
+    """
+
+    kind: ClassVar[str]
+    argument: ClassVar[str]
+    behind: ClassVar[float]
+    is_its_images: ClassVar[bool]
+
+    @property
+    def probes(self) -> Tensor:
+        """Images [N, ...] on which it is measured."""
+
+    @property
+    def probe_labels(self) -> Tensor:
+        """int64 [N]"""
+
+    @property
+    def classes(self) -> tuple[int, ...]: ...
+
+    @property
+    def groups(self) -> list[Tensor]:
+        """Masks [N]: the images of each are counted by themselves, and the worst group judges."""
+
+    @property
+    def name(self) -> str:
+        """As sentences begin with it."""
+
+    @property
+    def short(self) -> str:
+        """What may still be said of an image that is not forgotten: "with the class"."""
+
+    def started(self, forward: Callable[[Tensor], Tensor]) -> Request:
+        """The request with what it takes from the unedited model (images -> logits), before anything else is asked."""
+
+    def margins(self, logits: Tensor, where: Tensor) -> Tensor:
+        """[n] how far each of the images `where` (mask or indices) is from forgotten, differentiable; below 0 it is."""
+
+    def check(self, classes: int, evaluated: Tensor | None) -> None:
+        """ValueError for what does not fit a model with so many classes, or the labels of `evaluate_on`."""
+
+    def unknown(self, logits: Tensor) -> str | None:
+        """Why there is nothing to forget, if so, from the unedited model's logits [N, classes] of the images."""
+
+    def verdict(self, evidence: Evidence) -> Verdict:
+        """On an edit that is in place."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON form, for the record."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +91,12 @@ class ForgetClass:
     probes: Tensor
     labels: Tensor | Sequence[int] | None = None
 
+    kind: ClassVar[str] = "class"
+    argument: ClassVar[str] = "probes"
+    behind: ClassVar[float] = 0.25
+    is_its_images: ClassVar[bool] = False
+    short: ClassVar[str] = "with the class"
+
     def __post_init__(self) -> None:
         targets = check_targets(self.targets)
         object.__setattr__(self, "targets", tuple(targets))
@@ -42,12 +112,61 @@ class ForgetClass:
         assert isinstance(self.labels, Tensor)
         return self.labels
 
+    @property
+    def groups(self) -> list[Tensor]:
+        return [self.probe_labels == target for target in self.classes]
+
+    @property
+    def name(self) -> str:
+        return "class " + ", ".join(map(str, self.classes))
+
+    def started(self, forward: Callable[[Tensor], Tensor]) -> ForgetClass:
+        return self
+
+    def margins(self, logits: Tensor, where: Tensor) -> Tensor:
+        return search.margins(logits, self.probe_labels[where])
+
+    def check(self, classes: int, evaluated: Tensor | None) -> None:
+        check_targets(self.classes, classes)
+        for target in self.classes:
+            if evaluated is not None and not bool((evaluated == target).any()):
+                raise ValueError(f"evaluate_on: holds no image of class {target}, so it cannot judge")
+
+    def unknown(self, logits: Tensor) -> str | None:
+        if bool(logits.isnan().any()):
+            return f"{self.name}: {NAN}"
+        for target, own in zip(self.classes, self.groups, strict=True):
+            answers = logits[own].argmax(1)
+            counts = torch.bincount(answers, minlength=logits.shape[1]).tolist()
+            share = counts[target] / len(answers)
+            other = max((count, index) for index, count in enumerate(counts) if index != target)
+            instead = other[0] / len(answers)
+            if share < KNOWN or share < instead / 3:
+                return (
+                    f"class {target}: nothing was done, the model does not know it: it recognises "
+                    f"{100 * share:.1f} % of the {len(answers)} probes and answers class {other[1]} on "
+                    f"{100 * instead:.1f} % (are the class index and the preprocessing right?)."
+                )
+        return None
+
+    def verdict(self, evidence: Evidence) -> Verdict:
+        """By `evaluate_on`, which has the last word, or else by the held-out probes."""
+        if evidence.after is not None:
+            counts = [_still(evidence.after, target) for target in self.classes]
+            return judge(self.name, counts, evidence.until, "evaluation images", evidence.fixed)
+        if not evidence.held_out:
+            sentence = f"{self.name} was edited; all the probes chose the edit, so no image is left to judge it by."
+            return Verdict("not judged", sentence, *max(evidence.counts))
+        return judge(self.name, evidence.counts, evidence.until, "held-out probes", evidence.fixed)
+
     def describe(self) -> dict[str, Any]:
-        """JSON form, for the record."""
-        return {"kind": "class", "targets": list(self.classes)}
+        return {"kind": self.kind, "targets": list(self.classes)}
 
 
-Request = ForgetClass
+def _still(evaluation: Evaluation, target: int) -> tuple[int, int]:
+    """How many images of a class still get it as answer, or NaN, which is not another one; and of how many."""
+    count, nan = evaluation.counts[target], evaluation.taken_for.get(-1, 0)
+    return min(count, round(evaluation.per_class[target] * count) + nan), count
 
 
 def check_finite(name: str, images: object) -> Tensor:

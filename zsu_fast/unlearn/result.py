@@ -30,7 +30,7 @@ class ForgetResult:
     budget: number of neurons (per target class for "lra-npp", in all for "channels"), or size as the method counts it.
     before, after: "forget_accuracy" on the probes ("after": each judged by an edit chosen without it, where there are
         enough), "margin": median lead of the class over the best other logit on them, and "retain_accuracy" on the
-        retain probes (None without them).
+        retain probes (None without them). Of instances: the share of them short of the goal, and how far in the median.
     trace: what the search tried, [{"layers", "mode", "budget", "forget_accuracy"}].
     certificate: what was proved or checked of the edit, see `zsu_fast.unlearn.certificate`; None without an edit.
     record: JSON-able, also in the patch.
@@ -58,9 +58,12 @@ class ForgetResult:
                 entries = self.patch.entries
                 extent = f"{sum(e.new.numel() for e in entries)} values of {len({e.tensor for e in entries})} tensor(s)"
             said += f" Edited by {self.record['request']['method']}: {extent}"
-            for key, what in (("forget_accuracy", f"on the class ({judged})"), ("retain_accuracy", "on the others")):
+            forgotten = f"accuracy on the class ({judged})"
+            if self.record["request"]["kind"] != "class":
+                forgotten = f"share of {self.record['metrics']['counted']}"
+            for key, what in (("forget_accuracy", forgotten), ("retain_accuracy", "accuracy on the others")):
                 if self.before[key] is not None:
-                    said += f"; accuracy {what} {self.before[key]:.3f} -> {self.after[key]:.3f}"
+                    said += f"; {what} {self.before[key]:.3f} -> {self.after[key]:.3f}"
             said += "."
         return said
 

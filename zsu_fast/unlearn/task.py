@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from zsu_fast.evaluate.accuracy import Evaluation
-from zsu_fast.evaluate.given import check_classes, check_targets
+from zsu_fast.evaluate.given import check_classes
 from zsu_fast.model.tensors import model_digest
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
@@ -25,14 +27,9 @@ from zsu_fast.unlearn.requests import Request
 from zsu_fast.unlearn.result import ForgetResult, described, jsonable, provenance
 from zsu_fast.unlearn.transaction import Transaction
 from zsu_fast.unlearn.trial import Trial
-from zsu_fast.unlearn.verdict import Verdict, judge
+from zsu_fast.unlearn.verdict import Evidence, Verdict
 
 DEFAULT_DROP = 0.02  # of retain accuracy: a hundred probes cannot tell less
-MARGIN = 0.25
-"""How far below the best other logit the class must fall in the median, as a share of the median lead it had before."""
-KNOWN = 0.15
-"""A model that answers with the class on fewer of its probes, or on less than a third as many as with another class,
-does not know it, as far as can be seen. Probes from another source, or a weak net, lie well above."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +69,15 @@ class Task:
         self.retain_given, self.evaluate_on = retain_given, evaluate_on
         self.model = transaction.model
         self.probes, self.labels, self.targets = request.probes, request.probe_labels, request.classes
-        self.name = "class " + ", ".join(map(str, self.targets))
         asked = method.asked
         method.check_images(retain_given is not None)
         if asked.utility_floor is not None and retain_given is None:
-            raise ValueError("utility_floor: needs retain_probes to measure it on")
+            if not request.is_its_images:
+                raise ValueError("utility_floor: needs retain_probes to measure it on")
+            if evaluate_on is None:
+                raise ValueError("utility_floor: needs retain_probes or evaluate_on to measure it on")
         self._check_strength(asked.strength)
-        self.structure = check_runs(self.model, self.probes, "probes")
+        self.structure = check_runs(self.model, self.probes, request.argument)
         if retain_given is not None:
             images = retain_given if isinstance(retain_given, Tensor) else retain_given[0]
             check_taken(self.model, images, "retain_probes")
@@ -94,25 +93,28 @@ class Task:
         measurement = self.measurement
         logits = measurement.forward(self.probes)
         self._check_targets(logits.shape[1])
+        self.request = measurement.request = self.request.started(measurement.forward)
         measurement.retain = self._retain_images()
-        margins = search.margins(logits, self.labels)
+        margins = self.request.margins(logits, torch.ones_like(self.labels, dtype=torch.bool))
         evaluation = measurement.evaluation(self.evaluate_on)
-        metrics = self._metrics(margins, measurement.retain_accuracy())
-        before = _Before(metrics, evaluation, model_digest(self.model))
-        unknown = self._unknown(logits)
+        digest, unknown = model_digest(self.model), self.request.unknown(logits)
+        proposals = iter(()) if unknown is not None else self.method.propose(self._given())
+        first = next(proposals, None)  # the analysis, which may know more than the images
+        metrics = self._metrics(margins, measurement.retain_accuracy_before())
+        before = _Before(metrics, evaluation, digest)
         if unknown is not None:
             return self._result(before, Verdict("invalid", unknown))
         lead = margins[margins > 0]
-        measurement.allowance = MARGIN * (float(lead.median()) if lead.numel() else 0.0)
+        measurement.allowance = self.request.behind * (float(lead.median()) if lead.numel() else 0.0)
         floor = self.options.utility_floor
         if floor is None and metrics["retain_accuracy"] is not None and self.options.budget is None:
             floor = metrics["retain_accuracy"] - DEFAULT_DROP
-        found, reason = self._look(floor)
+        found, reason = self._look(() if first is None else chain([first], proposals), floor)
         if found is None:
-            sentence = f"{self.name}: not forgotten, the model is as it was. {reason}"
+            sentence = f"{self.request.name}: not forgotten, the model is as it was. {reason}"
             return self._result(before, Verdict("not reached", sentence))
         after = measurement.evaluation(self.evaluate_on)
-        verdict = self._verdict(found, after)
+        verdict = self._verdict(found, evaluation, after)
         if verdict.level == "not reached":
             self.transaction.undo()
             return self._result(before, verdict, evaluation=after)
@@ -121,24 +123,26 @@ class Task:
     def select(self, budget: int | float) -> Picks:
         """What the first proposal would perturb at `budget`."""
         self._check_targets(self.measurement.forward(self.probes[:2]).shape[1])
+        self.request = self.measurement.request = self.request.started(self.measurement.forward)
         self.measurement.retain = self._retain_images()
         proposal = next(iter(self.method.propose(self._given())))
         return proposal.choose(None, None).picks(_count(budget, proposal))
 
     # --- search
 
-    def _look(self, floor: float | None) -> tuple[_Found | None, str]:
+    def _look(self, proposals: Iterable[Proposal], floor: float | None) -> tuple[_Found | None, str]:
         """The first proposal that reaches the aim, carried out; or None and why there is none."""
-        reason = "No neuron speaks for the class on these probes."
+        reason = "Nothing that this method edits speaks for it on these images."
         fixed = self.options.budget
-        for proposal in self.method.propose(self._given()):
+        for proposal in proposals:
             trial = Trial(self.measurement, proposal, self.parts, self._parts_of_retain())
             if not trial.largest:
                 continue
             if fixed is not None:
                 budget = min(_count(fixed, proposal), trial.largest)
                 if self.options.until is not None and not trial.meets(budget, by_margin=False):
-                    reason = f"A budget of {budget} leaves more than {self.until:.3f} of the probes with the class."
+                    short = self.request.short
+                    reason = f"A budget of {budget} leaves more than {self.until:.3f} of the images {short}."
                     continue
                 return self._carry_out(trial, [budget], None), ""
             if proposal.free:
@@ -146,7 +150,7 @@ class Task:
             else:
                 budgets = self._budgets(trial)
             if not budgets:
-                reason = f"No budget brings the accuracy on the class to {self.until:.3f}."
+                reason = f"No budget leaves at most {self.until:.3f} of the images {self.request.short}."
                 continue
             found = self._carry_out(trial, budgets, floor)
             if found is not None:
@@ -198,9 +202,12 @@ class Task:
         def count(images: int) -> None:
             measurement.cost.relevance_images += images
 
+        def note(logits: Tensor) -> None:
+            measurement.known = logits
+
         return Given(
             self.model, self.structure, self.targets, self.probes, self.labels, measurement.retain, measurement.forward,
-            count, measurement.progress,
+            count, measurement.progress, self.request, note,
         )  # fmt: skip
 
     def _metrics(self, margins: Tensor, retain_accuracy: float | None) -> dict[str, float | None]:
@@ -210,39 +217,12 @@ class Task:
             "retain_accuracy": retain_accuracy,
         }
 
-    def _unknown(self, logits: Tensor) -> str | None:
-        """Why the model cannot be said to know a class, if so."""
-        if bool(logits.isnan().any()):
-            return f"{self.name}: nothing was done, the model gives NaN on the probes (is the preprocessing right?)."
-        for target in self.targets:
-            answers = logits[self.labels == target].argmax(1)
-            counts = torch.bincount(answers, minlength=logits.shape[1]).tolist()
-            share = counts[target] / len(answers)
-            other = max((count, index) for index, count in enumerate(counts) if index != target)
-            instead = other[0] / len(answers)
-            if share < KNOWN or share < instead / 3:
-                return (
-                    f"class {target}: nothing was done, the model does not know it: it recognises "
-                    f"{100 * share:.1f} % of the {len(answers)} probes and answers class {other[1]} on "
-                    f"{100 * instead:.1f} % (are the class index and the preprocessing right?)."
-                )
-        return None
-
-    def _verdict(self, found: _Found, evaluation: Evaluation | None) -> Verdict:
-        """By `evaluate_on`, which has the last word, or else by the held-out probes."""
-        fixed = self.options.budget is not None
-        if evaluation is not None:
-            nan = evaluation.taken_for.get(-1, 0)  # no answer, which is not the same as another answer
-            counts = [
-                (min(count, round(evaluation.per_class[t] * count) + nan), count)
-                for t, count in ((t, evaluation.counts[t]) for t in self.targets)
-            ]
-            return judge(self.name, counts, self.until, "evaluation images", fixed)
+    def _verdict(self, found: _Found, before: Evaluation | None, after: Evaluation | None) -> Verdict:
+        fixed, floor = self.options.budget is not None, self.options.utility_floor
+        if floor is None and not fixed and before is not None and before.accuracy is not None:
+            floor = before.accuracy - DEFAULT_DROP
         counts = self.measurement.answered(found.margins)
-        if len(self.parts) < 2:
-            sentence = f"{self.name} was edited; all the probes chose the edit, so no image is left to judge it by."
-            return Verdict("not judged", sentence, *max(counts))
-        return judge(self.name, counts, self.until, "held-out probes", fixed)
+        return self.request.verdict(Evidence(counts, len(self.parts) > 1, self.until, fixed, before, after, floor))
 
     # --- checks
 
@@ -254,15 +234,11 @@ class Task:
     def _check_targets(self, classes: int) -> None:
         if classes < 2:
             raise ValueError("model: it has one output: there is no other class that it could answer with")
-        check_targets(self.targets, classes)
+        self.request.check(classes, None if self.evaluate_on is None else self.evaluate_on[1])
         if isinstance(self.retain_given, tuple):
             check_classes("retain_probes labels", self.retain_given[1], classes)
         if self.evaluate_on is not None:
-            labels = self.evaluate_on[1]
-            check_classes("evaluate_on labels", labels, classes)
-            for target in self.targets:
-                if not bool((labels == target).any()):
-                    raise ValueError(f"evaluate_on: holds no image of class {target}, so it cannot judge")
+            check_classes("evaluate_on labels", self.evaluate_on[1], classes)
 
     def _retain_images(self) -> Pair | None:
         """Images and labels of other classes; without labels, the model's own answers."""
@@ -270,14 +246,16 @@ class Task:
             return None
         if isinstance(self.retain_given, Tensor):
             images = self.retain_given
-            labels = self.measurement.forward(images).argmax(1)
-            keep = ~torch.isin(labels, torch.tensor(self.targets, device=labels.device))
+            logits = self.measurement.forward(images)
+            labels = logits.argmax(1)
+            keep = ~torch.isin(labels, torch.tensor(self.targets, device=labels.device, dtype=labels.dtype))
             images, labels = images[keep], labels[keep]
             if len(images) == 0:
                 raise ValueError(f"retain_probes: the model answers {list(self.targets)} on every one of them")
+            self.measurement.known = logits[keep]
             return images, labels
         images, labels = self.retain_given
-        if bool(torch.isin(labels, torch.tensor(self.targets, device=labels.device)).any()):
+        if bool(torch.isin(labels, torch.tensor(self.targets, device=labels.device, dtype=labels.dtype)).any()):
             raise ValueError(f"retain_probes: hold images of the classes to forget, {list(self.targets)}")
         return images, labels
 
@@ -318,6 +296,7 @@ class Task:
                 for w in self.transaction.journal
             ],
             "metrics": {
+                "counted": f"images {self.request.short}",
                 "before": before.metrics,
                 "after": after,
                 "held_out": len(self.parts) > 1,

@@ -47,8 +47,9 @@ class Trial:
         """Whether the probes forget, with the margin, under the edit that all of them chose."""
         request = self.measurement.request
         with self.measurement.edited(self.choice.edits(budget)):
-            logits = self._logits(torch.ones_like(request.probe_labels, dtype=torch.bool))
-        return self.measurement.forgotten(search.margins(logits, request.probe_labels))
+            everything = torch.ones_like(request.probe_labels, dtype=torch.bool)
+            margins = request.margins(self._logits(everything), everything)
+        return self.measurement.forgotten(margins)
 
     def retain_accuracy(self, budget: int, allowed: int | None) -> float | None:
         """On the retain images, under the edit as chosen; where it learned from them, under one that did not."""
@@ -64,13 +65,14 @@ class Trial:
 
     def _margins(self, budget: int, early: bool) -> Tensor:
         measurement = self.measurement
-        labels, cost = measurement.request.probe_labels, measurement.cost
+        request, cost = measurement.request, measurement.cost
+        labels = request.probe_labels
         cost.steps += 1
         margins = torch.full((len(labels),), -torch.inf, device=labels.device)
         for fold in self._order:
             choice, where = self.without[fold], self.parts[fold].to(labels.device)
             with measurement.edited(choice.edits(min(budget, choice.largest))):
-                margins[where] = search.margins(self._logits(where), labels[where])
+                margins[where] = request.margins(self._logits(where), where)
             if early and measurement.too_many(margins):
                 break
         # The part on which most is left of the class goes first next time: what fails fails there.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from zsu_fast.evaluate.accuracy import Evaluation
 from zsu_fast.evaluate.depth import Depth
 from zsu_fast.evaluate.intervals import trials_for_bound, upper_bound
 
@@ -14,15 +15,35 @@ FORGOTTEN_AT_MOST = 0.10
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What a request judges an edit by that is in place.
+
+    counts: for each group of its images, how many are not forgotten, and of how many. held_out: each was measured under
+    an edit chosen without it. until: share of them that may remain. fixed: the size of the edit was given. before,
+    after: on `evaluate_on`, if given. floor: the accuracy that an edit must keep there.
+    """
+
+    counts: Sequence[tuple[int, int]]
+    held_out: bool
+    until: float
+    fixed: bool
+    before: Evaluation | None
+    after: Evaluation | None
+    floor: float | None
+
+
+@dataclass(frozen=True)
 class Verdict:
     """How far the class is forgotten, and on what evidence.
 
     level: "invalid": the model did not know the class, nothing was done; "not reached": no edit met the aim, the model
         is as it was; "not judged": edited, but by a fixed budget or on too few images to say more; "answers": the
-        answers forgot, judged on images that had no part in the choice; "features": the depth tests passed too.
-    sentence: the same for people. right, images: of how many images that judged it the class is still the answer.
+        answers forgot, judged on images that had no part in the choice (or on the instances, where they are what was
+        to be forgotten); "features": the depth tests passed too.
+    sentence: the same for people. right, images: of how many images that judged it the class is still the answer (how
+        many instances are short of the goal).
     at_most: upper bound (one-sided, 95 %) of the share of unseen images that still get the class as answer.
-    judged_by: "evaluation images", or "held-out probes": each judged by an edit chosen without it.
+    judged_by: "evaluation images", "held-out probes": each judged by an edit chosen without it; "the instances".
     """
 
     level: str
@@ -87,6 +108,23 @@ def judge(name: str, counts: Sequence[tuple[int, int]], until: float, judged_by:
         f"{name} was perturbed, and these images are too few to judge it: {said}; {enough} would do.",
         *facts,
     )
+
+
+def judge_instances(name: str, goal: str, evidence: Evidence) -> Verdict:
+    """The verdict on single images, which are themselves what was to be forgotten: nothing is estimated from them."""
+    left, images = evidence.counts[0]
+    met = left <= evidence.until * images
+    said = f"{images - left} of {images} now {goal}; they are the request, so they themselves judge it"
+    if evidence.before is not None and evidence.after is not None:
+        before, after = evidence.before.accuracy or 0.0, evidence.after.accuracy or 0.0
+        said += f"; accuracy on {sum(evidence.after.counts.values())} evaluation images {before:.3f} -> {after:.3f}"
+        if evidence.floor is not None and after < evidence.floor:
+            said += f", below the floor of {evidence.floor:.3f}"
+            return Verdict("not reached", f"{name}: not forgotten at that price: {said}; the model is as it was.")
+    facts = (left, images, None, "the instances")
+    if met:
+        return Verdict("answers", f"The model's answers have forgotten {name}: {said}.", *facts)
+    return Verdict("not judged", f"{name}: edited with a fixed budget, short of the goal: {said}.", *facts)
 
 
 def judge_depth(name: str, depth: Depth) -> Verdict:

@@ -8,15 +8,24 @@ from zsu_fast.unlearn.methods.base import Given, Method, Proposal
 from zsu_fast.unlearn.methods.baselines import BASELINES
 from zsu_fast.unlearn.methods.channels import Channels
 from zsu_fast.unlearn.methods.deep import Deep
+from zsu_fast.unlearn.methods.instances import INSTANCE_METHODS
 from zsu_fast.unlearn.methods.lra_npp import LraNpp
 
 GROUP = "zsu_fast.methods"
-_BUILT_IN: dict[str, type[Method]] = {"lra-npp": LraNpp, "channels": Channels, "deep": Deep} | BASELINES
+_BUILT_IN: dict[str, type[Method]] = (
+    {"lra-npp": LraNpp, "channels": Channels, "deep": Deep} | INSTANCE_METHODS | BASELINES
+)
 
 
 def method_names() -> list[str]:
-    """Names of all methods: the house's, the baselines of the field (`BASELINES`), then those of other packages."""
+    """Names of all methods: the house's, those for single images (`INSTANCE_METHODS`), the baselines of the field
+    (`BASELINES`), then those of other packages."""
     return list(_BUILT_IN) + sorted(e.name for e in entry_points(group=GROUP) if e.name not in _BUILT_IN)
+
+
+def methods_for(kind: str) -> list[str]:
+    """Names of those that take such requests."""
+    return [name for name in method_names() if kind in find_method(name).takes]
 
 
 def find_method(name: object) -> type[Method]:
@@ -35,6 +44,7 @@ def find_method(name: object) -> type[Method]:
 __all__ = [
     "BASELINES",
     "GROUP",
+    "INSTANCE_METHODS",
     "Channels",
     "Deep",
     "Given",
@@ -43,4 +53,5 @@ __all__ = [
     "Proposal",
     "find_method",
     "method_names",
+    "methods_for",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zsu_fast.unlearn.edits import Edits, Slice
 from zsu_fast.unlearn.options import Options
 from zsu_fast.unlearn.picks import Picks, Ranking
+from zsu_fast.unlearn.requests import ForgetClass, Request
 from zsu_fast.unlearn.structure import Structure
 
 Progress = Callable[[int, int, str], None]
@@ -26,7 +27,8 @@ class Given:
 
     images, labels: to forget, [N, ...] and int64 [N]. retain: images of other classes and their labels. forward:
     images -> logits [N, classes], batch by batch, counted. count: called with the number of images that are run with
-    a backward pass.
+    a backward pass. note: called with the logits of the retain images, where the analysis has them: they need not
+    be run again. request: what the images and labels are of; needed by methods that take other kinds than classes.
     """
 
     model: nn.Module
@@ -38,6 +40,8 @@ class Given:
     forward: Callable[[Tensor], Tensor]
     count: Callable[[int], None]
     progress: Progress
+    request: Request | None = None
+    note: Callable[[Tensor], None] = lambda logits: None
 
 
 class Choice(Protocol):
@@ -91,13 +95,15 @@ class Proposal:
 class Method(ABC):
     """A way to forget.
 
-    needs: names of `NEEDS`, what it learns from. options: its class of options. until: its default aim. folds: in how
-    many parts the probes are held out in turn, each judged by an edit that was chosen without it; 1: none are, only
-    other images can judge. learns: from the retain images too, which are then held out likewise.
+    takes: kinds of request that it can carry out. needs: names of `NEEDS`, what it learns from. options: its class of
+    options. until: its default aim. folds: in how many parts the probes are held out in turn, each judged by an edit
+    that was chosen without it; 1: none are, only other images can judge. learns: from the retain images too, which are
+    then held out likewise.
     """
 
     name: ClassVar[str]
     options: ClassVar[type[Options]]
+    takes: ClassVar[frozenset[str]] = frozenset({ForgetClass.kind})
     needs: ClassVar[frozenset[str]] = frozenset({FORGET})
     until: ClassVar[float]
     folds: int = 4

@@ -76,11 +76,13 @@ class Channels(Method):
         stages = [list(asked.layers)] if asked.layers else structure.stages()
         layers = [name for name in structure.maskable() if any(name in stage for stage in stages)]
         score = self._score(given)
-        relevance = self._relevance(given, given.images, given.labels, layers)
+        relevance, _ = self._relevance(given, given.images, given.labels, layers)
         retain = None
         if score == "contrastive":
             assert given.retain is not None
-            retain = (self._relevance(given, *given.retain, layers), given.retain[1])
+            of_others, logits = self._relevance(given, *given.retain, layers)
+            given.note(logits)
+            retain = (of_others, given.retain[1])
 
         def planned(picks: Picks) -> list[Slice]:
             return plan(structure, picks, "neuron", asked.mode or "zero")
@@ -109,7 +111,9 @@ class Channels(Method):
     def _score(self, given: Given) -> str:
         return self.asked.score or ("frequency" if given.retain is None else "contrastive")
 
-    def _relevance(self, given: Given, images: Tensor, labels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    def _relevance(
+        self, given: Given, images: Tensor, labels: Tensor, layers: Sequence[str]
+    ) -> tuple[dict[str, Tensor], Tensor]:
         given.count(len(images))
         batch = max(1, self.asked.batch(images) // 4)  # a relevance pass keeps the whole graph
         return unit_relevance(given.model, images, labels, layers, self.asked.composite, batch, given.progress)

@@ -4,7 +4,7 @@ The answers among the kept classes are a function of the features' part in the s
 the classifier: only there do features carry relevance for a kept class against another. What lies across that span
 tells nothing of the kept classes, and it is what a probe finds a class by whose row was cut. So a copy of the model is
 taught, on few images and without labels, to give the same part in the span, and across it features of as small a volume
-as the arithmetic allows, whatever the image is. Nothing in this is fitted to the images of the class.
+as the arithmetic allows, whatever the image is. Images of the class move, in the span, to where their look-alikes lie.
 """
 
 from __future__ import annotations

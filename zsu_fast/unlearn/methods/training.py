@@ -131,8 +131,12 @@ def descend(
     progress: Progress,
     text: str,
     after_step: Callable[[], None] = lambda: None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> None:
-    """`steps` steps down loss_of(step). ValueError if the loss becomes infinite or NaN: that is not forgetting."""
+    """`steps` steps down loss_of(step), fewer if after one `enough` is true.
+
+    ValueError if the loss becomes infinite or NaN: that is not forgetting.
+    """
     for step in range(steps):
         loss = loss_of(step)
         _check_finite(f"the loss at step {step + 1} is {loss.item()}", loss)
@@ -144,7 +148,9 @@ def descend(
         optimizer.step()
         after_step()
         progress(step + 1, steps, f"{text}, loss {loss.item():.3f}")
-    _check_finite(f"after step {steps} parameters are infinite or NaN", *parameters)
+        if enough():
+            break
+    _check_finite("in the end parameters are infinite or NaN", *parameters)
 
 
 def _check_finite(found: str, *tensors: Tensor) -> None:
