@@ -82,7 +82,6 @@ def test_lessons_that_judge_are_told_and_quiet_says_nothing(run, checkpoints):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ((), "--weights must be given"),
         (("-w", "absent"), "absent"),
         (("-w", "weights.pt", "--oracle", "absent"), "absent"),
         (("-w", "weights.pt", "-l", "class2.npz"), "--lessons must be labelled"),

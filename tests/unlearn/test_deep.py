@@ -147,13 +147,14 @@ def test_where_nothing_lies_across_the_span_only_the_error_counts():
 
 def test_less_across_the_span_is_a_smaller_loss_and_what_is_equal_everywhere_costs_nothing():
     span, wanted = kept_span(drawn(3, 8), ()), drawn(30, 8, seed=1)
-    still, across = _Still(span, wanted), drawn(30, 8, seed=2)
-    across -= across @ span.T @ span
+    still, inside = _Still(span, wanted), wanted @ span.T @ span
+    across = wanted - inside
 
     def loss(found):
         return still.loss(found, wanted, 1.0).item()
 
-    assert loss(wanted - 0.5 * across) != loss(wanted) > loss(wanted @ span.T @ span)
+    losses = [loss(inside + share * across) for share in (0.0, 0.01, 0.1, 1.0, 10.0)]
+    assert losses == sorted(losses) and len({*losses}) == 5
     assert loss(wanted + across[0]) == pytest.approx(loss(wanted))
 
 

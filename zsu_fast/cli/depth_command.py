@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import nn
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
@@ -22,6 +23,17 @@ ATTACKER = "The attacker"
 @one_line_errors
 def depth(
     model: opt.Model,
+    weights: Annotated[
+        Path,
+        typer.Option(
+            "--weights",
+            "-w",
+            metavar="FILE",
+            help="The edited weights: .safetensors, or a state dict of torch.save.",
+            rich_help_panel=opt.MODEL,
+            show_default=False,
+        ),
+    ],
     original: Annotated[
         Path,
         typer.Option("--original", metavar="FILE", help="The weights before the edit.", rich_help_panel=opt.MODEL),
@@ -64,7 +76,6 @@ def depth(
     ] = 32,
     learning_rate: Annotated[float, typer.Option(help="Of Adam, to relearn.", rich_help_panel=ATTACKER)] = 1e-4,
     seed: Annotated[int, typer.Option(help="Of every random choice.", rich_help_panel=ATTACKER)] = 0,
-    weights: opt.Weights = None,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
     batch_size: opt.BatchSize = 64,
@@ -77,9 +88,9 @@ def depth(
 ) -> None:
     r"""Attack the features of an edited model, and of the original: how deep did it forget?
 
-    --weights are the edited ones. Prototype rows, nearest prototype, neighbours,
-    a linear probe, a small MLP and relearning, all from the same --lessons, say
-    what an attacker has back of the class.
+    Prototype rows, nearest prototype, neighbours, a linear probe, a small MLP
+    and relearning, all from the same --lessons, say what an attacker has back
+    of the class.
 
     How deep is deep enough only a net can tell that was retrained without the
     class: with --oracle the verdict is "features", or the exit code is 3.
@@ -91,8 +102,6 @@ def depth(
           --lessons few.npz --images test.npz --target cat
     """
     console = Console(as_json, quiet)
-    if weights is None:
-        raise ValueError("--weights must be given: those of the edited model")
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
     )
@@ -102,16 +111,17 @@ def depth(
     (wanted,) = session.targets([target])
     if shared := shown.shared_with(judging):
         console.note(f"{shared} of the {len(shown)} images of --lessons are among --images: the attacks will mislead")
-    before, retrained = (
-        None if path is None else load_model(model, path, classes=classes, device=device).model
-        for path in (original, oracle)
-    )
-    assert before is not None and shown.labels is not None and judging.labels is not None
+    assert shown.labels is not None and judging.labels is not None
+
+    def loaded(path: Path) -> nn.Module:
+        return load_model(model, path, classes=classes, device=device).model
+
     with console.progress() as progress:
         found = attack(
-            session.loaded.model, before, (session.tensor(shown), shown.labels),
-            (session.tensor(judging), judging.labels), wanted, oracle=retrained, relearn_steps=relearn_steps,
-            learning_rate=learning_rate, batch_size=batch_size, seed=seed, progress=progress,
+            session.loaded.model, loaded(original), (session.tensor(shown), shown.labels),
+            (session.tensor(judging), judging.labels), wanted, oracle=None if oracle is None else loaded(oracle),
+            relearn_steps=relearn_steps, learning_rate=learning_rate, batch_size=batch_size, seed=seed,
+            progress=progress,
         )  # fmt: skip
     verdict = judge_depth(f"class {session.label(wanted)}", found)
     console.show(depth_table(found, f"{session.loaded.spec}: {session.label(wanted)}"), verdict.sentence)
