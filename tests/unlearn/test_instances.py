@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import zsu_fast
-from zsu_fast.unlearn import ForgetClass, ForgetInstances, Patch, model_digest
+from zsu_fast.unlearn import ForgetInstances, Patch, model_digest
 from zsu_fast.unlearn.instances import log_odds
 from zsu_fast.unlearn.methods import INSTANCE_METHODS, find_method
 from zsu_fast.unlearn.methods.base import Given
@@ -334,7 +334,7 @@ def test_requests_in_a_row(conv_net, digits):
     first, both = request(digits), ForgetInstances(digits.x[: 2 * COUNT], digits.y[: 2 * COUNT])
     digests, results = [model_digest(conv_net)], []
     for asked in (first, both):
-        results.append(zsu_fast.forget(conv_net, asked, method="margin"))
+        results.append(zsu_fast.forget(conv_net, asked, method="margin", learning_rate=5e-4))
         digests.append(model_digest(conv_net))
         with torch.no_grad():
             assert results[-1].reached and not (conv_net(asked.x).argmax(1) == asked.y).any()
@@ -376,5 +376,5 @@ def test_what_goes_wrong_in_the_middle_changes_nothing(conv_net, digits, method)
 
 
 def test_other_nets(vit, digits):
-    result = zsu_fast.forget(vit, request(digits), method="margin", learning_rate=3e-4)
-    assert result.reached and ForgetClass.kind == "class"
+    result = zsu_fast.forget(vit, request(digits), method="margin", learning_rate=1e-3)
+    assert result.reached and result.verdict.level == "answers"
