@@ -21,6 +21,7 @@ from zsu_fast.unlearn.methods.instances.mixtures import mixtures
 from zsu_fast.unlearn.structure import Structure
 
 COUNT = 8
+QUICK = {"learning_rate": 3e-4}
 ASCENT = {"variant": "neggrad", "authors_compat": True}  # with BatchNorm frozen it diverges before it forgets
 LOGITS = torch.tensor([[2.0, 1.0, -1.0], [0.0, 3.0, 1.0]])
 ALL = torch.tensor([True, True])
@@ -245,7 +246,7 @@ def runs(trained_nets, digits):
     def run(method, goal="misclassify"):
         if (method, goal) not in found:
             net = copy.deepcopy(trained_nets["ConvNet"])
-            options = ASCENT | {"utility_floor": 0.0} if method == "l2ul" else {"utility_floor": 0.9}
+            options = ASCENT | {"utility_floor": 0.0} if method == "l2ul" else QUICK | {"utility_floor": 0.9}
             result = zsu_fast.forget(
                 net, request(digits, goal), method=method, evaluate_on=judged(digits), **options
             )  # fmt: skip
@@ -323,7 +324,13 @@ def test_too_high_a_price_leaves_the_model_as_it_was(conv_net, digits):
 def test_retain_images_are_anchors_of_ours(runs, conv_net, digits):
     retain = digits.unseen_x[:400], digits.unseen_y[:400]
     result = zsu_fast.forget(
-        conv_net, request(digits), method="margin", retain_probes=retain, evaluate_on=judged(digits), utility_floor=0.9
+        conv_net,
+        request(digits),
+        method="margin",
+        retain_probes=retain,
+        evaluate_on=judged(digits),
+        utility_floor=0.9,
+        **QUICK,
     )
     alone = runs("margin")[1].record["evaluation"]["after"]["accuracy"]
     assert result.reached and result.record["evaluation"]["after"]["accuracy"] >= alone - 0.01
@@ -334,7 +341,7 @@ def test_requests_in_a_row(conv_net, digits):
     first, both = request(digits), ForgetInstances(digits.x[: 2 * COUNT], digits.y[: 2 * COUNT])
     digests, results = [model_digest(conv_net)], []
     for asked in (first, both):
-        results.append(zsu_fast.forget(conv_net, asked, method="margin", learning_rate=5e-4))
+        results.append(zsu_fast.forget(conv_net, asked, method="margin", **QUICK))
         digests.append(model_digest(conv_net))
         with torch.no_grad():
             assert results[-1].reached and not (conv_net(asked.x).argmax(1) == asked.y).any()
