@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import zsu_fast
-from zsu_fast.unlearn import ForgetClass, ForgetInstances, Patch, model_digest
+from zsu_fast.unlearn import ForgetInstances, Patch, model_digest
 from zsu_fast.unlearn.instances import log_odds
 from zsu_fast.unlearn.methods import INSTANCE_METHODS, find_method
 from zsu_fast.unlearn.methods.base import Given
@@ -21,6 +21,7 @@ from zsu_fast.unlearn.methods.instances.mixtures import mixtures
 from zsu_fast.unlearn.structure import Structure
 
 COUNT = 8
+QUICK = {"learning_rate": 3e-4}
 ASCENT = {"variant": "neggrad", "authors_compat": True}  # with BatchNorm frozen it diverges before it forgets
 LOGITS = torch.tensor([[2.0, 1.0, -1.0], [0.0, 3.0, 1.0]])
 ALL = torch.tensor([True, True])
@@ -245,7 +246,7 @@ def runs(trained_nets, digits):
     def run(method, goal="misclassify"):
         if (method, goal) not in found:
             net = copy.deepcopy(trained_nets["ConvNet"])
-            options = ASCENT | {"utility_floor": 0.0} if method == "l2ul" else {"utility_floor": 0.9}
+            options = ASCENT | {"utility_floor": 0.0} if method == "l2ul" else QUICK | {"utility_floor": 0.9}
             result = zsu_fast.forget(
                 net, request(digits, goal), method=method, evaluate_on=judged(digits), **options
             )  # fmt: skip
@@ -323,7 +324,13 @@ def test_too_high_a_price_leaves_the_model_as_it_was(conv_net, digits):
 def test_retain_images_are_anchors_of_ours(runs, conv_net, digits):
     retain = digits.unseen_x[:400], digits.unseen_y[:400]
     result = zsu_fast.forget(
-        conv_net, request(digits), method="margin", retain_probes=retain, evaluate_on=judged(digits), utility_floor=0.9
+        conv_net,
+        request(digits),
+        method="margin",
+        retain_probes=retain,
+        evaluate_on=judged(digits),
+        utility_floor=0.9,
+        **QUICK,
     )
     alone = runs("margin")[1].record["evaluation"]["after"]["accuracy"]
     assert result.reached and result.record["evaluation"]["after"]["accuracy"] >= alone - 0.01
@@ -334,7 +341,7 @@ def test_requests_in_a_row(conv_net, digits):
     first, both = request(digits), ForgetInstances(digits.x[: 2 * COUNT], digits.y[: 2 * COUNT])
     digests, results = [model_digest(conv_net)], []
     for asked in (first, both):
-        results.append(zsu_fast.forget(conv_net, asked, method="margin"))
+        results.append(zsu_fast.forget(conv_net, asked, method="margin", **QUICK))
         digests.append(model_digest(conv_net))
         with torch.no_grad():
             assert results[-1].reached and not (conv_net(asked.x).argmax(1) == asked.y).any()
@@ -376,5 +383,5 @@ def test_what_goes_wrong_in_the_middle_changes_nothing(conv_net, digits, method)
 
 
 def test_other_nets(vit, digits):
-    result = zsu_fast.forget(vit, request(digits), method="margin", learning_rate=3e-4)
-    assert result.reached and ForgetClass.kind == "class"
+    result = zsu_fast.forget(vit, request(digits), method="margin", learning_rate=1e-3)
+    assert result.reached and result.verdict.level == "answers"

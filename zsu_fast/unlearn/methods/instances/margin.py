@@ -22,15 +22,15 @@ from zsu_fast.unlearn.options import Options, check_positive, option
 
 @dataclass(frozen=True)
 class MarginOptions(Options):
-    steps: int = option("Most steps of Adam; fewer where the goal is reached.", 400)
-    learning_rate: float = option("Of Adam.", 1e-4)
+    steps: int = option("Most steps of Adam; fewer where the goal is reached.", 1000)
+    learning_rate: float = option("Of Adam.", 5e-5)
     train_batch_size: int = option("Instances in a step.", 64)
     slack: float = option(
         "How far beyond the goal an instance is pushed, in logits (of the loss: in its log odds).", 0.5
     )
-    growth: float = option("By how much an instance weighs more after a step, for each logit that it is short.", 0.005)
+    growth: float = option("By how much an instance weighs more after a step, for each logit that it is short.", 0.002)
     anchors: int = option("Mixtures in a step, and as many retain images where they are given.", 32)
-    anchor_weight: float = option("Of the divergence from the original's answers on the anchors.", 10.0)
+    anchor_weight: float = option("Of the divergence from the original's answers on the anchors.", 30.0)
 
     def check(self) -> None:
         super().check()
