@@ -117,7 +117,9 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "% of unseen images of the class that the attack has back (of the other classes, it or the model gets right), "
         "means over the classes; in brackets the share of the way from the original to the retrained net. Methods get "
-        "36 images of the class and 20 of each other that the net never saw, or all training data.",
+        '36 images of the class and 20 of each other that the net never saw; "all data": all that it learned from. '
+        "Holds: for how many classes prototype rows, linear probe and relearning have back no more than from the "
+        "retrained net (95 % upper bound), and the others lose at most two points.",
         "",
         f"| net | method | classes | {' | '.join(SHOWN.values())} | CPU s | holds |",
         f"| --- | --- | --- | {' | '.join('---' for _ in SHOWN)} | --- | --- |",
