@@ -117,6 +117,12 @@ def test_refusals_name_the_argument(changes: dict, error: type, names: str) -> N
         measure(**changes)
 
 
+def test_what_a_norm_says_of_an_image_is_said_of_the_model() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).eval()
+    with pytest.raises(ValueError, match=r"model: does not take images of shape \(8, 8\): expected 4D"):
+        evaluate(net, torch.rand(3, 8, 8), torch.tensor([0, 1, 0]), 1)
+
+
 def test_progress_counts_images() -> None:
     calls: list[tuple[int, int]] = []
     measure(batch_size=3, progress=lambda done, total, text: calls.append((done, total)))

@@ -63,7 +63,11 @@ def forward_batches(
     total = images.shape[0]
     for start in range(0, total, batch_size):
         batch = images[start : start + batch_size]
-        yield model(batch.to(device, non_blocking=True))
+        try:
+            output = model(batch.to(device, non_blocking=True))
+        except (ValueError, TypeError) as error:  # as a norm raises them, of an input that is none of our arguments
+            raise ValueError(f"model: does not take images of shape {tuple(batch.shape[1:])}: {error}") from error
+        yield output
         if progress is not None:
             progress(min(start + batch_size, total), total, text)
 
