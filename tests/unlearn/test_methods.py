@@ -73,6 +73,15 @@ def test_numbers_of_numpy_become_numbers(conv_net, digits, tmp_path, given):
     assert zsu_fast.Patch.load(tmp_path / "p.safetensors").record["request"]["seed"] == 2
 
 
+def test_whole_numbers_are_strengths_as_floats_are(conv_net, digits):
+    for strength in (2**70, 2.0**70):  # beyond what fits a tensor's integers
+        result = zsu_fast.forget(conv_net, 3, digits.split(3)[0], mode="gaussian", strength=strength, budget=2)
+        assert result.patch.entries
+        result.patch.revert(conv_net)
+    with pytest.raises(ValueError, match="strength: expected a finite number"):
+        zsu_fast.forget(conv_net, 3, digits.split(3)[0], mode="gaussian", strength=10**400, budget=2)
+
+
 @pytest.mark.parametrize("strength", [1e39, -1e39])
 def test_a_strength_that_overflows_is_refused(conv_net, digits, strength):
     digest = model_digest(conv_net)

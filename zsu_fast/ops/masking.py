@@ -278,9 +278,7 @@ def _check_mode(
         raise ValueError(f'mode must be "zero", "value", "scale", "gaussian" or "laplace", got {mode!r}')
     if value is not None:
         raise ValueError(f'mode "{mode}" takes no value, got {value}')
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise TypeError(f"scale must be a float, got {type(scale).__name__}")
-    if not (math.isfinite(scale) and scale >= 0):
+    if not 0 <= _number("scale", scale) < math.inf:
         raise ValueError(f"scale must be finite and not negative, got {scale}")
     return (SET if mode == "zero" else ADD), 0.0
 
@@ -312,4 +310,4 @@ def _noise(mode: str, scale: float, shape: Sequence[int], tensor: Tensor, genera
             torch.empty(shape, dtype=dtype, device=tensor.device).exponential_(generator=generator) for _ in range(2)
         )
         sample = first - second
-    return (sample * scale).to(tensor.dtype)
+    return (sample * float(scale)).to(tensor.dtype)

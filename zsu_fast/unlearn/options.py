@@ -5,8 +5,8 @@ Each option is a field of a method's `Options` class, with its explanation besid
 
 from __future__ import annotations
 
-import math
 import numbers
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -109,7 +109,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 def check_number(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not math.isfinite(value):
+    if not abs(value) <= sys.float_info.max:  # nor an int that is too large for a float
         raise ValueError(f"{name}: expected a finite number, got {value}")
 
 
