@@ -83,16 +83,7 @@ def forget(
     preset: Annotated[str | None, of_method("preset")] = None,
     authors_compat: Annotated[bool, of_method("authors_compat", "--authors-compat")] = False,
     seed: Annotated[int, of_method("seed")] = 0,
-    other: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Any option of the method, also of a baseline or of another package's; repeatable.",
-            rich_help_panel=opt.METHOD,
-            show_default=False,
-        ),
-    ] = None,
+    other: opt.Settings = None,
     linear_probe: Annotated[
         bool,
         typer.Option(
@@ -105,27 +96,9 @@ def forget(
     photos: Annotated[
         bool, typer.Option(help="Show probes in the report; without, heat maps only.", rich_help_panel=opt.OUTPUT)
     ] = False,
-    undo: Annotated[
-        Path | None,
-        typer.Option(
-            "--undo",
-            help="Where to write the undo file. Who has it has the class back: keep it apart from the weights.",
-            rich_help_panel=opt.OUTPUT,
-            show_default="patch.safetensors in --out",
-        ),
-    ] = None,
-    no_undo: Annotated[
-        bool, typer.Option("--no-undo", help="Write no undo file: nobody has a way back.", rich_help_panel=opt.OUTPUT)
-    ] = False,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            "--sign",
-            help="Sign result.json with this Ed25519 key (openssl genpkey -algorithm ed25519 -out KEY).",
-            rich_help_panel=opt.OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
+    undo: opt.Undo = None,
+    no_undo: opt.NoUndo = False,
+    key: opt.Sign = None,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
     batch_size: Annotated[int | None, of_method("batch_size", panel=opt.MODEL, min=1)] = None,

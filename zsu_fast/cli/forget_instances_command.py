@@ -95,37 +95,10 @@ def forget_instances(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=opt.METHOD)] = 0,
-    other: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Any option of the method; repeatable.",
-            rich_help_panel=opt.METHOD,
-            show_default=False,
-        ),
-    ] = None,
-    undo: Annotated[
-        Path | None,
-        typer.Option(
-            "--undo",
-            help="Where to write the undo file. Who has it has the images back: keep it apart from the weights.",
-            rich_help_panel=opt.OUTPUT,
-            show_default="patch.safetensors in --out",
-        ),
-    ] = None,
-    no_undo: Annotated[
-        bool, typer.Option("--no-undo", help="Write no undo file: nobody has a way back.", rich_help_panel=opt.OUTPUT)
-    ] = False,
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            "--sign",
-            help="Sign result.json with this Ed25519 key.",
-            rich_help_panel=opt.OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
+    other: opt.Settings = None,
+    undo: opt.Undo = None,
+    no_undo: opt.NoUndo = False,
+    key: opt.Sign = None,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
     batch_size: opt.BatchSize = 64,

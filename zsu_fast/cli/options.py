@@ -68,3 +68,34 @@ Json = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=OUTPUT)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT)]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.", rich_help_panel=OUTPUT)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any option of the method, also of a baseline or of another package's; repeatable.",
+        rich_help_panel=METHOD,
+        show_default=False,
+    ),
+]
+Undo = Annotated[
+    Path | None,
+    typer.Option(
+        "--undo",
+        help="Where to write the undo file. Who has it has back what was forgotten: keep it apart from the weights.",
+        rich_help_panel=OUTPUT,
+        show_default="patch.safetensors in --out",
+    ),
+]
+NoUndo = Annotated[
+    bool, typer.Option("--no-undo", help="Write no undo file: nobody has a way back.", rich_help_panel=OUTPUT)
+]
+Sign = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign",
+        help="Sign result.json with this Ed25519 key (openssl genpkey -algorithm ed25519 -out KEY).",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
