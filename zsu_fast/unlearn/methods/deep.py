@@ -64,7 +64,7 @@ class Deep(Method):
     """Needs images of the class and of the others that the model was not trained on; dozens are enough.
 
     The row of a forgotten class becomes the mean of the kept ones, and its bias their mean less the mean lead of the
-    best kept logit: it is then below the best of them for every image.
+    best kept logit: it is then below the best of them for every image (without a bias not above it: a tie remains).
     """
 
     name: ClassVar[str] = "deep"
@@ -180,7 +180,7 @@ def kept_span(rows: Tensor, targets: Sequence[int]) -> Tensor:
 
 
 def silence(tensors: Tensors, head: Head, targets: Sequence[int], logits: Tensor) -> None:
-    """Rows of `targets` become the mean of the kept ones: such a logit is never the largest."""
+    """Rows of `targets` become the mean of the kept ones; see `zsu_fast.unlearn.never_largest` for what that proves."""
     kept = [c for c in range(len(head.rows)) if c not in targets]
     own, others = ([head.rows[c] for c in classes] for classes in (targets, kept))
     lead = logits[:, kept].amax(1) - logits[:, kept].mean(1)
