@@ -1,6 +1,7 @@
 """Whatever happens, a model is edited completely, with its patch, or bit for bit what it was, buffers and flags too."""
 
 import copy
+import math
 import signal
 import sys
 import threading
@@ -12,7 +13,9 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
 import zsu_fast
-from zsu_fast.model.tensors import Tensors, bytes_of
+from zsu_fast.model.tensors import Tensors, bytes_of, model_digest, same_bits
+from zsu_fast.unlearn.edits import Replacement, Slice
+from zsu_fast.unlearn.transaction import transact
 
 PACKAGE = zsu_fast.__file__.rpartition("/")[0]
 
@@ -210,3 +213,32 @@ def test_one_model_in_several_threads():
     for thread in threads:
         thread.join()
     assert [m.training for m in net.modules()] == before[-len(list(net.modules())) :]
+
+
+def test_new_values_are_edits_of_the_rows_that_change():
+    net = nn.Linear(3, 4)
+    before = net.weight.detach().clone()
+    values = before.clone()
+    values[1, 0], values[3, 2] = math.nan, 7.0
+
+    def work(transaction):
+        transaction.edit([Replacement("weight", values), Slice("bias", None, 0, (2,))])
+        written = {(w.tensor, *w.index.tolist()) for w in transaction.journal}
+        seen = net.weight.detach().clone(), net.bias.detach().clone()
+        transaction.undo()
+        return written, seen
+
+    written, (weight, bias) = transact(net, work)
+    assert written == {("weight", 1, 3), ("bias", 2)}
+    assert same_bits(weight, values) and bias[2] == 0 and same_bits(net.weight.detach(), before)
+
+
+@pytest.mark.parametrize("values", [torch.zeros(4, 2), torch.zeros(4, 3, dtype=torch.float64)])
+def test_new_values_that_do_not_fit_are_refused(values):
+    net = nn.Linear(3, 4)
+    digest = model_digest(net)
+    with pytest.raises(ValueError, match=r"method: gives weight as torch.float.*, it is torch.float32 \(4, 3\)"):
+        transact(
+            net, lambda transaction: transaction.edit([Slice("bias", None, 0, (2,)), Replacement("weight", values)])
+        )
+    assert model_digest(net) == digest
