@@ -15,7 +15,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "deep": {},
     "scrub": {"epochs": 20},
     "ssd": {},
-    "random-label": {"epochs": 20},
 }
-ALL_DATA: dict[str, dict[str, Any]] = {"scrub": {"epochs": 3}, "ssd": {}}
-"""Methods that are also tried with all training data."""
 PROBES, RETAIN = 36, 20
 LESSONS, TEST = 2000, 2500  # unseen images of all classes, apart
 SHOWN = {
@@ -53,14 +50,13 @@ PAGE, BEGIN, END = Path("docs/forgetting.md"), "<!-- depth: begin -->", "<!-- de
 
 @dataclass(frozen=True)
 class Case:
-    """A net, one retrained without the class, and labelled images [N, ...]: unseen ones, and what it learned from."""
+    """A net, one retrained without the class, and labelled images [N, ...] that neither has seen."""
 
     target: int
     original: nn.Module
     oracle: nn.Module
     lessons: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
-    seen: Callable[[], tuple[Tensor, Tensor]] | None
 
 
 def cases(name: str, known: Any, cache: Path) -> Iterator[Case]:
@@ -68,7 +64,7 @@ def cases(name: str, known: Any, cache: Path) -> Iterator[Case]:
         pixels, labels = known.images("cifar10_test")
         oracle, preprocess = known.load("resnet20_pair_without_cat_cifar10")
         parts = _parts(preprocess(pixels), torch.as_tensor(labels))
-        yield Case(3, known.load("resnet20_pair_all_cifar10")[0], oracle, *parts, None)
+        yield Case(3, known.load("resnet20_pair_all_cifar10")[0], oracle, *parts)
         return
     data = oracles.data_of(oracles.MODELS[name], known, cache)
     parts = _parts(data.test_images, data.test_labels)
@@ -78,7 +74,7 @@ def cases(name: str, known: Any, cache: Path) -> Iterator[Case]:
 
     for target in range(10):
         if name != "resnet20_cifar10" or oracles.file_of(name, target, cache).exists():
-            yield Case(target, model(None), model(target), *parts, lambda: (data.images, data.labels))
+            yield Case(target, model(None), model(target), *parts)
 
 
 def _parts(images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -117,7 +113,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "% of unseen images of the class that the attack has back (of the other classes, it or the model gets right), "
         "means over the classes; in brackets the share of the way from the original to the retrained net. Methods get "
-        '36 images of the class and 20 of each other that the net never saw; "all data": all that it learned from. '
+        "36 images of the class and 20 of each other that the net never saw. "
         "Holds: for how many classes prototype rows, linear probe and relearning have back no more than from the "
         "retrained net (95 % upper bound), and the others lose at most two points.",
         "",
@@ -160,7 +156,6 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=oracles.CACHE, help="folder of bench.oracles (%(default)s)")
     parser.add_argument("--sets", nargs="+", choices=[PAIR, *oracles.MODELS], default=[PAIR])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--all-data", action="store_true", help="also scrub and ssd with all training data")
     parser.add_argument("--json", type=Path, help="write the results here, after every row; go on from what is there")
     parser.add_argument("--table", type=Path, help="renew docs/forgetting.md from such a file, and do nothing else")
     arguments = parser.parse_args()
@@ -176,16 +171,13 @@ def main() -> None:
     for name in arguments.sets:
         for case in cases(name, known, arguments.cache):
             some = few(case.lessons[1], case.target)
-            tried = [(method, METHODS[method], False) for method in arguments.methods]
-            if arguments.all_data and case.seen:
-                tried += [(method, options, True) for method, options in ALL_DATA.items()]
-            for method, options, everything in tried:
-                row = {"set": name, "class": case.target, "method": method + (", all data" if everything else "")}
+            given = case.lessons[0][some], case.lessons[1][some]
+            for method in arguments.methods:
+                row = {"set": name, "class": case.target, "method": method}
                 if any(row.items() <= done.items() for done in results["rows"]):
                     continue
-                given = case.seen() if everything and case.seen else tuple(part[some] for part in case.lessons)
-                results["rows"].append(row | measure(case, method, options, (given[0], given[1])))
-                print(f"{name}, class {case.target}, {row['method']}", file=sys.stderr, flush=True)
+                results["rows"].append(row | measure(case, method, METHODS[method], given))
+                print(f"{name}, class {case.target}, {method}", file=sys.stderr, flush=True)
                 if arguments.json:
                     arguments.json.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
