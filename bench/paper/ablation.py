@@ -41,7 +41,7 @@ NETS = {"lenet5_mnist": "f7", "resnet20_cifar10": "linear"}  # and the name of t
 RULES = ("epsilon", "gamma_epsilon", "epsilon_plus", "epsilon_alpha2_beta1", "excitation_backprop")
 PATTERNS = {"pattern_net": pattern_net, "pattern_attribution": pattern_attribution}
 K, H = (0.05, 0.1, 0.25, 0.5, 1.0), (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-PROBES, NOISE, DRAWS = (3, 5, 9, 18, 36, 72), (0.0, 0.05, 0.1, 0.2, 0.5, 1.0), 3
+PROBES, NOISE, DRAWS = (3, 5, 9, 18, 36, 72), (0.05, 0.1, 0.2, 0.5, 1.0), 3
 FEW, MASKED, PATTERN_IMAGES = 36, 0.1, 500
 RULE_CLASSES = (0, 3, 8)
 
@@ -166,13 +166,15 @@ def table(results: dict[str, Any]) -> str:
                 for k in K
             ]
             rows = "weights to the class" if path == "target" else "weights to all classes"
-            parts.append(f"The class (the others), by k and H as shares of the inputs, {rows} zeroed:")
+            lead = "no more are taken than speak for the class"
+            parts.append(f"The class (the others), by k and H as shares of the inputs ({lead}), {rows} zeroed:")
             parts.append(markdown(["k \\ H", *(f"{h:g}" for h in H)], lines))
         lines = [
             [row["rule"], *(f"{100 * row[key]:.1f}" for key in ("answers", "others")), f"{100 * row['as_epsilon']:.0f}"]
             for row in net["rules"]
         ]
-        parts.append(f'Rules, {100 * MASKED:.0f} % of the units masked ("channels"), classes {RULE_CLASSES}:')
+        named = f"classes {', '.join(map(str, net['rule_classes']))}"
+        parts.append(f'Rules, {100 * MASKED:.0f} % of the units masked ("channels"), {named}:')
         parts.append(markdown(["rule", "the class", "the others", "units shared with epsilon, %"], lines))
         lines = [
             [
@@ -212,6 +214,7 @@ def main() -> None:
         results["nets"][name] = {
             "before": _means(before),
             "grid": grid(net, arguments.classes),
+            "rule_classes": rule_classes,
             "rules": rules(net, rule_classes),
             "probes": by_probes(net, arguments.classes),
         }
