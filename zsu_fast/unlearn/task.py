@@ -17,6 +17,7 @@ from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.door import check_runs, check_taken
 from zsu_fast.unlearn.edits import Edits
+from zsu_fast.unlearn.front import Front
 from zsu_fast.unlearn.measure import Measurement, Pair, largest_share
 from zsu_fast.unlearn.methods import Given, Method, Proposal
 from zsu_fast.unlearn.methods.base import Progress
@@ -65,6 +66,7 @@ class Task:
         retain_given: Tensor | Pair | None = None,
         evaluate_on: Pair | None = None,
         progress: Progress = lambda done, total, text: None,
+        front: Pair | None = None,
     ) -> None:
         self.transaction, self.request, self.method = transaction, request, method
         self.retain_given, self.evaluate_on = retain_given, evaluate_on
@@ -82,12 +84,14 @@ class Task:
         if retain_given is not None:
             images = retain_given if isinstance(retain_given, Tensor) else retain_given[0]
             check_taken(self.model, images, "retain_probes")
-        if evaluate_on is not None:
-            check_taken(self.model, evaluate_on[0], "evaluate_on")
+        for name, given in (("evaluate_on", evaluate_on), ("front", front)):
+            if given is not None:
+                check_taken(self.model, given[0], name)
         method.check_model(self.structure)
         self.options = method.completed(self.structure)
         self.until = method.until if asked.until is None else asked.until
         self.measurement = Measurement(transaction, request, self.options, self.until, progress)
+        self.front = None if front is None else Front(self.measurement, front)
         self.parts = search.folds(self.labels, method.folds, asked.seed)
         self._classified: Pair | None = None
 
@@ -152,6 +156,8 @@ class Task:
             else:
                 budgets = self._budgets(trial)
             if not budgets:
+                if self.front is not None:
+                    self.front.draw(trial, None)
                 reason = f"No budget leaves at most {self.until:.3f} of the images {self.request.short}."
                 continue
             found = self._carry_out(trial, budgets, floor)
@@ -183,6 +189,8 @@ class Task:
             if floor is not None and accuracy is not None and accuracy < floor:
                 break
             kept = (budget, accuracy)
+        if self.front is not None:
+            self.front.draw(trial, None if kept is None else kept[0])
         if kept is None:
             return None
         margins, edits = trial.held_out(kept[0]), trial.choice.edits(kept[0])
@@ -251,6 +259,8 @@ class Task:
             check_classes("retain_probes labels", self.retain_given[1], classes)
         if self.evaluate_on is not None:
             check_classes("evaluate_on labels", self.evaluate_on[1], classes)
+        if self.front is not None:
+            self.front.check(self.targets, classes)
 
     def _retain_images(self) -> Pair | None:
         """Images and labels of other classes; without labels, the model's own answers."""
@@ -319,6 +329,7 @@ class Task:
             else {"before": before.evaluation.to_dict(), "after": (evaluation or before.evaluation).to_dict()},
             "certificate": certificate,
             "search": self.measurement.trace,
+            **({} if self.front is None else {"front": self.front.finished(found is not None)}),
             "cost": asdict(self.measurement.cost),
             "model": {"before": before.digest, "after": model_digest(self.model)},
             "probes": described(self.probes, key),
