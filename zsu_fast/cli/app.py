@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from zsu_fast.cli import (
+    benchmark_command,
     demo_command,
     depth_command,
     evaluate_command,
@@ -87,4 +88,5 @@ app.command("restore")(restore_command.restore)
 app.command("verify")(verify_command.verify)
 app.command("relevance")(relevance_command.relevance)
 app.command("info")(info_command.info)
+app.command("benchmark")(benchmark_command.run_benchmark)
 app.command("demo")(demo_command.demo)

@@ -61,6 +61,7 @@ class LraNpp(Method):
     name: ClassVar[str] = "lra-npp"
     options: ClassVar[type[MaskOptions]] = LraNppOptions
     until: ClassVar[float] = 0.02
+    reads_classifier: ClassVar[bool] = True
 
     asked: LraNppOptions
 
@@ -146,11 +147,15 @@ class LraNpp(Method):
     def _features(self, given: Given, head: Head, asked: LraNppOptions) -> tuple[Tensor, Any]:
         """Inputs of the classifier, and the shortcut from them to the logits where it is the model's own arithmetic."""
         tensors = Tensors(given.model)
-        features, logits = classifier_inputs(given.model, tensors.held(head.weight), asked.batches(given.images))
+        features, logits = given.classified or classifier_inputs(
+            given.model, tensors.held(head.weight), asked.batches(given.images)
+        )
 
         def quick(where: Tensor) -> Tensor:
+            """In batches as the model runs them: another number of rows may round otherwise."""
             bias = None if head.bias is None else tensors[head.bias]
-            return F.linear(features[where], tensors[head.weight], bias)[:, head.rows]
+            parts = [F.linear(part, tensors[head.weight], bias) for part in asked.batches(features[where])]
+            return torch.cat(parts)[:, head.rows]
 
         everything = torch.ones_like(given.labels, dtype=torch.bool)
         try:
