@@ -13,7 +13,8 @@ from zsu_fast.evaluate.given import check_classes
 from zsu_fast.evaluate.inference import answers_of
 from zsu_fast.evaluate.probe import ProbeResult, features_and_logits
 from zsu_fast.unlearn import search
-from zsu_fast.unlearn.measure import Measurement, Pair
+from zsu_fast.unlearn.measure import Measurement
+from zsu_fast.unlearn.requests import Pair
 from zsu_fast.unlearn.trial import Trial
 
 LESS, MORE = ("answers", "linear_probe", "prototype"), ("others",)
@@ -67,7 +68,7 @@ class Front:
         ]
 
     def _measured(self) -> Point:
-        model, targets = self.measurement.transaction.model, self.measurement.request.classes
+        model, targets = self.measurement.transaction.view, self.measurement.request.classes
         batch = self.measurement.options.batch(self.judging[0])
         (shown, known), (judging, truth) = self.lessons, self.judging
         lessons, lesson_logits = features_and_logits(model, shown, batch_size=batch)

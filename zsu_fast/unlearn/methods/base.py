@@ -30,7 +30,8 @@ class Given:
     a backward pass. note: called with the logits of the retain images, where the analysis has them: they need not
     be run again. classified: what enters the classifier [N, D], and logits of the images, where a run already has them
     (`reads_classifier`). request: what the images and labels are of; needed by methods that take other kinds than
-    classes.
+    classes. view: the model, or a copy of it -> what runs on the images and gives logits; for a classifier the model
+    itself.
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class Given:
     request: Request | None = None
     note: Callable[[Tensor], None] = lambda logits: None
     classified: tuple[Tensor, Tensor] | None = None
+    view: Callable[[nn.Module], nn.Module] = lambda model: model
 
 
 class Choice(Protocol):
