@@ -1,6 +1,6 @@
 """One table of depth for every method, from what ``zsu-fast benchmark`` measured.
 
-    python -m bench.oracles --models lenet5_mnist --classes 3
+    python -m bench.oracles --models lenet5_mnist --classes 3 8
     ZSU_FAST_DATA=../shared/data zsu-fast benchmark bench/paper/lenet5_mnist.yaml --out field
     python -m bench.field --keep field --json bench/results/field_lenet5.json
     python -m bench.field --table bench/results/field_lenet5.json
