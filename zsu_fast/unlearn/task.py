@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 
 import torch
@@ -222,7 +222,9 @@ class Task:
         if floor is None and not fixed and before is not None and before.accuracy is not None:
             floor = before.accuracy - DEFAULT_DROP
         counts = self.measurement.answered(found.margins)
-        return self.request.verdict(Evidence(counts, len(self.parts) > 1, self.until, fixed, before, after, floor))
+        verdict = self.request.verdict(Evidence(counts, len(self.parts) > 1, self.until, fixed, before, after, floor))
+        remark = self.method.remark(found.edits, self.structure) if verdict.level != "not reached" else ""
+        return replace(verdict, sentence=f"{verdict.sentence} {remark}".strip())
 
     # --- checks
 
@@ -306,6 +308,7 @@ class Task:
             if before.evaluation is None
             else {"before": before.evaluation.to_dict(), "after": (evaluation or before.evaluation).to_dict()},
             "certificate": certificate,
+            "findings": self.method.findings(),
             "search": self.measurement.trace,
             "cost": asdict(self.measurement.cost),
             "model": {"before": before.digest, "after": model_digest(self.model)},

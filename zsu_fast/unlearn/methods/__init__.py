@@ -10,10 +10,11 @@ from zsu_fast.unlearn.methods.channels import Channels
 from zsu_fast.unlearn.methods.deep import Deep
 from zsu_fast.unlearn.methods.instances import INSTANCE_METHODS
 from zsu_fast.unlearn.methods.lra_npp import LraNpp
+from zsu_fast.unlearn.methods.poison import Poison
 
 GROUP = "zsu_fast.methods"
 _BUILT_IN: dict[str, type[Method]] = (
-    {"lra-npp": LraNpp, "channels": Channels, "deep": Deep} | INSTANCE_METHODS | BASELINES
+    {"lra-npp": LraNpp, "channels": Channels, "deep": Deep, "poison": Poison} | INSTANCE_METHODS | BASELINES
 )
 
 
