@@ -26,9 +26,17 @@ _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 
 
 def certify(
-    model: nn.Module, structure: Structure, edits: Edits, path: str, sample: Tensor, targets: Sequence[int] = ()
+    model: nn.Module,
+    structure: Structure,
+    edits: Edits,
+    path: str,
+    sample: Tensor,
+    targets: Sequence[int] = (),
+    view: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Check the claims of an edit that is in place, on `sample` [N, ...], and say what they rest on.
+
+    view: what runs, with the model inside; by default the model itself.
 
     Returns {"units": [{"layer", "units", "claim", "facts"}], "others": {...} or None, "answers": [...]}; the last of
     these says which of `targets`, the classes that were to go, can be no answer, see `never_largest`.
@@ -38,7 +46,7 @@ def certify(
     """
     slices = [piece for piece in edits if isinstance(piece, Slice)]
     masked = _masked(structure, slices)
-    leaks = _run(model, masked, sample)
+    leaks = _run(model, model if view is None else view, masked, sample)
     if leaks:
         worst = max(leaks, key=lambda leak: leak.largest)
         raise ValueError(
@@ -96,7 +104,7 @@ def _masked(structure: Structure, slices: Sequence[Slice]) -> dict[str, list[int
     return found
 
 
-def _run(model: nn.Module, masked: dict[str, list[int]], sample: Tensor) -> list[Leak]:
+def _run(model: nn.Module, view: nn.Module, masked: dict[str, list[int]], sample: Tensor) -> list[Leak]:
     """Where masked units are not zero: behind functions, and in what the module that owns the layer returns."""
     if not masked:
         return []
@@ -121,7 +129,7 @@ def _run(model: nn.Module, masked: dict[str, list[int]], sample: Tensor) -> list
     try:
         watch = Watch(model, masked)
         with torch.no_grad(), compiled_parts_as_written(), watch:
-            logits_of(model(sample))
+            logits_of(view(sample))
     finally:
         for handle in handles:
             handle.remove()

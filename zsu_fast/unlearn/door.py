@@ -50,9 +50,13 @@ def _instead(holder: object) -> str:
     return f"; pass the network that it holds ({', '.join(f'.{name}' for name in names)})" if names else ""
 
 
-def check_runs(model: nn.Module, images: Tensor, argument: str) -> Structure:
-    """The structure, seen on one image. ValueError naming `argument` if the model does not take such images."""
-    return trace_structure(model, check_taken(model, images, argument))
+def check_runs(model: nn.Module, images: Tensor, argument: str, view: nn.Module | None = None) -> Structure:
+    """The structure, seen on one image. ValueError naming `argument` if the model does not take such images.
+
+    view: what runs, with the model inside; by default the model itself.
+    """
+    view = model if view is None else view
+    return trace_structure(model, check_taken(view, images, argument), view)
 
 
 def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from zsu_fast.model.tensors import tensor_digest
 from zsu_fast.unlearn.door import check_model
-from zsu_fast.unlearn.instances import ForgetInstances
 from zsu_fast.unlearn.methods import Method, find_method, methods_for
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import check_progress
@@ -24,7 +23,7 @@ from zsu_fast.unlearn.transaction import Transaction, transact
 
 def forget(
     model: nn.Module,
-    target: ForgetClass | ForgetInstances | int | Sequence[int],
+    target: Request | int | Sequence[int],
     probes: Tensor | None = None,
     *,
     method: str = "lra-npp",
@@ -75,7 +74,7 @@ def forget(
 
 def select(
     model: nn.Module,
-    target: ForgetClass | ForgetInstances | int | Sequence[int],
+    target: Request | int | Sequence[int],
     probes: Tensor | None = None,
     *,
     budget: int | float,
@@ -118,7 +117,7 @@ def _carry_out(
     """Everything checked at the door, then one transaction around all the rest."""
     bare = check_model(model)
     check_progress(progress)
-    if isinstance(request, (ForgetClass, ForgetInstances)):
+    if isinstance(request, Request):
         if probes is not None or probe_labels is not None:
             raise TypeError("probes: part of the request already")
     else:
@@ -140,7 +139,7 @@ def _carry_out(
             lambda result: _decision(result) if isinstance(result, ForgetResult) else None,
         )
 
-    return transact(bare, work)
+    return transact(bare, work, request.view(bare))
 
 
 def _decision(result: ForgetResult) -> object:

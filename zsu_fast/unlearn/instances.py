@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from zsu_fast.evaluate.given import check_classes, check_labels
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.options import check_choice, check_positive
-from zsu_fast.unlearn.requests import NAN, check_finite, labelled
+from zsu_fast.unlearn.requests import NAN, OfClassifier, check_finite, labelled
 from zsu_fast.unlearn.verdict import Evidence, Verdict, judge_instances
 
 GOALS = {
@@ -24,7 +24,7 @@ GOALS = {
 
 
 @dataclass(frozen=True, eq=False)
-class ForgetInstances:
+class ForgetInstances(OfClassifier):
     """Forget single images that a model was trained on, of whatever classes.
 
     x: model-ready images [N, ...], as the model was trained on them, without augmentation. y: int [N], the labels that
@@ -50,7 +50,6 @@ class ForgetInstances:
     behind: ClassVar[float] = 0.0
     is_its_images: ClassVar[bool] = True
     short: ClassVar[str] = "short of the goal"
-    classes: ClassVar[tuple[int, ...]] = ()
 
     def __post_init__(self) -> None:
         images = check_finite("x", self.x)

@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsu_fast.evaluate.accuracy import Evaluation, summarise
-from zsu_fast.evaluate.inference import answers_of, logits_of
+from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.edits import Edits
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import Options
-from zsu_fast.unlearn.requests import Request
+from zsu_fast.unlearn.requests import Pair, Request
 from zsu_fast.unlearn.transaction import Transaction
+from zsu_fast.unlearn.verdict import Evaluated
 
-Pair = tuple[Tensor, Tensor]
 Quick = Callable[[Tensor], Tensor]
 
 
@@ -73,7 +72,7 @@ class Measurement:
         found: list[Tensor] = []
         with torch.no_grad(), compiled_parts_as_written():
             for batch in self.options.batches(images):
-                found.append(logits_of(self.transaction.model(batch)))
+                found.append(logits_of(self.transaction.view(batch)))
                 self.cost.images_forwarded += len(batch)
         return torch.cat(found)
 
@@ -113,14 +112,10 @@ class Measurement:
                 return right
         return right
 
-    def evaluation(self, given: Pair | None) -> Evaluation | None:
-        """Accuracy on images of the user's, which do not count as cost."""
-        if given is None:
-            return None
-        images, labels = given
+    def evaluation(self, given: Pair | None) -> Evaluated | None:
+        """What judges an edit, on images of the user's say, which do not count as cost."""
         with torch.no_grad(), compiled_parts_as_written():
-            answers = [answers_of(logits_of(self.transaction.model(batch))) for batch in self.options.batches(images)]
-        return summarise(torch.cat(answers), labels.cpu(), self.request.classes)
+            return self.request.evaluate(self.transaction.view, given, self.options.batches)
 
     def answered(self, margins: Tensor) -> list[tuple[int, int]]:
         """For each class, how many of its probes still get it as answer, or give NaN, and of how many; of instances

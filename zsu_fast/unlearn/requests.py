@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from zsu_fast.evaluate.accuracy import Evaluation
+from zsu_fast.evaluate.accuracy import Evaluation, summarise
 from zsu_fast.evaluate.given import check_images, check_labelled, check_labels, check_targets
+from zsu_fast.evaluate.inference import answers_of, logits_of
 from zsu_fast.unlearn import search
-from zsu_fast.unlearn.verdict import Evidence, Verdict, judge
+from zsu_fast.unlearn.verdict import Evaluated, Evidence, Verdict, judge
 
 KNOWN = 0.15
 """A model that answers with the class on fewer of its probes, or on less than a third as many as with another class,
 does not know it, as far as can be seen. Probes from another source, or a weak net, lie well above."""
+Pair = tuple[Tensor, Tensor]
+Batches = Callable[[Tensor], Sequence[Tensor]]
 NAN = "nothing was done, the model gives NaN on them (is the preprocessing right?)."
 
 
+@runtime_checkable
 class Request(Protocol):
     """What the floor asks of a request of any kind.
 
@@ -34,13 +38,24 @@ class Request(Protocol):
     behind: ClassVar[float]
     is_its_images: ClassVar[bool]
 
+    def view(self, model: nn.Module) -> nn.Module:
+        """What runs: a module, with the model inside, that makes logits [N, classes] of `probes` and `retain`.
+
+        The model itself, where it is a classifier. Edits are of the model alone; whatever else the view holds is run,
+        in evaluation mode, and stays as it is.
+        """
+
     @property
     def probes(self) -> Tensor:
-        """Images [N, ...] on which it is measured."""
+        """Images [N, ...] (or what else the view takes) on which it is measured."""
 
     @property
     def probe_labels(self) -> Tensor:
         """int64 [N]"""
+
+    @property
+    def retain(self) -> Pair | None:
+        """Images that are to be kept, and int64 labels, where the request brings them itself."""
 
     @property
     def classes(self) -> tuple[int, ...]: ...
@@ -58,7 +73,10 @@ class Request(Protocol):
         """What may still be said of an image that is not forgotten: "with the class"."""
 
     def started(self, forward: Callable[[Tensor], Tensor]) -> Request:
-        """The request with what it takes from the unedited model (images -> logits), before anything else is asked."""
+        """The request with what it takes from the unedited view (images -> logits), which may be its very probes.
+
+        Before, only `view`, `check` and one of the probes and retain images are asked for.
+        """
 
     def margins(self, logits: Tensor, where: Tensor) -> Tensor:
         """[n] how far each of the images `where` (mask or indices) is from forgotten, differentiable; below 0 it is."""
@@ -69,6 +87,12 @@ class Request(Protocol):
     def unknown(self, logits: Tensor) -> str | None:
         """Why there is nothing to forget, if so, from the unedited model's logits [N, classes] of the images."""
 
+    def evaluate(self, view: nn.Module, given: Pair | None, batches: Batches) -> Evaluated | None:
+        """What judges an edit, by the view as it is now: asked for before the edit and after.
+
+        given: the caller's `evaluate_on`. batches: inputs -> the parts in which they are run.
+        """
+
     def verdict(self, evidence: Evidence) -> Verdict:
         """On an edit that is in place."""
 
@@ -76,8 +100,28 @@ class Request(Protocol):
         """JSON form, for the record."""
 
 
+class OfClassifier:
+    """Of requests to a model that makes logits of images itself, and is judged by the caller's images."""
+
+    retain: ClassVar[Pair | None] = None
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return ()
+
+    def view(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def evaluate(self, view: nn.Module, given: Pair | None, batches: Batches) -> Evaluation | None:
+        if given is None:
+            return None
+        images, labels = given
+        answers = [answers_of(logits_of(view(batch))) for batch in batches(images)]
+        return summarise(torch.cat(answers), labels.cpu(), self.classes)
+
+
 @dataclass(frozen=True, eq=False)
-class ForgetClass:
+class ForgetClass(OfClassifier):
     """Forget one class, or several.
 
     targets: class index or indices. probes: model-ready images [N, ...] of the class(es) that the model was not trained
@@ -151,7 +195,7 @@ class ForgetClass:
 
     def verdict(self, evidence: Evidence) -> Verdict:
         """By `evaluate_on`, which has the last word, or else by the held-out probes."""
-        if evidence.after is not None:
+        if isinstance(evidence.after, Evaluation):
             counts = [_still(evidence.after, target) for target in self.classes]
             return judge(self.name, counts, evidence.until, "evaluation images", evidence.fixed)
         if not evidence.held_out:

@@ -64,12 +64,14 @@ class Head:
 
 @dataclass
 class Structure:
-    """What was seen: layers in execution order, attention heads, and the classifier (or why there is none)."""
+    """What was seen: layers in execution order, attention heads, the classifier (or why there is none), and how many
+    logits came out."""
 
     layers: dict[str, Layer] = field(default_factory=dict)
     heads: dict[str, Heads] = field(default_factory=dict)
     head: Head | None = None
     no_head: str = "this model's logits do not come straight from a linear layer"
+    classes: int = 0
     computed: dict[str, str] = field(default_factory=dict)  # layers whose weight is computed: name -> how to fold it
 
     def maskable(self) -> dict[str, int]:

@@ -10,24 +10,23 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from zsu_fast.evaluate.accuracy import Evaluation
 from zsu_fast.evaluate.given import check_classes
 from zsu_fast.model.tensors import model_digest
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.door import check_runs, check_taken
 from zsu_fast.unlearn.edits import Edits
-from zsu_fast.unlearn.measure import Measurement, Pair, largest_share
+from zsu_fast.unlearn.measure import Measurement, largest_share
 from zsu_fast.unlearn.methods import Given, Method, Proposal
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.patch import Patch, patch_of
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.plan import describe
-from zsu_fast.unlearn.requests import Request
+from zsu_fast.unlearn.requests import Pair, Request
 from zsu_fast.unlearn.result import ForgetResult, described, jsonable, provenance
 from zsu_fast.unlearn.transaction import Transaction
 from zsu_fast.unlearn.trial import Trial
-from zsu_fast.unlearn.verdict import Evidence, Verdict
+from zsu_fast.unlearn.verdict import Evaluated, Evidence, Verdict
 
 DEFAULT_DROP = 0.02  # of retain accuracy: a hundred probes cannot tell less
 
@@ -37,7 +36,7 @@ class _Before:
     """The model before any edit."""
 
     metrics: dict[str, float | None]
-    evaluation: Evaluation | None
+    evaluation: Evaluated | None
     digest: str
 
 
@@ -67,34 +66,36 @@ class Task:
     ) -> None:
         self.transaction, self.request, self.method = transaction, request, method
         self.retain_given, self.evaluate_on = retain_given, evaluate_on
-        self.model = transaction.model
-        self.probes, self.labels, self.targets = request.probes, request.probe_labels, request.classes
+        self.model, self.view = transaction.model, transaction.view
+        self.targets = request.classes
         asked = method.asked
-        method.check_images(retain_given is not None)
-        if asked.utility_floor is not None and retain_given is None:
+        has_retain = retain_given is not None or request.retain is not None
+        method.check_images(has_retain)
+        if asked.utility_floor is not None and not has_retain:
             if not request.is_its_images:
                 raise ValueError("utility_floor: needs retain_probes to measure it on")
             if evaluate_on is None:
                 raise ValueError("utility_floor: needs retain_probes or evaluate_on to measure it on")
         self._check_strength(asked.strength)
-        self.structure = check_runs(self.model, self.probes, request.argument)
+        self.structure = check_runs(self.model, request.probes, request.argument, self.view)
         if retain_given is not None:
             images = retain_given if isinstance(retain_given, Tensor) else retain_given[0]
-            check_taken(self.model, images, "retain_probes")
+            check_taken(self.view, images, "retain_probes")
         if evaluate_on is not None:
-            check_taken(self.model, evaluate_on[0], "evaluate_on")
+            check_taken(self.view, evaluate_on[0], "evaluate_on")
         method.check_model(self.structure)
         self.options = method.completed(self.structure)
         self.until = method.until if asked.until is None else asked.until
+        self._check_targets(self.structure.classes)
         self.measurement = Measurement(transaction, request, self.options, self.until, progress)
+        self.request = self.measurement.request = request.started(self.measurement.forward)
+        self.probes, self.labels = self.request.probes, self.request.probe_labels
         self.parts = search.folds(self.labels, method.folds, asked.seed)
+        self.measurement.retain = self._retain_images()
 
     def run(self) -> ForgetResult:
         measurement = self.measurement
         logits = measurement.forward(self.probes)
-        self._check_targets(logits.shape[1])
-        self.request = measurement.request = self.request.started(measurement.forward)
-        measurement.retain = self._retain_images()
         margins = self.request.margins(logits, torch.ones_like(self.labels, dtype=torch.bool))
         evaluation = measurement.evaluation(self.evaluate_on)
         digest, unknown = model_digest(self.model), self.request.unknown(logits)
@@ -122,9 +123,6 @@ class Task:
 
     def select(self, budget: int | float) -> Picks:
         """What the first proposal would perturb at `budget`."""
-        self._check_targets(self.measurement.forward(self.probes[:2]).shape[1])
-        self.request = self.measurement.request = self.request.started(self.measurement.forward)
-        self.measurement.retain = self._retain_images()
         proposal = next(iter(self.method.propose(self._given())))
         return proposal.choose(None, None).picks(_count(budget, proposal))
 
@@ -207,7 +205,7 @@ class Task:
 
         return Given(
             self.model, self.structure, self.targets, self.probes, self.labels, measurement.retain, measurement.forward,
-            count, measurement.progress, self.request, note,
+            count, measurement.progress, self.request, note, self.request.view,
         )  # fmt: skip
 
     def _metrics(self, margins: Tensor, retain_accuracy: float | None) -> dict[str, float | None]:
@@ -217,7 +215,7 @@ class Task:
             "retain_accuracy": retain_accuracy,
         }
 
-    def _verdict(self, found: _Found, before: Evaluation | None, after: Evaluation | None) -> Verdict:
+    def _verdict(self, found: _Found, before: Evaluated | None, after: Evaluated | None) -> Verdict:
         fixed, floor = self.options.budget is not None, self.options.utility_floor
         if floor is None and not fixed and before is not None and before.accuracy is not None:
             floor = before.accuracy - DEFAULT_DROP
@@ -245,7 +243,7 @@ class Task:
     def _retain_images(self) -> Pair | None:
         """Images and labels of other classes; without labels, the model's own answers."""
         if self.retain_given is None:
-            return None
+            return self.request.retain
         if isinstance(self.retain_given, Tensor):
             images = self.retain_given
             logits = self.measurement.forward(images)
@@ -268,14 +266,16 @@ class Task:
         before: _Before,
         verdict: Verdict,
         found: _Found | None = None,
-        evaluation: Evaluation | None = None,
+        evaluation: Evaluated | None = None,
     ) -> ForgetResult:
         picks = Picks() if found is None else found.picks
         after = before.metrics if found is None else self._metrics(found.margins, found.retain_accuracy)
         certificate = None
         if found is not None:
             path = self.method.described(self._given()).get("path", "neuron")
-            certificate = certify(self.model, self.structure, found.edits, path, self.probes[:2], self.targets)
+            certificate = certify(
+                self.model, self.structure, found.edits, path, self.probes[:2], self.targets, self.view
+            )
             self._check_finite(found)
         reached = (
             found is not None and (after["forget_accuracy"] or 0.0) <= self.until and verdict.level != "not reached"

@@ -7,6 +7,7 @@ model back; what undoes is therefore safe to run again, and stands in more than 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -43,22 +44,29 @@ class Written:
 
 
 class Transaction:
-    """The changes of one model while they are tried: flags, tensors, journal. Made by `transact`."""
+    """The changes of one model while they are tried: flags, tensors, journal. Made by `transact`.
 
-    def __init__(self, model: nn.Module) -> None:
+    view: what runs, the model itself or a module that holds it. Of the rest of it (a judge) no tensor can be edited.
+    """
+
+    def __init__(self, model: nn.Module, view: nn.Module | None = None) -> None:
         self.model = bare_model(model)
+        self.view = self.model if view is None else view
         self.tensors = Tensors(self.model)
         self.journal: list[Written] = []
         self._flags: list[tuple[nn.Module, bool]] = []
         self._handler = handler_of_interrupts()
         self._at_commit: list[Callable[[], None]] = []
-        self._buffers = {
-            name: self.tensors[name].clone() for name in self.tensors if name not in self.tensors.parameters
-        }
+        names, running = self.tensors.by_identity(), Tensors(self.view)
+        self._buffers = [
+            (names.get(id(running.held(name))), running[name], running[name].clone())
+            for name in running
+            if name not in running.parameters
+        ]
 
     def enter(self) -> None:
         """Evaluation mode, flag by flag: `eval()` may do other things too, which nothing could undo."""
-        self._flags = [(module, module.training) for module in self.model.modules()]
+        self._flags = [(module, module.training) for module in self.view.modules()]
         for module, _ in self._flags:
             module.training = False
 
@@ -129,9 +137,9 @@ class Transaction:
         with interrupts_wait(), torch.no_grad():
             for module, training in self._flags:
                 module.training = training
-            for name, before in self._buffers.items():
-                if name not in edited and not same_bits(self.tensors[name], before):
-                    self.tensors[name].copy_(before)
+            for name, buffer, before in self._buffers:
+                if name not in edited and not same_bits(buffer, before):
+                    buffer.copy_(before)
 
     def roll_back(self) -> None:
         """Everything as it was; safe to repeat."""
@@ -140,16 +148,29 @@ class Transaction:
         self.leave()
 
 
-def transact(model: nn.Module, work: Callable[[Transaction], _Result]) -> _Result:
+def transact(model: nn.Module, work: Callable[[Transaction], _Result], view: nn.Module | None = None) -> _Result:
     """`work(transaction)` with the model locked and in evaluation mode, without gradients, the RNG put back.
 
+    view: what runs in it, if it is more than the model: all that it holds is locked and in evaluation mode, too.
     If it returns, the edits of the transaction stay; if it raises, the model is bit for bit what it was.
     """
+    parts = [] if view is None or view is model else [bare_model(part) for part in view.children()]
+    return _locked([lock_of(part) for part in sorted(parts, key=id)], lambda: _transact(model, work, view))
+
+
+def _locked(locks: Sequence[AbstractContextManager], action: Callable[[], _Result]) -> _Result:
+    if not locks:
+        return action()
+    with locks[0]:
+        return _locked(locks[1:], action)
+
+
+def _transact(model: nn.Module, work: Callable[[Transaction], _Result], view: nn.Module | None) -> _Result:
     lock, grad = lock_of(model), torch.is_grad_enabled()
     transaction: Transaction | None = None
     try:
         with lock, function_modes_as_found(), torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(model)):
-            transaction = Transaction(model)
+            transaction = Transaction(model, view)
             try:
                 transaction.enter()
                 result = work(transaction)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from zsu_fast.evaluate.accuracy import Evaluation
 from zsu_fast.evaluate.depth import Depth
@@ -14,21 +14,31 @@ FORGOTTEN_AT_MOST = 0.10
 """The class counts as forgotten if at most this share of its unseen images can still be answered with it."""
 
 
+class Evaluated(Protocol):
+    """What a request has measured of a model. accuracy: on what is to be kept, or on all, if it was measured."""
+
+    @property
+    def accuracy(self) -> float | None: ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, for the record."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a request judges an edit by that is in place.
 
     counts: for each group of its images, how many are not forgotten, and of how many. held_out: each was measured under
     an edit chosen without it. until: share of them that may remain. fixed: the size of the edit was given. before,
-    after: on `evaluate_on`, if given. floor: the accuracy that an edit must keep there.
+    after: as the request itself measured (on `evaluate_on`, if given). floor: the accuracy that must be kept there.
     """
 
     counts: Sequence[tuple[int, int]]
     held_out: bool
     until: float
     fixed: bool
-    before: Evaluation | None
-    after: Evaluation | None
+    before: Evaluated | None
+    after: Evaluated | None
     floor: float | None
 
 
@@ -115,7 +125,7 @@ def judge_instances(name: str, goal: str, evidence: Evidence) -> Verdict:
     left, images = evidence.counts[0]
     met = left <= evidence.until * images
     said = f"{images - left} of {images} now {goal}; they are the request, so they themselves judge it"
-    if evidence.before is not None and evidence.after is not None:
+    if isinstance(evidence.before, Evaluation) and isinstance(evidence.after, Evaluation):
         before, after = evidence.before.accuracy or 0.0, evidence.after.accuracy or 0.0
         said += f"; accuracy on {sum(evidence.after.counts.values())} evaluation images {before:.3f} -> {after:.3f}"
         if evidence.floor is not None and after < evidence.floor:

@@ -373,16 +373,18 @@ def _per_channel(units: Tensor, dim: int) -> Tensor | None:
     return low if torch.equal(low, high) else None
 
 
-def trace_structure(model: nn.Module, sample: Tensor) -> Structure:
+def trace_structure(model: nn.Module, sample: Tensor, view: nn.Module | None = None) -> Structure:
     """Run `model` on `sample` ([N, ...], one image is enough) and note its layers, heads and classifier.
 
+    view: what runs instead, with the model inside: its own layers are none of the model's.
     The model runs as it is: in evaluation mode, by the caller's care, it is not changed. Raises ValueError if it does
     not return logits of shape [N, classes].
     """
     watch = Watch(model)
     with torch.no_grad(), compiled_parts_as_written(), watch:
-        logits = logits_of(model(sample))
+        logits = logits_of((model if view is None else view)(sample))
     structure = watch.structure
+    structure.classes = logits.shape[1]
     structure.computed = computed_weights(model)
     structure.head, reason = _classifier(watch, logits)
     structure.no_head = reason or structure.no_head

@@ -13,9 +13,8 @@ from zsu_fast.unlearn.methods.lra_npp import LraNpp
 from zsu_fast.unlearn.methods.poison import Poison
 
 GROUP = "zsu_fast.methods"
-_BUILT_IN: dict[str, type[Method]] = (
-    {"lra-npp": LraNpp, "channels": Channels, "deep": Deep, "poison": Poison} | INSTANCE_METHODS | BASELINES
-)
+_OURS: dict[str, type[Method]] = {"lra-npp": LraNpp, "channels": Channels, "deep": Deep, "poison": Poison}
+_BUILT_IN = _OURS | INSTANCE_METHODS | BASELINES
 
 
 def method_names() -> list[str]:

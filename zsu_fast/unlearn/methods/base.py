@@ -29,6 +29,7 @@ class Given:
     images -> logits [N, classes], batch by batch, counted. count: called with the number of images that are run with
     a backward pass. note: called with the logits of the retain images, where the analysis has them: they need not
     be run again. request: what the images and labels are of; needed by methods that take other kinds than classes.
+    view: the model, or a copy of it -> what runs on the images and gives logits; for a classifier the model itself.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class Given:
     progress: Progress
     request: Request | None = None
     note: Callable[[Tensor], None] = lambda logits: None
+    view: Callable[[nn.Module], nn.Module] = lambda model: model
 
 
 class Choice(Protocol):
