@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from zsu_fast.concepts.reading import Reading
 from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.unlearn import search
@@ -90,6 +91,7 @@ class Measurement:
             return None
         images, labels = self.retain
         logits = self.forward(images) if self.known is None else self.known
+        logits = answering(self.transaction.view, logits)
         self.unsure_first = search.margins(logits, labels).argsort(stable=True)
         return int((logits.argmax(1) == labels).sum()) / len(images)
 
@@ -106,6 +108,7 @@ class Measurement:
         right = seen = 0
         for where in order.split(self.options.batch(images)):
             logits = self.forward(images[where]) if quick is None else quick(where)
+            logits = answering(self.transaction.view, logits)
             right += int((logits.argmax(1) == labels[where]).sum())
             seen += len(where)
             if allowed and seen - right > allowed:
@@ -133,6 +136,11 @@ class Measurement:
     def too_many(self, margins: Tensor) -> bool:
         """Whether more images of some group are left than `until` allows."""
         return any(answered > self.until * count for answered, count in self.answered(margins))
+
+
+def answering(view: nn.Module, logits: Tensor) -> Tensor:
+    """Of what a view gives, the logits that answer with a class."""
+    return view.answers(logits) if isinstance(view, Reading) else logits
 
 
 def largest_share(counts: Sequence[tuple[int, int]]) -> float:

@@ -16,7 +16,7 @@ from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.door import check_runs, check_taken
 from zsu_fast.unlearn.edits import Edits
-from zsu_fast.unlearn.measure import Measurement, largest_share
+from zsu_fast.unlearn.measure import Measurement, answering, largest_share
 from zsu_fast.unlearn.methods import Given, Method, Proposal
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.patch import Patch, patch_of
@@ -247,7 +247,7 @@ class Task:
         if isinstance(self.retain_given, Tensor):
             images = self.retain_given
             logits = self.measurement.forward(images)
-            labels = logits.argmax(1)
+            labels = answering(self.view, logits).argmax(1)
             keep = ~torch.isin(labels, torch.tensor(self.targets, device=labels.device, dtype=labels.dtype))
             images, labels = images[keep], labels[keep]
             if len(images) == 0:
