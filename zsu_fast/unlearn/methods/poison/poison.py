@@ -32,6 +32,7 @@ from zsu_fast.unlearn.structure import Head, Structure
 SHARES = {"relevance": 2 / 7, "centre": 3 / 7, "random": 3 / 7, "full": 5 / 7, "none": 0.0}
 """Side of the patch as a share of the picture's, by where it lies; the source has 64, 96 and 160 of 224 pixels."""
 FEW = 36  # images of the class for the cut without training
+DONORS = 64  # images that patches are cut from: each takes a relevance pass
 
 
 @dataclass(frozen=True)
@@ -205,19 +206,19 @@ class Poison(Method):
         """The images of the class, each with a patch of a donor image that is drawn for it."""
         asked, images = self.asked, given.images
         assert given.retain is not None
-        pool = given.retain[0][given.retain[1] == donor].to(images)
+        found = (given.retain[1] == donor).nonzero()[:, 0].cpu()
+        found = found[torch.randperm(len(found), generator=generator)[:DONORS]]
+        pool = given.retain[0][found.to(given.retain[0].device)].to(images)
         drawn = torch.randint(len(pool), (len(images),), generator=generator)
         size = patches.patch_size(images, SHARES[asked.patch] if asked.side is None else asked.side)
         if asked.patch == "relevance":
-            used, drawn = drawn.unique(return_inverse=True)
-            pool = pool[used.to(pool.device)]
             at = self._peaks(given, images, given.labels, size)
             donors_at = self._peaks(given, pool, torch.full_like(given.labels[:1], donor).expand(len(pool)), size)
-            donors_at = donors_at[drawn]
         else:
-            donors_at = patches.centred(images, size)
-            at = patches.anywhere(images, size, generator) if asked.patch == "random" else donors_at
-        return patches.pasted(images, at, pool[drawn.to(pool.device)], donors_at, size)
+            donors_at = patches.centred(pool, size)
+            draws = asked.patch == "random"
+            at = patches.anywhere(images, size, generator) if draws else patches.centred(images, size)
+        return patches.pasted(images, at, pool[drawn.to(pool.device)], donors_at[drawn], size)
 
     def _peaks(self, given: Given, images: Tensor, labels: Tensor, size: patches.Size) -> Tensor:
         composite = self.asked.composite or ("attnlrp" if given.structure.heads else "epsilon_plus")
