@@ -3,8 +3,8 @@
     python -m bench.poisoning --data ../shared/data --json bench/results/poisoning.json --nets resnet20_cifar10
 
 Learned from are the 5,500 training images of the data folder, judged are all 10,000 test images. The loop is that of
-arXiv 2405.15662 re-expressed: the layers before the classifier frozen, but run on every mini-batch of every epoch. It is
-measured for `LOOP` epochs, taken times `epochs / LOOP`, and must first give the classifier that kept features give.
+arXiv 2405.15662 re-expressed: the layers before the classifier frozen, but run on every mini-batch of every epoch. It
+is measured for `LOOP` epochs, taken times `epochs / LOOP`, and must first give the classifier that kept features give.
 Seconds are those of the processor, which other work on the machine does not lengthen.
 """
 
@@ -140,13 +140,14 @@ def table(results: dict[str, Any]) -> str:
     """Markdown: what the call reaches, and what of it is due to what."""
     epochs = PoisonOptions.epochs
     lines = [
-        f"Accuracy in %, before → after, means over the classes (worst class). Learned from 5,500 training images, test: "
-        f"all 10,000. {machine.in_a_line(results['machine'])}; seconds of processor time of the whole call, features, "
-        f"relevance and ablation included; the loop is {epochs} epochs of which {LOOP} were measured, without the making "
-        "of patches.",
+        f"Accuracy in %, before → after, means over the classes (in brackets the worst class: what is left of it, and "
+        "what the others lose). Learned from 5,500 training images; test: all 10,000. "
+        f"{machine.in_a_line(results['machine'])}; seconds of processor time of the whole call, features, relevance and "
+        f"ablation included. The loop is {epochs} epochs, of which {LOOP} were measured, without the making of patches; "
+        "ratios are to the whole call and to labels alone.",
         "",
-        "| net | classes | the class, training images | test images | the others, training | test | s | s, labels alone "
-        "| the loop, s | ratio |",
+        "| net | classes | the class, training images | test images | the others, training | test | s | labels alone, s "
+        "| loop, s | ratios |",
         f"|{' --- |' * 10}",
     ]
     for loop in results["loops"]:
