@@ -140,14 +140,14 @@ def table(results: dict[str, Any]) -> str:
     """Markdown: what the call reaches, and what of it is due to what."""
     epochs = PoisonOptions.epochs
     lines = [
-        f"Accuracy in %, before → after, means over the classes (in brackets the worst class: what is left of it, and "
+        "Accuracy in %, before → after, means over the classes (in brackets the worst class: what is left of it, and "
         "what the others lose). Learned from 5,500 training images; test: all 10,000. "
-        f"{machine.in_a_line(results['machine'])}; seconds of processor time of the whole call, features, relevance and "
-        f"ablation included. The loop is {epochs} epochs, of which {LOOP} were measured, without the making of patches; "
-        "ratios are to the whole call and to labels alone.",
+        f"{machine.in_a_line(results['machine'])}; seconds of processor time of the whole call, features, relevance "
+        f"and ablation included. The loop is {epochs} epochs, of which {LOOP} were measured, without the making of "
+        "patches; ratios are to the whole call and to labels alone.",
         "",
-        "| net | classes | the class, training images | test images | the others, training | test | s | labels alone, s "
-        "| loop, s | ratios |",
+        "| net | classes | the class, training images | test images | the others, training | test | s "
+        "| labels alone, s | loop, s | ratios |",
         f"|{' --- |' * 10}",
     ]
     for loop in results["loops"]:
