@@ -66,7 +66,7 @@ class Bench:
 
     def accuracy(self, net: nn.Module, target: int) -> dict[str, float]:
         """Of the class and of the others, on the training and on the test images, from their features."""
-        found = {}
+        found: dict[str, float] = {}
         for split, features, labels in (("train", self.train, self.y), ("test", self.test, self.test_y)):
             right = F.linear(features, *self.classifier(net)).argmax(1) == labels
             own = labels == target

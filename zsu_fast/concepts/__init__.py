@@ -2,6 +2,7 @@
 
 from zsu_fast.concepts.bank import ConceptBank, concept_bank
 from zsu_fast.concepts.bottleneck import Bottleneck, concept_bottleneck
+from zsu_fast.concepts.explanation import Explanation, explain_class
 from zsu_fast.concepts.gradients import Integrated, agreement, integrated_gradients
 from zsu_fast.concepts.reading import Reading, activations
 from zsu_fast.concepts.relevance_concepts import Found, as_bank, relevance_concepts
@@ -9,6 +10,7 @@ from zsu_fast.concepts.relevance_concepts import Found, as_bank, relevance_conce
 __all__ = [
     "Bottleneck",
     "ConceptBank",
+    "Explanation",
     "Found",
     "Integrated",
     "Reading",
@@ -17,6 +19,7 @@ __all__ = [
     "as_bank",
     "concept_bank",
     "concept_bottleneck",
+    "explain_class",
     "integrated_gradients",
     "relevance_concepts",
 ]

@@ -66,7 +66,8 @@ def located(
         if len(calls) != 1 or len(arrived) != 1:
             raise ValueError(
                 f"layer: {layer!r} ran {len(calls)} times, and relevance arrived at its input {len(arrived)} times; "
-                "expected once: name another module, or rules that keep to the layers (epsilon, epsilon_plus, attnlrp)"
+                "expected once: name another module (of a norm, the convolution before it), or rules that keep to the "
+                "layers (epsilon, epsilon_plus, attnlrp)"
             )
         found.append((arrived[0].detach().float(), calls[0].float(), one.input))
     at_layer, values, at_input = (torch.cat(parts) for parts in zip(*found, strict=True))

@@ -92,7 +92,7 @@ def relevance_concepts(
         raise ValueError(f"labelled: expected images of class {target} and of others")
     layer = classifier_of(model, images) if layer is None else layer
     with inference_mode(model), torch.enable_grad():
-        given = {"composite": composite, "batch_size": batch_size}
+        given: dict[str, Any] = {"composite": composite, "batch_size": batch_size}
         at_layer, _, _ = located(model, layer, images, labels, **given)
         places = channels_first(at_layer)
         factors = torch.eye(places.shape[1]) if kind == "channels" else _factors(places[own], count, seed)
