@@ -100,7 +100,7 @@ def test_poison_from_the_command_line(folders, run, tmp_path):
     out = tmp_path / "p"
     result = run(
         "forget", "class", *MODEL, "-t", "se", "-p", "train.npz", "--retain", "train.npz", "--eval", "test.npz",
-        "--method", "poison", "--set", "patch=centre", "--set", "learning_rate=0.5", "-o", out, "--json",
+        "--method", "poison", "--set", "ablation=true", "--set", "learning_rate=0.5", "-o", out, "--json",
     )  # fmt: skip
     assert result.code == 0, (result.err, result.json["summary"])
     findings = result.json["record"]["findings"]["ablation"]

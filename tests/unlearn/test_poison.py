@@ -8,6 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import zsu_fast
+from tests.concepts.conftest import planted_net  # noqa: F401  # a fixture
+from tests.concepts_data import USER, with_square
+from zsu_fast.concepts import concept_bank
 from zsu_fast.unlearn import ForgetClass, model_digest
 from zsu_fast.unlearn.methods.poison import patches
 from zsu_fast.unlearn.methods.poison.ablation import (
@@ -153,9 +156,10 @@ def test_what_the_patch_adds(labels, both, said):
 # --- the method
 
 
-def test_the_class_goes_and_only_the_classifier_changes(net, digits):
+@pytest.mark.parametrize("labels", ["nearest", "targeted"])
+def test_the_class_goes_and_only_the_classifier_changes(net, digits, labels):
     before = copy.deepcopy(net.state_dict())
-    result = poison(net, digits)
+    result = poison(net, digits, labels=labels, ablation=True)
     assert result.verdict.level == "answers" and result.reached
     assert "the features are what they were" in result.verdict.sentence and "not zero-shot" in result.summary()
     assert result.record["evaluation"]["after"]["forget_accuracy"] <= 0.02
@@ -169,6 +173,7 @@ def test_the_class_goes_and_only_the_classifier_changes(net, digits):
     asked = result.record["request"]
     assert asked["needs"] == ["forget images", "retain images"] and asked["zero_shot"] is False
     assert "of the class and" in asked["data"] and asked["donor"] != TARGET
+    assert (asked["donor"] is None) == (labels == "nearest")
     rows = {row["edit"]: row for row in result.record["findings"]["ablation"]["rows"]}
     assert set(rows) == {ORIGINAL, LABELS, PATCH, BOTH, CUT}
     assert rows[LABELS]["forget"] <= 0.1 and rows[PATCH]["forget"] > 0.5 and rows[ORIGINAL]["forget"] > 0.8
@@ -178,8 +183,9 @@ def test_the_class_goes_and_only_the_classifier_changes(net, digits):
 
 
 @pytest.mark.parametrize("options", [
-    {"patch": "none"}, {"patch": "centre"}, {"patch": "random", "side": 0.5},
-    {"labels": "random", "patch": "none", "learning_rate": 0.05}, {"donor": 8, "composite": "epsilon"},
+    {}, {"patch": "centre"}, {"patch": "random", "side": 0.5}, {"patch": "relevance"},
+    {"labels": "random", "learning_rate": 0.05},
+    {"labels": "targeted", "donor": 8, "patch": "relevance", "composite": "epsilon"},
 ])  # fmt: skip
 def test_other_forms(conv_net, digits, options):
     result = poison(conv_net, digits, until=0.1, **options)
@@ -187,46 +193,47 @@ def test_other_forms(conv_net, digits, options):
     if "donor" in options:
         evaluation = result.record["evaluation"]["after"]
         assert result.record["request"]["donor"] == 8 and next(iter(evaluation["taken_for"])) == "8"
-    if options.get("patch") == "none":
-        assert result.record["findings"]["ablation"]["said"] == "No patch was pasted."
+    assert result.record["findings"] == {}
 
 
 def test_a_patch_alone_is_not_reached_and_leaves_the_model(conv_net, digits):
     before = model_digest(conv_net)
-    result = poison(conv_net, digits, labels="kept")
+    result = poison(conv_net, digits, labels="kept", patch="relevance")
     assert result.verdict.level == "not reached" and model_digest(conv_net) == before
     assert "not zero-shot" not in result.verdict.sentence  # nothing was done
 
 
 def test_a_patch_that_covers_the_class_hides_it_from_the_lesson(conv_net, digits):
     """What is learned as another class shows that class: the labels alone forget, and the record says what hinders."""
-    result = poison(conv_net, digits, patch="full", until=0.1)
+    result = poison(conv_net, digits, patch="full", labels="targeted", until=0.1, ablation=True)
     assert result.verdict.level == "not reached"
     found = result.record["findings"]["ablation"]
     assert found["patch_adds"] is False and "The patch hinders" in found["said"]
 
 
-def test_several_classes_and_no_ablation(conv_net, digits):
+def test_several_classes(conv_net, digits):
     own, others = (digits.y == 3) | (digits.y == 5), (digits.y != 3) & (digits.y != 5)
     request = ForgetClass([3, 5], digits.x[own], digits.y[own])
     result = zsu_fast.forget(
-        conv_net, request, method="poison", retain_probes=(digits.x[others], digits.y[others]), ablation=False,
+        conv_net, request, method="poison", retain_probes=(digits.x[others], digits.y[others]), labels="targeted",
         evaluate_on=(digits.unseen_x, digits.unseen_y),
     )  # fmt: skip
-    assert result.verdict.level == "answers" and result.record["findings"] == {}
+    assert result.verdict.level == "answers"
     assert result.record["request"]["donor"] not in (3, 5)
 
 
 def test_the_same_seed_gives_the_same_bits(conv_net, digits):
     nets = [copy.deepcopy(conv_net) for _ in range(3)]
     for net, seed in zip(nets, (0, 0, 1), strict=True):
-        poison(net, digits, seed=seed, patch="centre", ablation=False)
+        poison(net, digits, seed=seed, patch="centre")
     assert model_digest(nets[0]) == model_digest(nets[1]) != model_digest(nets[2])
 
 
 @pytest.mark.parametrize(("options", "text"), [
-    ({"donor": TARGET}, "donor: expected a class of 0..9 that is not to be forgotten, got 3"),
-    ({"donor": 10}, "donor: expected a class of 0..9"), ({"side": 1.5}, "side: expected a share"),
+    ({"labels": "targeted", "donor": TARGET}, "donor: expected a class of 0..9 that is not to be forgotten, got 3"),
+    ({"labels": "targeted", "donor": 10}, "donor: expected a class of 0..9"), ({"side": 1.5}, "side: expected a share"),
+    ({"donor": 2}, 'donor: labels "nearest" have none'), ({"patch": "concept"}, 'patch "concept" needs both'),
+    ({"concept": "a", "bank": "b"}, 'patch "concept" needs both'),
     ({"labels": "kept", "patch": "none"}, 'labels: "kept" without a patch'),
     ({"patch": "corner"}, "patch: expected one"),
     ({"momentum": 1.0}, "momentum: expected less than 1"), ({"epochs": 0}, "epochs: expected at least 1"),
@@ -245,5 +252,41 @@ def test_labelled_images_of_others_are_needed(conv_net, digits):
     with pytest.raises(ValueError, match="donor: retain_probes hold no image of class"):
         zsu_fast.forget(
             conv_net, TARGET, digits.x[digits.y == TARGET], method="poison", donor=8,
-            retain_probes=(digits.x[few], digits.y[few]),
+            labels="targeted", patch="centre", retain_probes=(digits.x[few], digits.y[few]),
         )  # fmt: skip
+
+
+def test_each_image_is_learned_as_what_it_looks_like(conv_net, digits):
+    """One label for all makes nearly all one answer; nearest labels spread them as the unedited net's second answers."""
+    nets = {labels: copy.deepcopy(conv_net) for labels in ("nearest", "targeted")}
+    found = {labels: poison(net, digits, labels=labels).record["evaluation"]["after"] for labels, net in nets.items()}
+    most = {labels: next(iter(one["taken_for"].values())) for labels, one in found.items()}
+    assert most["nearest"] < most["targeted"]
+    own = digits.unseen_x[digits.unseen_y == TARGET]
+    with torch.no_grad():
+        before, after = conv_net(own), nets["nearest"](own)
+    before[:, TARGET] = -torch.inf
+    assert (before.argmax(1) == after.argmax(1)).float().mean() > 0.7
+
+
+def test_patches_go_where_a_concept_is(planted_net, tmp_path):  # noqa: F811
+    """Of threes with a red square in the corner that corner is replaced: what they are known by, so nothing is learned."""
+    inside, without = planted_net.sides(0, 60)
+    concept_bank(planted_net.net, {"square": inside}, without).save(tmp_path / "bank.safetensors")
+    threes, net = with_square(planted_net.threes), copy.deepcopy(planted_net.net)
+    seen = []
+
+    def note(images, at, donors, donors_at, size):
+        seen.append(at)
+        return pasted(images, at, donors, donors_at, size)
+
+    pasted = patches.pasted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patches, "pasted", note)
+        bank = str(tmp_path / "bank.safetensors")
+        result = zsu_fast.forget(
+            net, USER, threes, method="poison", patch="concept", concept="square", bank=bank,
+            retain_probes=(planted_net.x, planted_net.y), evaluate_on=(threes, torch.full((len(threes),), USER)),
+        )  # fmt: skip
+    assert result.verdict.level == "not reached"
+    assert (seen[0].max(1).values <= 1).float().mean() > 0.8

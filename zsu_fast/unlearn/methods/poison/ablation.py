@@ -42,8 +42,7 @@ def ablation(judges: Judges, classifiers: Mapping[str, Classifier]) -> dict[str,
     """{"rows": [{"edit", "forget", "retain"}], "images", "patch_adds", "said"}, JSON-able, for the record.
 
     "patch_adds": whether labels and patch together forget images that the labels alone do not, more than the other way
-    round (sign test on the images on which the two differ, one-sided, 5 %); None where no patch was pasted. The other
-    way round the patch hinders.
+    round (sign test on the images on which the two differ, one-sided, 5 %). The other way round the patch hinders.
     """
     rows = []
     for name, classifier in classifiers.items():
@@ -51,8 +50,6 @@ def ablation(judges: Judges, classifiers: Mapping[str, Classifier]) -> dict[str,
         rows.append({"edit": name, "forget": float(own.float().mean()), "retain": float(kept.float().mean())})
     count = len(judges.own[1])
     found: dict[str, Any] = {"rows": rows, "images": {"forget": count, "retain": len(judges.kept[1])}}
-    if BOTH not in classifiers:
-        return found | {"patch_adds": None, "said": "No patch was pasted."}
     label, both = (judges.right(judges.own, classifiers[name]) for name in (LABELS, BOTH))
     more, fewer = int((label & ~both).sum()), int((~label & both).sum())
     adds, hinders = sign_test(more, fewer) < SURE, sign_test(fewer, more) < SURE

@@ -1,8 +1,9 @@
 """Forget a class by learning it as another one (arXiv 2405.15662): the classifier alone, on features that are kept.
 
 The source pastes patches of another class into the images of the class, labels them with that class and tunes the
-classifier. Here each image goes through the layers before it once, not once an epoch; patches lie where the relevance
-is; and the ablation that tells what the patch is good for is part of every record.
+classifier. Here each image goes through the layers before it once, not once an epoch; each is learned as the class that
+it looks like; patches, where they are asked for, lie where the relevance is; and an ablation tells what they are good
+for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from zsu_fast.concepts import ConceptBank, Reading
 from zsu_fast.evaluate.given import check_int
 from zsu_fast.lrp import Composite
 from zsu_fast.model.tensors import Tensors
@@ -29,7 +31,7 @@ from zsu_fast.unlearn.methods.training import Values
 from zsu_fast.unlearn.options import check_positive, option
 from zsu_fast.unlearn.structure import Head, Structure
 
-SHARES = {"relevance": 2 / 7, "centre": 3 / 7, "random": 3 / 7, "full": 5 / 7, "none": 0.0}
+SHARES = {"relevance": 2 / 7, "concept": 2 / 7, "centre": 3 / 7, "random": 3 / 7, "full": 5 / 7, "none": 0.0}
 """Side of the patch as a share of the picture's, by where it lies; the source has 64, 96 and 160 of 224 pixels."""
 FEW = 36  # images of the class for the cut without training
 DONORS = 64  # images that patches are cut from: each takes a relevance pass
@@ -38,19 +40,22 @@ DONORS = 64  # images that patches are cut from: each takes a relevance pass
 @dataclass(frozen=True)
 class PoisonOptions(BatchOptions):
     labels: str = option(
-        "What images of the class are learned as: targeted (the donor class), random (any kept class), kept.",
-        "targeted",
-        choices=("targeted", "random", "kept"),
+        "What images of the class are learned as: nearest (each as the kept class that it is most taken for), targeted "
+        "(all as the donor class), random (any kept class), kept (the class itself).",
+        "nearest",
+        choices=("nearest", "targeted", "random", "kept"),
     )
     donor: int | None = option(
-        "The class that gives label and patches.", shown="the kept class that they are most taken for"
+        "The class that gives label and patches, but for nearest.", shown="the kept class that most are taken for"
     )
     patch: str = option(
-        "Where a patch of a donor image goes: relevance (from its peak to the image's), centre, random, full (most of "
-        "the picture), none.",
-        "relevance",
+        "Where a patch of a donor image goes: relevance (from its peak to the image's), concept (likewise, of the "
+        "relevance for a concept), centre, random, full (most of the picture), none.",
+        "none",
         choices=tuple(SHARES),
     )
+    bank: str | None = option("For patch=concept: file of a bank, as zsu-fast concepts --save-bank writes it.")
+    concept: str | None = option("The concept, by its name there.")
     side: float | None = option("Side of the patch, as a share of the picture's.", shown="2/7; centre, random 3/7; 5/7")
     composite: str | Composite | None = option(
         "Rules of the relevance pass.", shown="epsilon_plus, attnlrp with attention heads"
@@ -60,7 +65,10 @@ class PoisonOptions(BatchOptions):
     momentum: float = option("Of SGD.", 0.9)
     weight_decay: float = option("Share of the weights that is added to their gradient.", 0.0)
     train_batch_size: int = default(BatchOptions, "train_batch_size", 32)
-    ablation: bool = option("Also measure labels alone, patch alone and the cut without training.", True)
+    ablation: bool = option(
+        "Also measure labels alone, patch alone (at the relevance where none is asked for), a cut without training.",
+        False,
+    )
 
     def check(self) -> None:
         super().check()
@@ -78,6 +86,10 @@ class PoisonOptions(BatchOptions):
             check_positive("side", self.side)
             if self.side > 1:
                 raise ValueError(f"side: expected a share of the picture's side, at most 1, got {self.side}")
+        if self.donor is not None and self.labels == "nearest":
+            raise ValueError('donor: labels "nearest" have none; "targeted" takes one')
+        if (self.patch == "concept") != (self.bank is not None and self.concept is not None):
+            raise ValueError('bank, concept: patch "concept" needs both, and no other does')
         if self.labels == "kept" and self.patch == "none":
             raise ValueError('labels: "kept" without a patch leaves nothing to learn')
 
@@ -119,6 +131,7 @@ class Poison(Method):
         super().__init__(options)
         self._found: dict[str, Any] = {}
         self._donor: int | None = options.donor
+        self._where = "relevance" if options.ablation and options.patch == "none" else options.patch
 
     def check_model(self, structure: Structure) -> None:
         if structure.head is None:
@@ -128,7 +141,7 @@ class Poison(Method):
         asked, head, tensors = self.asked, given.structure.head, Tensors(given.model)
         assert head is not None and given.retain is not None
         images, others = given.images, given.retain[0]
-        if asked.patch != "none" and (images.dim() != 4 or not images.is_floating_point()):
+        if self._where != "none" and (images.dim() != 4 or not images.is_floating_point()):
             raise ValueError(
                 f"patch: needs pictures, floating point [N, C, H, W], got {images.dtype} of shape "
                 f'{tuple(images.shape)}; "none" does without'
@@ -136,20 +149,20 @@ class Poison(Method):
         kept, kept_logits = kept_features(given, head, asked.batches(others), "features of the others")
         given.note(kept_logits)
         clean, logits = kept_features(given, head, asked.batches(images), "features of the class")
-        donor = self._donor = self._donor_class(given, logits)
         generator = torch.Generator().manual_seed(asked.seed)
+        aims, donors = self._aims(given, logits, generator)
         patched = clean
-        if asked.patch != "none":
-            poisoned = self._poisoned(given, donor, generator)
+        if self._where != "none":
+            poisoned = self._poisoned(given, donors, generator)
             patched, _ = kept_features(given, head, asked.batches(poisoned), "features of the poisoned")
-        aims = self._aims(given, logits.shape[1], donor, generator)
         lesson = _Lesson(head, clean, patched, kept, given.labels, aims, given.retain[1])
         if asked.ablation:
             self._found = {"ablation": self._ablation(given, lesson)}
 
         def choose(admitted: Tensor | None, _: Tensor | None) -> Values:
             own = slice(None) if admitted is None else admitted.to(given.labels.device)
-            weight, bias = self._tuned(given, lesson, patched[own], aims[own], kept, lesson.kept_labels)
+            learned = clean if asked.patch == "none" else patched
+            weight, bias = self._tuned(given, lesson, learned[own], aims[own], kept, lesson.kept_labels)
             return Values(_written(tensors, head, weight, bias))
 
         yield Proposal(
@@ -178,53 +191,62 @@ class Poison(Method):
 
     # --- poison
 
-    def _donor_class(self, given: Given, logits: Tensor) -> int:
-        """The kept class with the largest mean logit on the images of the class, unless the user names one."""
-        asked, donor = self.asked, self.asked.donor
-        classes = logits.shape[1]
-        if donor is None:
-            mean = logits.float().mean(0)
-            mean[list(given.targets)] = -torch.inf
-            donor = int(mean.argmax())
-        elif donor >= classes or donor in given.targets:
-            raise ValueError(f"donor: expected a class of 0..{classes - 1} that is not to be forgotten, got {donor}")
-        assert given.retain is not None
-        if asked.patch != "none" and not bool((given.retain[1] == donor).any()):
-            raise ValueError(f"donor: retain_probes hold no image of class {donor} to take patches from")
-        return donor
+    def _aims(self, given: Given, logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """int64 [N] each: what the images of the class are learned as, and the classes that their patches come from."""
+        labels, asked, classes = given.labels, self.asked, logits.shape[1]
+        others = [c for c in range(classes) if c not in given.targets]
+        if not others:
+            raise ValueError("target: names every class of the model, so there is no other label to learn")
+        if asked.donor is not None and asked.donor not in others:
+            raise ValueError(
+                f"donor: expected a class of 0..{classes - 1} that is not to be forgotten, got {asked.donor}"
+            )
+        among = torch.tensor(others, device=labels.device)
+        if asked.labels == "nearest":
+            nearest = among[logits[:, others].argmax(1)]
+            return nearest, nearest
+        donor = self._donor = int(among[logits[:, others].mean(0).argmax()]) if asked.donor is None else asked.donor
+        donors = torch.full_like(labels, donor)
+        if asked.labels == "random":
+            return among[torch.randint(len(others), labels.shape, generator=generator).to(labels.device)], donors
+        return (donors if asked.labels == "targeted" else labels), donors
 
-    def _aims(self, given: Given, classes: int, donor: int, generator: torch.Generator) -> Tensor:
-        labels = given.labels
-        if self.asked.labels == "targeted":
-            return torch.full_like(labels, donor)
-        if self.asked.labels == "kept":
-            return labels
-        others = torch.tensor([c for c in range(classes) if c not in given.targets])
-        return others[torch.randint(len(others), labels.shape, generator=generator)].to(labels.device)
-
-    def _poisoned(self, given: Given, donor: int, generator: torch.Generator) -> Tensor:
-        """The images of the class, each with a patch of a donor image that is drawn for it."""
+    def _poisoned(self, given: Given, donors: Tensor, generator: torch.Generator) -> Tensor:
+        """The images of the class, each with a patch of an image of its donor class that is drawn for it."""
         asked, images = self.asked, given.images
         assert given.retain is not None
-        found = (given.retain[1] == donor).nonzero()[:, 0].cpu()
-        found = found[torch.randperm(len(found), generator=generator)[:DONORS]]
-        pool = given.retain[0][found.to(given.retain[0].device)].to(images)
-        drawn = torch.randint(len(pool), (len(images),), generator=generator)
-        size = patches.patch_size(images, SHARES[asked.patch] if asked.side is None else asked.side)
-        if asked.patch == "relevance":
+        others, kinds = given.retain[0], given.retain[1].cpu()
+        wanted = donors.cpu()
+        drawn = torch.empty(len(images), dtype=torch.int64)  # indices of retain images
+        for kind in wanted.unique().tolist():
+            pool = (kinds == kind).nonzero()[:, 0]
+            if not len(pool):
+                raise ValueError(f"donor: retain_probes hold no image of class {kind} to take patches from")
+            few = pool[torch.randperm(len(pool), generator=generator)[: max(8, DONORS // len(wanted.unique()))]]
+            own = wanted == kind
+            drawn[own] = few[torch.randint(len(few), (int(own.sum()),), generator=generator)]
+        used, place = drawn.unique(return_inverse=True)
+        pool = others[used.to(others.device)].to(images)
+        size = patches.patch_size(images, SHARES[self._where] if asked.side is None else asked.side)
+        if self._where in ("relevance", "concept"):
             at = self._peaks(given, images, given.labels, size)
-            donors_at = self._peaks(given, pool, torch.full_like(given.labels[:1], donor).expand(len(pool)), size)
+            donors_at = self._peaks(given, pool, kinds[used].to(given.labels), size)
         else:
-            donors_at = patches.centred(pool, size)
-            draws = asked.patch == "random"
+            draws = self._where == "random"
             at = patches.anywhere(images, size, generator) if draws else patches.centred(images, size)
-        return patches.pasted(images, at, pool[drawn.to(pool.device)], donors_at[drawn], size)
+            donors_at = patches.centred(pool, size)
+        return patches.pasted(images, at, pool[place.to(pool.device)], donors_at[place], size)
 
     def _peaks(self, given: Given, images: Tensor, labels: Tensor, size: patches.Size) -> Tensor:
         composite = self.asked.composite or ("attnlrp" if given.structure.heads else "epsilon_plus")
         given.count(len(images))
-        batch = self.asked.batch(images)
-        maps = patches.relevance_maps(given.model, images, labels, composite, batch, given.progress)
+        batch, model = self.asked.batch(images), given.model
+        if self._where == "concept":
+            bank = ConceptBank.load(str(self.asked.bank))
+            at, (vectors, offsets) = bank.index(str(self.asked.concept)), bank.unit()
+            model = Reading(model, bank.layer, vectors[at : at + 1], offsets[at : at + 1])
+            labels = torch.full_like(labels, given.structure.classes)  # its margin comes behind the logits
+        maps = patches.relevance_maps(model, images, labels, composite, batch, given.progress)
         return patches.peaks(maps, size)
 
     # --- learning
@@ -252,9 +274,9 @@ class Poison(Method):
             (lesson.kept[kept_judge], lesson.kept_labels[kept_judge]),
         )
         aims = lesson.aims if self.asked.labels != "kept" else torch.full_like(lesson.aims, self._donor or 0)
-        plans = {LABELS: (lesson.clean, aims)}
-        if self.asked.patch != "none":
-            plans |= {PATCH: (lesson.patched, lesson.labels), BOTH: (lesson.patched, aims)}
+        plans = {
+            LABELS: (lesson.clean, aims), PATCH: (lesson.patched, lesson.labels), BOTH: (lesson.patched, aims),
+        }  # fmt: skip
         found = {ORIGINAL: _rows(given, lesson.head)}
         for name, (features, wanted) in plans.items():
             found[name] = self._tuned(
