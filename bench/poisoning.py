@@ -138,11 +138,11 @@ def table(results: dict[str, Any]) -> str:
     """Markdown: what the call reaches, and what of it is due to what."""
     epochs = PoisonOptions.epochs
     lines = [
-        "Accuracy in %, before → after, means over the ten classes (in brackets the worst class: what is left of it, and "
-        "what the others lose or gain). Learned from 5,500 training images; test: all 10,000. "
-        f"{machine.in_a_line(results['machine'])}; seconds of processor time of the whole call; with patch the relevance "
-        f"and the ablation are included. The loop is {epochs} epochs with one label, of which {LOOP} were measured, "
-        "without the making of patches.",
+        "Accuracy in %, before → after, means over the ten classes (in brackets the worst class: what is left of it, "
+        "and what the others lose or gain). Learned from 5,500 training images; test: all 10,000. "
+        f"{machine.in_a_line(results['machine'])}; seconds of processor time of the whole call; with patch the "
+        f"relevance and the ablation are included. The loop is {epochs} epochs with one label, of which {LOOP} were "
+        "measured, without the making of patches.",
         "",
         "| net | form | the class, training images | test images | the others, training | test | s | loop, s | ratio |",
         f"|{' --- |' * 9}",

@@ -257,7 +257,7 @@ def test_labelled_images_of_others_are_needed(conv_net, digits):
 
 
 def test_each_image_is_learned_as_what_it_looks_like(conv_net, digits):
-    """One label for all makes nearly all one answer; nearest labels spread them as the unedited net's second answers."""
+    """One label for all makes nearly all one answer; nearest labels spread them like the net's own second answers."""
     nets = {labels: copy.deepcopy(conv_net) for labels in ("nearest", "targeted")}
     found = {labels: poison(net, digits, labels=labels).record["evaluation"]["after"] for labels, net in nets.items()}
     most = {labels: next(iter(one["taken_for"].values())) for labels, one in found.items()}
@@ -270,7 +270,7 @@ def test_each_image_is_learned_as_what_it_looks_like(conv_net, digits):
 
 
 def test_patches_go_where_a_concept_is(planted_net, tmp_path):  # noqa: F811
-    """Of threes with a red square in the corner that corner is replaced: what they are known by, so nothing is learned."""
+    """Of threes with a red square in the corner that is replaced: they were known by it, so nothing is learned."""
     inside, without = planted_net.sides(0, 60)
     concept_bank(planted_net.net, {"square": inside}, without).save(tmp_path / "bank.safetensors")
     threes, net = with_square(planted_net.threes), copy.deepcopy(planted_net.net)
