@@ -76,6 +76,7 @@ def render(report: Report) -> str:
             _strips(report),
             _maps(report),
             _search(report),
+            _ablation(report),
             _record(report),
         )
     )
@@ -297,6 +298,26 @@ def _search(report: Report) -> str:
         "An edit that costs the others nothing is taken in full, one with a price as far as the floor allows.",
         chart,
     )
+
+
+def _ablation(report: Report) -> str:
+    found = (report.record.get("findings") or {}).get("ablation")
+    if not found or not found["rows"]:
+        return ""
+    rows = []
+    for row in found["rows"]:
+        bars = "".join(
+            f'<div class="track"><div class="{kind}" style="width:{100 * row[key]:.2f}%"></div></div>'
+            for kind, key in (("bar", "forget"), ("bar after", "retain"))
+        )
+        number = f'<div class="number">{100 * row["forget"]:.1f}, {100 * row["retain"]:.1f}</div>'
+        rows.append(f'<div class="name">{escape(row["edit"])}</div><div class="bars">{bars}</div>{number}')
+    lead = (
+        '<i class="key" style="background:var(--before)"></i>the class, '
+        '<i class="key" style="background:var(--after)"></i>the others: share of a held-out quarter of the images '
+        f"that keep their answer, in %. {escape(found['said'])}"
+    )
+    return _section("What labels and patch each do", lead, f'<div class="rows">{"".join(rows)}</div>')
 
 
 def _until(report: Report) -> float | None:

@@ -1,6 +1,7 @@
 """Unlearning: analyse -> select -> perturb -> verify -> record."""
 
 from zsu_fast.model.tensors import model_digest
+from zsu_fast.unlearn.concept import ForgetConcept
 from zsu_fast.unlearn.entry import Entry
 from zsu_fast.unlearn.forget import forget, method_options, select
 from zsu_fast.unlearn.instances import ForgetInstances
@@ -17,6 +18,7 @@ __all__ = [
     "AUTHORS_PRESETS",
     "Entry",
     "ForgetClass",
+    "ForgetConcept",
     "ForgetInstances",
     "ForgetResult",
     "Patch",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 
 import torch
@@ -16,7 +16,7 @@ from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.door import check_runs, check_taken
 from zsu_fast.unlearn.edits import Edits
-from zsu_fast.unlearn.measure import Measurement, largest_share
+from zsu_fast.unlearn.measure import Measurement, answering, largest_share
 from zsu_fast.unlearn.methods import Given, Method, Proposal
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.patch import Patch, patch_of
@@ -232,7 +232,9 @@ class Task:
         if floor is None and not fixed and before is not None and before.accuracy is not None:
             floor = before.accuracy - DEFAULT_DROP
         counts = self.measurement.answered(found.margins)
-        return self.request.verdict(Evidence(counts, len(self.parts) > 1, self.until, fixed, before, after, floor))
+        verdict = self.request.verdict(Evidence(counts, len(self.parts) > 1, self.until, fixed, before, after, floor))
+        remark = self.method.remark(found.edits, self.structure) if verdict.level != "not reached" else ""
+        return replace(verdict, sentence=f"{verdict.sentence} {remark}".strip())
 
     # --- checks
 
@@ -257,7 +259,7 @@ class Task:
         if isinstance(self.retain_given, Tensor):
             images = self.retain_given
             logits = self.measurement.forward(images)
-            labels = logits.argmax(1)
+            labels = answering(self.view, logits).argmax(1)
             keep = ~torch.isin(labels, torch.tensor(self.targets, device=labels.device, dtype=labels.dtype))
             images, labels = images[keep], labels[keep]
             if len(images) == 0:
@@ -318,6 +320,7 @@ class Task:
             if before.evaluation is None
             else {"before": before.evaluation.to_dict(), "after": (evaluation or before.evaluation).to_dict()},
             "certificate": certificate,
+            "findings": self.method.findings(),
             "search": self.measurement.trace,
             "cost": asdict(self.measurement.cost),
             "model": {"before": before.digest, "after": model_digest(self.model)},

@@ -7,14 +7,21 @@ from importlib.metadata import entry_points
 from zsu_fast.unlearn.methods.base import Given, Method, Proposal
 from zsu_fast.unlearn.methods.baselines import BASELINES
 from zsu_fast.unlearn.methods.channels import Channels
+from zsu_fast.unlearn.methods.concept import Concept
 from zsu_fast.unlearn.methods.deep import Deep
 from zsu_fast.unlearn.methods.instances import INSTANCE_METHODS
 from zsu_fast.unlearn.methods.lra_npp import LraNpp
+from zsu_fast.unlearn.methods.poison import Poison
 
 GROUP = "zsu_fast.methods"
-_BUILT_IN: dict[str, type[Method]] = (
-    {"lra-npp": LraNpp, "channels": Channels, "deep": Deep} | INSTANCE_METHODS | BASELINES
-)
+_OURS: dict[str, type[Method]] = {
+    "lra-npp": LraNpp,
+    "channels": Channels,
+    "deep": Deep,
+    "poison": Poison,
+    "concept": Concept,
+}
+_BUILT_IN = _OURS | INSTANCE_METHODS | BASELINES
 
 
 def method_names() -> list[str]:
