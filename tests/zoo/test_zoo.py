@@ -24,7 +24,7 @@ from tests.zoo.checks import (
 )
 from tests.zoo.measure import cost_ratios
 from tests.zoo.models import ZOO, ZooModel, enliven
-from zsu_fast.lrp import relevance
+from zsu_fast.lrp import compile, relevance
 
 REPRESENTATIVES = (
     "timm:convnextv2_atto", "timm:levit_conv_128s", "timm:mobilenetv3_small_050", "timm:regnety_002",
@@ -76,6 +76,31 @@ def test_model(entry: ZooModel, record_property) -> None:
             check_samples_apart(both, next(iter(alone.values())))
         if not entry.absorbs:
             check_nothing_is_lost(enliven(model, added=0), images[:1])
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.id)
+def test_plan(entry: ZooModel, record_property) -> None:
+    """The bits of `relevance` on images and classes that it was not traced on, or a reason why there is no plan."""
+    model = enliven(entry.build(), added=0.1)
+    images, target = entry.images(2, torch.float32), torch.tensor([1, 4])
+    rules = next(iter(RULES.values()))
+    plan = compile(model, composite=rules)
+    planned = "bits"
+    try:
+        plan(images, target)
+    except ValueError as refusal:
+        planned = str(refusal)
+        assert "cannot be planned" in planned, planned
+    else:
+        others = images.flip(0, 3) * 1.5
+        expected, found = relevance(model, others, target - 1, composite=rules), plan(others, target - 1)
+        assert torch.equal(found.input, expected.input) and torch.equal(found.logits, expected.logits)
+        assert list(found.neurons) == list(expected.neurons)
+        assert all(torch.equal(found.neurons[name], expected.neurons[name]) for name in found.neurons)
+    if FULL:
+        record_property("zoo", entry.id)
+        record_property("planned", planned)
 
 
 @pytest.mark.models
