@@ -14,11 +14,10 @@ _RESULTS: dict[str, dict] = {}
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     properties = dict(report.user_properties)
     if report.when == "call" and report.passed and "zoo" in properties:
-        _RESULTS.setdefault(properties["zoo"], {}).update(properties)
+        _RESULTS[properties["zoo"]] = properties
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     path = os.environ.get("ZSU_FAST_ZOO_TABLE")
-    complete = all({"costs", "planned"} <= set(_RESULTS.get(model.id, ())) for model in ZOO)
-    if path and exitstatus == 0 and complete:
+    if path and exitstatus == 0 and len(_RESULTS) == len(ZOO):
         write(Path(path), _RESULTS)
