@@ -51,7 +51,7 @@ $(done)/package: $(done)/torch pyproject.toml
 	@$(pip) --constraint $(done)/constraints.txt cmake ninja 'pybind11>=3.0' 'scikit-build-core>=0.11'
 	@# The libraries are built by "make native", where a second build takes a moment.
 	@$(pip) --constraint $(done)/constraints.txt --no-build-isolation --config-settings=wheel.cmake=false \
-	  --editable '.[cli,report,evaluate]'
+	  --editable '.[cli,report,evaluate,benchmark]'
 	@touch $@
 
 $(done)/tests: $(done)/package tests/requirements.txt tests/requirements-peers.txt

@@ -28,6 +28,7 @@ def isolated(work: Callable[[], Any], seconds: float) -> tuple[Any, str | None]:
 
 
 def _answer(work: Callable[[], Any], sender: Connection) -> None:
+    answer: tuple[Any, str | None]
     try:
         answer = (work(), None)
     except BaseException as error:

@@ -11,6 +11,7 @@ import torch
 import zsu_fast
 from bench import depth, faithfulness, instances
 from bench.__main__ import RESULTS
+from bench.paper import ablation
 from bench.report import insert_table
 from tests.examples import BLOCK, run_examples
 from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS
@@ -86,6 +87,13 @@ def test_the_page_on_instances(guide: tuple[Path, dict]) -> None:
     found = run_examples(INSTANCES_PAGE, given)
     assert found["result"].verdict.level == found["later"].verdict.level == "answers"
     assert re.findall(r"^\| `(.*?)`", INSTANCES_PAGE.read_text(), re.MULTILINE)[3:5] == list(INSTANCE_METHODS)
+
+
+def test_table_of_ablation() -> None:
+    results = json.loads((RESULTS / "paper_ablation.json").read_text())
+    assert list(results["nets"]) == list(ablation.NETS)
+    text = ablation.PAGE.read_text()
+    assert insert_table(text, ablation.table(results), ablation.BEGIN, ablation.END) == text
 
 
 def test_table_of_instances() -> None:

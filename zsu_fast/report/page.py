@@ -77,6 +77,7 @@ def render(report: Report) -> str:
             _maps(report),
             _search(report),
             _ablation(report),
+            _front(report),
             _record(report),
         )
     )
@@ -318,6 +319,21 @@ def _ablation(report: Report) -> str:
         f"that keep their answer, in %. {escape(found['said'])}"
     )
     return _section("What labels and patch each do", lead, f'<div class="rows">{"".join(rows)}</div>')
+
+
+def _front(report: Report) -> str:
+    points = report.record.get("front") or []
+    if len(points) < 2:
+        return ""
+    lead = (
+        f"Edits of {len(points) - 1} sizes, each measured on {points[0]['images']} images of the class and on others "
+        "that had no part in the choice. Filled: no other size is as good in every respect and better in one. "
+        "Ringed: the edit that was made. A probe that is low where the others fall too is damage, not forgetting."
+    )
+    chart = (
+        f'<img class="chart" alt="left of the class against kept of the others" src="{pictures.front_chart(points)}">'
+    )
+    return _section("What other sizes would cost", lead, chart)
 
 
 def _until(report: Report) -> float | None:

@@ -16,6 +16,7 @@ from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.door import check_runs, check_taken
 from zsu_fast.unlearn.edits import Edits
+from zsu_fast.unlearn.front import Front
 from zsu_fast.unlearn.measure import Measurement, answering, largest_share
 from zsu_fast.unlearn.methods import Given, Method, Proposal
 from zsu_fast.unlearn.methods.base import Progress
@@ -64,6 +65,7 @@ class Task:
         retain_given: Tensor | Pair | None = None,
         evaluate_on: Pair | None = None,
         progress: Progress = lambda done, total, text: None,
+        front: Pair | None = None,
     ) -> None:
         self.transaction, self.request, self.method = transaction, request, method
         self.retain_given, self.evaluate_on = retain_given, evaluate_on
@@ -82,13 +84,18 @@ class Task:
         if retain_given is not None:
             images = retain_given if isinstance(retain_given, Tensor) else retain_given[0]
             check_taken(self.view, images, "retain_probes")
-        if evaluate_on is not None:
-            check_taken(self.view, evaluate_on[0], "evaluate_on")
+        for name, given in (("evaluate_on", evaluate_on), ("front", front)):
+            if given is not None:
+                check_taken(self.view, given[0], name)
         method.check_model(self.structure)
         self.options = method.completed(self.structure)
         self.until = method.until if asked.until is None else asked.until
         self._check_targets(self.structure.classes)
         self.measurement = Measurement(transaction, request, self.options, self.until, progress)
+        self.front = None
+        if front is not None:
+            self.front = Front(self.measurement, front)
+            self.front.check(self.targets, self.structure.classes)
         self.request = self.measurement.request = request.started(self.measurement.forward)
         self.probes, self.labels = self.request.probes, self.request.probe_labels
         self.parts = search.folds(self.labels, method.folds, asked.seed)
@@ -150,6 +157,8 @@ class Task:
             else:
                 budgets = self._budgets(trial)
             if not budgets:
+                if self.front is not None:
+                    self.front.draw(trial, None)
                 reason = f"No budget leaves at most {self.until:.3f} of the images {self.request.short}."
                 continue
             found = self._carry_out(trial, budgets, floor)
@@ -181,6 +190,8 @@ class Task:
             if floor is not None and accuracy is not None and accuracy < floor:
                 break
             kept = (budget, accuracy)
+        if self.front is not None:
+            self.front.draw(trial, None if kept is None else kept[0])
         if kept is None:
             return None
         margins, edits = trial.held_out(kept[0]), trial.choice.edits(kept[0])
@@ -322,6 +333,7 @@ class Task:
             "certificate": certificate,
             "findings": self.method.findings(),
             "search": self.measurement.trace,
+            **({} if self.front is None else {"front": self.front.finished(found is not None)}),
             "cost": asdict(self.measurement.cost),
             "model": {"before": before.digest, "after": model_digest(self.model)},
             "probes": described(self.probes, key),
