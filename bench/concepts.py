@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from zsu_fast.unlearn import ForgetConcept
 PAGE, BEGIN, END = Path("docs/concepts.md"), "<!-- concepts: begin -->", "<!-- concepts: end -->"
 USER = 3  # the class that bears the square
 SEEDS = 3
-BANK, ASKED, RETAIN, JUDGE = 60, 100, 200, 1000  # images: each side of the bank, of the request; others
+BANK, ASKED, RETAIN, JUDGE = 60, 300, 300, 1000  # images: each side of the bank, of the request; others
 RANDOM = 20  # folders of nothing
 EDITS = ("erase", "masks")
 Row = dict[str, Any]
@@ -47,7 +48,7 @@ class Net(nn.Module):
         widths = [3, 16, 32, 32]
         self.convs = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         )
         self.hidden, self.head = nn.Linear(32 * 9, 64), nn.Linear(64, 10)
 
