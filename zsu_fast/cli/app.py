@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from zsu_fast.cli import (
+    benchmark_command,
     concepts_command,
     demo_command,
     depth_command,
@@ -91,4 +92,5 @@ app.command("verify")(verify_command.verify)
 app.command("relevance")(relevance_command.relevance)
 app.command("concepts")(concepts_command.concepts)
 app.command("info")(info_command.info)
+app.command("benchmark")(benchmark_command.run_benchmark)
 app.command("demo")(demo_command.demo)

@@ -41,6 +41,21 @@ class Attack:
     oracle_at_most: float | None = None
     others_at_least: float | None = None
 
+    @classmethod
+    def of(
+        cls,
+        forget: dict[str, float],
+        retain: dict[str, float],
+        images: int,
+        interval: tuple[float, float] | None = None,
+    ) -> Attack:
+        """From the accuracies by model, on so many images of the class; without an oracle nothing is compared."""
+        if "oracle" not in forget:
+            return cls(forget, retain)
+        share = share_of_the_way(forget["original"], forget["edited"], forget["oracle"])
+        others = min(retain["original"], retain["oracle"]) - PRICE
+        return cls(forget, retain, share, interval, upper_bound(round(forget["oracle"] * images), images), others)
+
     @property
     def holds(self) -> bool | None:
         """Whether the edited model gives the attacker no more than a retrained one may; None without an oracle.
@@ -169,9 +184,9 @@ def depth(
 def _compared(forget: dict[str, Tensor], retain: dict[str, float], seed: int) -> Attack:
     """From model -> [images of the class] how often each gets its class."""
     means = {who: float(rates.mean()) for who, rates in forget.items()}
+    count = len(forget["original"])
     if "oracle" not in forget:
-        return Attack(means, retain)
-    count = len(forget["oracle"])
+        return Attack.of(means, retain, count)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(count, (DRAWS, count), generator=generator)
     original, edited, oracle = (forget[who][drawn].mean(1) for who in ("original", "edited", "oracle"))
@@ -180,6 +195,4 @@ def _compared(forget: dict[str, Tensor], retain: dict[str, float], seed: int) ->
     if len(shares) >= DRAWS * 0.95:  # else the oracle is not surely below the original
         low, high = shares.quantile(torch.tensor([0.025, 0.975], dtype=shares.dtype)).tolist()
         interval = (low, high)
-    share = share_of_the_way(means["original"], means["edited"], means["oracle"])
-    others = min(retain["original"], retain["oracle"]) - PRICE
-    return Attack(means, retain, share, interval, upper_bound(round(means["oracle"] * count), count), others)
+    return Attack.of(means, retain, count, interval)

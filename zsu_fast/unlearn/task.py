@@ -27,6 +27,7 @@ from zsu_fast.unlearn.result import ForgetResult, described, jsonable, provenanc
 from zsu_fast.unlearn.transaction import Transaction
 from zsu_fast.unlearn.trial import Trial
 from zsu_fast.unlearn.verdict import Evaluated, Evidence, Verdict
+from zsu_fast.unlearn.watch import classifier_inputs
 
 DEFAULT_DROP = 0.02  # of retain accuracy: a hundred probes cannot tell less
 
@@ -92,10 +93,11 @@ class Task:
         self.probes, self.labels = self.request.probes, self.request.probe_labels
         self.parts = search.folds(self.labels, method.folds, asked.seed)
         self.measurement.retain = self._retain_images()
+        self._classified: Pair | None = None
 
     def run(self) -> ForgetResult:
         measurement = self.measurement
-        logits = measurement.forward(self.probes)
+        logits = self._first_look()
         margins = self.request.margins(logits, torch.ones_like(self.labels, dtype=torch.bool))
         evaluation = measurement.evaluation(self.evaluate_on)
         digest, unknown = model_digest(self.model), self.request.unknown(logits)
@@ -205,8 +207,18 @@ class Task:
 
         return Given(
             self.model, self.structure, self.targets, self.probes, self.labels, measurement.retain, measurement.forward,
-            count, measurement.progress, self.request, note, self.request.view,
+            count, measurement.progress, self.request, note, self._classified, self.request.view,
         )  # fmt: skip
+
+    def _first_look(self) -> Tensor:
+        """Logits of the probes; what enters the classifier is kept from the same pass for a method that reads it."""
+        head, measurement = self.structure.head, self.measurement
+        if head is None or not self.method.reads_classifier:
+            return measurement.forward(self.probes)
+        weight = self.transaction.tensors.held(head.weight)
+        self._classified = classifier_inputs(self.transaction.view, weight, self.options.batches(self.probes))
+        measurement.cost.images_forwarded += len(self.probes)
+        return self._classified[1]
 
     def _metrics(self, margins: Tensor, retain_accuracy: float | None) -> dict[str, float | None]:
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -31,12 +31,18 @@ def kept_features(
     return classifier_inputs(given.model, Tensors(given.model).held(head.weight), told())
 
 
-def shortcut(tensors: Tensors, head: Head, features: Tensor, logits: Tensor) -> Quick | None:
-    """From kept features to logits, if that is the model's own arithmetic bit for bit, as it is tried; else None."""
+def shortcut(
+    tensors: Tensors, head: Head, features: Tensor, logits: Tensor, batches: Callable[[Tensor], Sequence[Tensor]]
+) -> Quick | None:
+    """From kept features to logits, if that is the model's own arithmetic bit for bit, as it is tried; else None.
+
+    batches: features -> the parts in which the model runs them: another number of rows may round otherwise.
+    """
 
     def quick(where: Tensor) -> Tensor:
         bias = None if head.bias is None else tensors[head.bias]
-        return F.linear(features[where], tensors[head.weight], bias)[:, head.rows]
+        parts = [F.linear(part, tensors[head.weight], bias) for part in batches(features[where])]
+        return torch.cat(parts)[:, head.rows]
 
     try:
         everything = torch.ones(len(features), dtype=torch.bool, device=features.device)

@@ -60,6 +60,7 @@ class LraNpp(Method):
     name: ClassVar[str] = "lra-npp"
     options: ClassVar[type[MaskOptions]] = LraNppOptions
     until: ClassVar[float] = 0.02
+    reads_classifier: ClassVar[bool] = True
 
     asked: LraNppOptions
 
@@ -72,8 +73,8 @@ class LraNpp(Method):
         assert head is not None
         asked = self.completed(given.structure)
         weight = Tensors(given.model)[head.weight]
-        features, logits = kept_features(given, head, asked.batches(given.images))
-        quick = shortcut(Tensors(given.model), head, features, logits)
+        features, logits = given.classified or kept_features(given, head, asked.batches(given.images))
+        quick = shortcut(Tensors(given.model), head, features, logits, asked.batches)
         rows = weight[head.rows]
 
         def rank(admitted: Tensor | None) -> Ranking:

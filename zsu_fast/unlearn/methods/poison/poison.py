@@ -167,8 +167,8 @@ class Poison(Method):
 
         yield Proposal(
             (), f"{asked.labels} labels", choose, 1,
-            quick=shortcut(tensors, head, clean, logits),
-            quick_retain=shortcut(tensors, head, kept, kept_logits),
+            quick=shortcut(tensors, head, clean, logits, asked.batches),
+            quick_retain=shortcut(tensors, head, kept, kept_logits, asked.batches),
         )  # fmt: skip
 
     def described(self, given: Given) -> dict[str, Any]:
