@@ -81,7 +81,8 @@ def measure(
     torch.manual_seed(0)
     with torch.device(device):
         net = model.build()
-    net = settle(net, natural(2, model.size, device)).to(dtype).to(memory_format=layout)
+    net = settle(net, natural(2, model.size, device)).to(dtype)
+    net = net.to(memory_format=layout)  # type: ignore[call-overload]  # torch takes it, its stubs do not
     images = natural(model.batch, model.size, device).to(dtype=dtype, memory_format=layout)
     target = torch.arange(model.batch, device=device) % 10
     expected = relevance(net, images, target, composite=rules)

@@ -100,13 +100,14 @@ def test_poison_from_the_command_line(folders, run, tmp_path):
     out = tmp_path / "p"
     result = run(
         "forget", "class", *MODEL, "-t", "se", "-p", "train.npz", "--retain", "train.npz", "--eval", "test.npz",
-        "--method", "poison", "--set", "ablation=true", "--set", "learning_rate=0.5", "-o", out, "--json",
+        "--method", "poison", "--set", "ablation=true", "--set", "learning_rate=0.5", "--photos", "-o", out, "--json",
     )  # fmt: skip
     assert result.code == 0, (result.err, result.json["summary"])
     findings = result.json["record"]["findings"]["ablation"]
     assert len(findings["rows"]) == 5 and result.json["verdict"]["level"] == "answers"
     page = (out / "report.html").read_text()
     assert "What labels and patch each do" in page and findings["said"] in page
+    assert "What the class was made of" in page and 'alt="concepts and their crops"' in page
     written = load_model("python:tinynet:build", out / "model.safetensors").model
     batch = torch.from_numpy(folders.images).permute(0, 3, 1, 2) / 255.0
     with torch.no_grad():

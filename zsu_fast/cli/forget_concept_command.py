@@ -30,7 +30,7 @@ def forget_concept(
         Path,
         typer.Option(
             "--with",
-            help="Images with the concept, fifty or more: a folder, or .npz.",
+            help="Images with the concept, some hundreds if they can be had: a folder, or .npz.",
             rich_help_panel=opt.IMAGES,
             show_default=False,
         ),

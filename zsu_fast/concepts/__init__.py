@@ -2,6 +2,7 @@
 
 from zsu_fast.concepts.bank import ConceptBank, concept_bank
 from zsu_fast.concepts.bottleneck import Bottleneck, concept_bottleneck
+from zsu_fast.concepts.clip import clip_bank
 from zsu_fast.concepts.explanation import Explanation, explain_class
 from zsu_fast.concepts.gradients import Integrated, agreement, integrated_gradients
 from zsu_fast.concepts.reading import Reading, activations
@@ -17,6 +18,7 @@ __all__ = [
     "activations",
     "agreement",
     "as_bank",
+    "clip_bank",
     "concept_bank",
     "concept_bottleneck",
     "explain_class",

@@ -3,10 +3,12 @@
 LEACE (Belrose et al., NeurIPS 2023, arXiv 2306.03819) for a concept that is there or not: of all affine maps after
 which no linear classifier does better than the commoner side, the one that changes the least is
 
-    y' = y - d w^T (y - m),    d: difference of the two means, w: S^-1 d / (d^T S^-1 d), S: covariance, m: mean
+    y' = y - d w^T (y - m),    d: difference of the two means, w: S^-1 d / (d^T S^-1 d), S: covariance
 
-which folds into the layer's weight and bias. Layer after layer, each as the ones before it leave it, it is what the
-source calls concept scrubbing. Nonlinear functions behind may bring differences back: that is for others to measure.
+but for a constant, m: the source's is the mean of all, here it is that of the side without the concept, which stays
+where it is while the other one comes to it. It folds into the layer's weight and bias. Layer after layer, each as the
+ones before it leave it, it is what the source calls concept scrubbing. Nonlinear functions behind may bring differences
+back, and d is only as good as the images are many: that is for others to measure.
 """
 
 from __future__ import annotations
@@ -28,12 +30,13 @@ def eraser(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     found = values.detach().double().cpu()
     inside = labels.cpu().bool()
-    difference = found[inside].mean(0) - found[~inside].mean(0)
+    without = found[~inside].mean(0)
+    difference = found[inside].mean(0) - without
     direction = ridge_direction(found, inside)
     size = direction @ difference
     if not bool(size > 0):
-        return torch.zeros_like(difference), torch.zeros_like(difference), found.mean(0)
-    return difference, direction / size, found.mean(0)
+        return torch.zeros_like(difference), torch.zeros_like(difference), without
+    return difference, direction / size, without
 
 
 @torch.no_grad()

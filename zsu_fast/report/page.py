@@ -16,6 +16,7 @@ from zsu_fast.evaluate import Evaluation, ProbeResult
 from zsu_fast.plot.colours import as_array, limit_of
 from zsu_fast.report import pictures
 from zsu_fast.report.analysis import Analysis
+from zsu_fast.report.concepts import Made
 from zsu_fast.report.files import write_text
 
 MOST_CLASSES = 40
@@ -37,6 +38,7 @@ class Report:
         photos: uint8 [n, H, W, C], the probes that the heatmaps belong to.
         probe_before, probe_after: linear probe on the features.
         warnings: what a reader must know before believing the numbers.
+        made_of: what the class was made of, see `zsu_fast.report.concepts`.
     """
 
     model: str
@@ -51,6 +53,7 @@ class Report:
     probe_before: ProbeResult | None = None
     probe_after: ProbeResult | None = None
     warnings: Sequence[str] = ()
+    made_of: Made | None = None
 
 
 def write_report(report: Report, path: str | os.PathLike[str]) -> None:
@@ -74,6 +77,7 @@ def render(report: Report) -> str:
             _taken_for(report),
             _layers(report),
             _strips(report),
+            _made_of(report),
             _maps(report),
             _search(report),
             _ablation(report),
@@ -287,6 +291,14 @@ def _maps(report: Report) -> str:
         f"Before and after are drawn on one scale. Rules: {escape(before.heat_rules)}."
     )
     return _section("Where the model looked", lead, f'<div class="maps">{"".join(figures)}</div>')
+
+
+def _made_of(report: Report) -> str:
+    made = report.made_of
+    if made is None:
+        return ""
+    picture = f'<img class="chart" alt="concepts and their crops" src="{made.picture}">' if made.picture else ""
+    return _section("What the class was made of", escape(made.text), picture)
 
 
 def _search(report: Report) -> str:

@@ -58,10 +58,10 @@ class ForgetConcept(OfClassifier):
     """Make the features forget a concept.
 
     concept: its name in `bank`, which holds its vector and the layer. images: with the concept, without: without it,
-    otherwise alike, [N, ...] and [M, ...]; ten of each at least, better fifty, and none that the bank was made from:
-    these judge, by vectors that are fitted anew on the features as the edit leaves them. Of the larger side as many
-    are taken as the smaller one has. used_by: the classes that use the concept and may suffer; by default those that
-    are answered more often with it than without.
+    otherwise alike, [N, ...] and [M, ...]; ten of each at least, better some hundreds, several times as many as the
+    layer has units, and none that the bank was made from: these judge, by vectors that are fitted anew on the features
+    as the edit leaves them. Of the larger side as many are taken as the smaller one has. used_by: the classes that use
+    the concept and may suffer; by default those that are answered more often with it than without.
 
     Raises:
         TypeError, ValueError: naming the argument.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -12,10 +13,9 @@ from torch import Tensor
 from zsu_fast.concepts.erasure import erase_, outputs_of
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.concept import ForgetConcept
-from zsu_fast.unlearn.edits import Edits, Replacement
 from zsu_fast.unlearn.methods.base import Given, Masks, Proposal
 from zsu_fast.unlearn.methods.channels import Channels, ChannelsOptions
-from zsu_fast.unlearn.methods.training import learned_values, student_of
+from zsu_fast.unlearn.methods.training import Values, learned_values, student_of
 from zsu_fast.unlearn.options import option
 from zsu_fast.unlearn.picks import Picks, rank_units, unit_relevance
 from zsu_fast.unlearn.plan import plan
@@ -42,8 +42,8 @@ class ConceptOptions(ChannelsOptions):
 class Concept(Channels):
     """Two kinds of edit, the first that reaches the aim within the floor.
 
-    erase: see `zsu_fast.concepts.erasure`; an edit of size n erases from the last n layers that the margin rests on, in
-    the order in which they run. masks: as "channels", with the concept's margin in the place of a class's logit. Score
+    erase: see `zsu_fast.concepts.erasure`; from the last of the layers that the margin rests on, then from the last
+    two, four, eight. masks: as "channels", with the concept's margin in the place of a class's logit. Score
     "contrastive": a unit's mean share of the relevance for the margin on images with the concept, less its share on
     images without it, or for a class of the retain images, whichever is largest.
     """
@@ -78,7 +78,7 @@ class Concept(Channels):
             given.note(logits[len(given.images) :])
         carried = [name for name in layers if bool((found[name][: len(given.images)] != 0).any())]
         if asked.edit != "masks":
-            yield self._erasure(given, carried)
+            yield from self._erasures(given, carried)
         if asked.edit != "erase":
             yield from self._masks(given, found, labels, carried)
 
@@ -113,28 +113,25 @@ class Concept(Channels):
 
             yield Proposal(tuple(stage), asked.mode or "zero", choose, sum(found[name].shape[1] for name in stage))
 
-    def _erasure(self, given: Given, carried: Sequence[str]) -> Proposal:
-        layers = [given.structure.layers[name] for name in carried if name in given.structure.layers]
+    def _erasures(self, given: Given, carried: Sequence[str]) -> Iterator[Proposal]:
+        """From the last layer alone, the last two, four, eight: the fewer, the less the others lose."""
         modules = dict(given.model.named_modules())
+        layers = [given.structure.layers[name] for name in carried if name in given.structure.layers]
         plain = [layer for layer in layers if layer.runs == 1 and layer.name in modules][-MOST:]
+        for count in sorted({min(count, len(plain)) for count in (1, 2, 4, MOST)} - {0}):
+            chosen = plain[len(plain) - count :]
+            yield Proposal(tuple(layer.name for layer in chosen), "erase", partial(self._erased, given, chosen), 1)
 
-        def choose(admitted: Tensor | None, _: Tensor | None) -> Erased:
-            chosen = slice(None) if admitted is None else admitted.to(given.labels.device)
-            images, inside = given.images[chosen], given.labels[chosen] == 1
-
-            def values(size: int) -> dict[str, Tensor]:
-                student = student_of(given.model)
-                view, tensors = given.view(student), Tensors(student)
-                for layer in plain[len(plain) - size :]:
-                    outputs = outputs_of(
-                        view, student.get_submodule(layer.name), self.asked.batches(images), layer.kind == "conv"
-                    )
-                    erase_(tensors, layer.weight, layer.bias, running_mean(layer, tensors), outputs, inside)
-                return learned_values(given.model, student).after
-
-            return Erased(len(plain), values)
-
-        return Proposal(tuple(layer.name for layer in plain), "erase", choose, len(plain))
+    def _erased(self, given: Given, layers: Sequence[Layer], admitted: Tensor | None, _: Tensor | None) -> Values:
+        own = slice(None) if admitted is None else admitted.to(given.labels.device)
+        images, inside = given.images[own], given.labels[own] == 1
+        student = student_of(given.model)
+        view, tensors = given.view(student), Tensors(student)
+        for layer in layers:  # each as those before it leave it
+            module = student.get_submodule(layer.name)
+            outputs = outputs_of(view, module, self.asked.batches(images), layer.kind == "conv")
+            erase_(tensors, layer.weight, layer.bias, running_mean(layer, tensors), outputs, inside)
+        return learned_values(given.model, student)
 
     def _stages(self, given: Given, carried: Sequence[str]) -> list[list[str]]:
         """Of the layers that the margin rests on: as for classes, then each third of the depth alone."""
@@ -151,23 +148,6 @@ class Concept(Channels):
 
     def _score(self, given: Given) -> str:
         return self.asked.score or "contrastive"
-
-
-@dataclass
-class Erased:
-    """Edits of growing size, each made when it is first looked at. `values`: size -> new tensors."""
-
-    largest: int
-    values: Callable[[int], dict[str, Tensor]]
-    made: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-
-    def picks(self, size: int) -> Picks:
-        return Picks()
-
-    def edits(self, size: int) -> Edits:
-        if size not in self.made:
-            self.made[size] = self.values(size)
-        return [Replacement(name, new) for name, new in self.made[size].items()]
 
 
 def running_mean(layer: Layer, tensors: Tensors) -> str | None:

@@ -122,6 +122,7 @@ class Poison(Method):
     options: ClassVar[type[PoisonOptions]] = PoisonOptions
     needs: ClassVar[frozenset[str]] = frozenset({FORGET, RETAIN})
     until: ClassVar[float] = 0.02
+    reads_classifier: ClassVar[bool] = True
     folds: int = 1
     learns: ClassVar[bool] = True
 
@@ -148,7 +149,7 @@ class Poison(Method):
             )
         kept, kept_logits = kept_features(given, head, asked.batches(others), "features of the others")
         given.note(kept_logits)
-        clean, logits = kept_features(given, head, asked.batches(images), "features of the class")
+        clean, logits = given.classified or kept_features(given, head, asked.batches(images), "features of the class")
         generator = torch.Generator().manual_seed(asked.seed)
         aims, donors = self._aims(given, logits, generator)
         patched = clean
