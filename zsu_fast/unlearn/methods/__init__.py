@@ -10,16 +10,17 @@ from zsu_fast.unlearn.methods.channels import Channels
 from zsu_fast.unlearn.methods.deep import Deep
 from zsu_fast.unlearn.methods.instances import INSTANCE_METHODS
 from zsu_fast.unlearn.methods.lra_npp import LraNpp
+from zsu_fast.unlearn.methods.texts import TEXT_METHODS
 
 GROUP = "zsu_fast.methods"
 _BUILT_IN: dict[str, type[Method]] = (
-    {"lra-npp": LraNpp, "channels": Channels, "deep": Deep} | INSTANCE_METHODS | BASELINES
+    {"lra-npp": LraNpp, "channels": Channels, "deep": Deep} | INSTANCE_METHODS | TEXT_METHODS | BASELINES
 )
 
 
 def method_names() -> list[str]:
-    """Names of all methods: the house's, those for single images (`INSTANCE_METHODS`), the baselines of the field
-    (`BASELINES`), then those of other packages."""
+    """Names of all methods: the house's, those for single images (`INSTANCE_METHODS`) and texts (`TEXT_METHODS`), the
+    baselines of the field (`BASELINES`), then those of other packages."""
     return list(_BUILT_IN) + sorted(e.name for e in entry_points(group=GROUP) if e.name not in _BUILT_IN)
 
 
@@ -45,6 +46,7 @@ __all__ = [
     "BASELINES",
     "GROUP",
     "INSTANCE_METHODS",
+    "TEXT_METHODS",
     "Channels",
     "Deep",
     "Given",
