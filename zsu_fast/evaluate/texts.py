@@ -21,7 +21,8 @@ WORD = re.compile(r"\w+(?:['’-]\w+)*")
 class Tokenizer(Protocol):
     """What is used of a tokenizer; those of transformers fit."""
 
-    eos_token_id: int | None
+    @property
+    def eos_token_id(self) -> int | None: ...
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
