@@ -13,6 +13,7 @@ from zsu_fast.cli import (
     forget_command,
     forget_instances_command,
     forget_kinds,
+    forget_text_command,
     info_command,
     relevance_command,
     restore_command,
@@ -80,7 +81,8 @@ def _root(
 forget_app = typer.Typer(cls=forget_kinds.ForgetKinds)
 forget_app.command("class")(forget_command.forget)
 forget_app.command("instances")(forget_instances_command.forget_instances)
-app.add_typer(forget_app, name="forget", help="Make a model forget a class (or single images: forget instances).")
+forget_app.command("text")(forget_text_command.forget_text)
+app.add_typer(forget_app, name="forget", help="Make a model forget a class (or forget instances, forget text).")
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("depth")(depth_command.depth)
 app.command("restore")(restore_command.restore)

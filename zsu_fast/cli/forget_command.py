@@ -117,7 +117,8 @@ def forget(
     result.json says why, and the exit code is 3. If the images are too few to
     judge the edit it is 4: 29 of the class, best as --eval, are enough.
 
-    Single training images: zsu-fast forget instances --help.
+    Single training images: zsu-fast forget instances --help. What a language
+    model says: zsu-fast forget text --help.
 
     [bold]Examples[/]
 

@@ -217,7 +217,8 @@ def _size(value: Any) -> tuple[int, int] | None:
     return None if value is None else (int(value), int(value))
 
 
-def _python(name: str) -> tuple[nn.Module, AnyPreprocess]:
+def called(name: str) -> Any:
+    """What ``package.module:callable`` returns, or the module that stands there."""
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise ValueError(f"MODEL must be python:package.module:callable, got {'python:' + name!r}")
@@ -231,7 +232,11 @@ def _python(name: str) -> tuple[nn.Module, AnyPreprocess]:
         if not hasattr(target, part):
             raise ValueError(f"{module_name!r} has no {attribute!r}")
         target = getattr(target, part)
-    built = target if isinstance(target, nn.Module) else target() if callable(target) else None
+    return target if isinstance(target, nn.Module) else target() if callable(target) else None
+
+
+def _python(name: str) -> tuple[nn.Module, AnyPreprocess]:
+    built = called(name)
     model, preprocess = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not isinstance(model, nn.Module):
         raise ValueError(

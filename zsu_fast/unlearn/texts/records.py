@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,31 @@ def check_records(name: str, records: object, least: int = 1) -> tuple[TextRecor
         raise ValueError(f"{name}: expected at least {least} record{'s' if least > 1 else ''}, got {len(records)}")
     check_once(name, [record.prompt for record in records], "prompt")
     return tuple(records)
+
+
+def read_records(path: str | Path) -> list[TextRecord]:
+    """Records of a file of JSON lines: objects with "prompt", "response", and what else a TextRecord has.
+
+    Raises:
+        ValueError: no such file, or a line that is no record; it is named.
+    """
+    path, found = Path(path), []
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    known = [f.name for f in fields(TextRecord)]
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            given = json.loads(line)
+            if not isinstance(given, dict) or not {"prompt", "response"} <= set(given) <= set(known):
+                raise ValueError(f"expected an object of {', '.join(known)}, with prompt and response at least")
+            found.append(TextRecord(**given))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    if not found:
+        raise ValueError(f"{path}: holds no record")
+    return found
 
 
 def check_once(name: str, texts: Sequence[str], what: str) -> None:
