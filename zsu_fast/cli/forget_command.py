@@ -127,7 +127,8 @@ def forget(
     judge the edit it is 4: 29 of the class, best as --eval, are enough.
 
     Single training images: zsu-fast forget instances --help. What images have
-    in common, whatever their class: zsu-fast forget concept --help.
+    in common, whatever their class: forget concept. What a language model says:
+    forget text.
 
     [bold]Examples[/]
 

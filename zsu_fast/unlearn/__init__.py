@@ -12,6 +12,7 @@ from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.presets import AUTHORS_PRESETS, Preset
 from zsu_fast.unlearn.requests import ForgetClass
 from zsu_fast.unlearn.result import ForgetResult
+from zsu_fast.unlearn.texts import ForgetText, TextRecord, sensitive_words
 from zsu_fast.unlearn.verdict import Verdict
 
 __all__ = [
@@ -21,9 +22,11 @@ __all__ = [
     "ForgetConcept",
     "ForgetInstances",
     "ForgetResult",
+    "ForgetText",
     "Patch",
     "Picks",
     "Preset",
+    "TextRecord",
     "Verdict",
     "forget",
     "method_names",
@@ -31,4 +34,5 @@ __all__ = [
     "model_digest",
     "perturb_",
     "select",
+    "sensitive_words",
 ]

@@ -23,7 +23,7 @@ from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.patch import Patch, patch_of
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.plan import describe
-from zsu_fast.unlearn.requests import Pair, Request
+from zsu_fast.unlearn.requests import Pair, Request, counted
 from zsu_fast.unlearn.result import ForgetResult, described, jsonable, provenance
 from zsu_fast.unlearn.transaction import Transaction
 from zsu_fast.unlearn.trial import Trial
@@ -148,8 +148,8 @@ class Task:
             if fixed is not None:
                 budget = min(_count(fixed, proposal), trial.largest)
                 if self.options.until is not None and not trial.meets(budget, by_margin=False):
-                    short = self.request.short
-                    reason = f"A budget of {budget} leaves more than {self.until:.3f} of the images {short}."
+                    left = counted(self.request)
+                    reason = f"A budget of {budget} leaves more than {self.until:.3f} of the {left}."
                     continue
                 return self._carry_out(trial, [budget], None), ""
             if proposal.free:
@@ -159,7 +159,7 @@ class Task:
             if not budgets:
                 if self.front is not None:
                     self.front.draw(trial, None)
-                reason = f"No budget leaves at most {self.until:.3f} of the images {self.request.short}."
+                reason = f"No budget leaves at most {self.until:.3f} of the {counted(self.request)}."
                 continue
             found = self._carry_out(trial, budgets, floor)
             if found is not None:
@@ -321,7 +321,7 @@ class Task:
                 for w in self.transaction.journal
             ],
             "metrics": {
-                "counted": f"images {self.request.short}",
+                "counted": counted(self.request),
                 "before": before.metrics,
                 "after": after,
                 "held_out": len(self.parts) > 1,

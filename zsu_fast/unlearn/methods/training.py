@@ -142,8 +142,9 @@ def descend(
     text: str,
     after_step: Callable[[], None] = lambda: None,
     enough: Callable[[], bool] = lambda: False,
+    clip: float | None = None,
 ) -> None:
-    """`steps` steps down loss_of(step), fewer if after one `enough` is true.
+    """`steps` steps down loss_of(step), fewer if after one `enough` is true. clip: largest norm of all gradients.
 
     ValueError if the loss becomes infinite or NaN: that is not forgetting.
     """
@@ -155,6 +156,8 @@ def descend(
             raise ValueError("model: no gradient reaches its parameters; does it run without gradients, or on others?")
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+        if clip is not None:
+            nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
         after_step()
         progress(step + 1, steps, f"{text}, loss {loss.item():.3f}")
