@@ -82,7 +82,8 @@ class Proposal:
 
     choose: the edits by the images to forget that a mask [N] admits, and, if the method learns from the retain images,
     by those that another one admits (None: all). free: the edit costs what is kept nothing, so it is taken in full.
-    candidates: what a fraction of the budget counts. quick: logits of images (a mask [N]) under the edit that is in
+    smallest: the smallest size that meets the aim is taken, and no larger. candidates: what a fraction of the budget
+    counts. quick: logits of images (a mask [N]) under the edit that is in
     place, without running the model; only where it gives the model's own logits bit for bit.
     """
 
@@ -91,6 +92,7 @@ class Proposal:
     choose: Callable[[Tensor | None, Tensor | None], Choice]
     candidates: int
     free: bool = False
+    smallest: bool = False
     quick: Callable[[Tensor], Tensor] | None = None
 
 
