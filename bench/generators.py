@@ -3,8 +3,9 @@
     python -m bench.generators --data ../shared/data --json bench/results/generators.json
 
 LeNet-5 is the judge of the request, a ViT the second one, that has no part in the edit; both were trained on MNIST by
-others. All figures are of latents that had no part in the edit. The reference of the Fréchet distance are test images of
-the other digits. Seconds are those of the processor, for the edit without what judges it. `--parts` renews some parts.
+others. All figures are of latents that had no part in the edit. The reference of the Fréchet distance are test images
+of the other digits. Seconds are those of the processor, for the edit without what judges it.
+`--parts` renews some parts.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from zsu_fast.unlearn.watch import trace_structure
 PAGE, BEGIN, END = Path("docs/generators.md"), "<!-- generators: begin -->", "<!-- generators: end -->"
 SHARE, SECOND, KEPT, CONFIDENT = 0.01, 0.02, 0.93, 0.8  # what is aimed at
 REFERENCE, PEER_STEPS, SEEDS = 3000, 300, 3
-MASKED = {"digits": (4, 9), "units": 8}
+MASKED_DIGITS, MASKED_UNITS = (4, 9), 8
 Row = dict[str, Any]
 
 
@@ -103,6 +104,10 @@ def ours(bench: Bench) -> Iterator[Row]:
         }  # fmt: skip
 
 
+def seen_of(view: GeneratorView, request: ForgetGenerated, first: Seen | None = None) -> Seen:
+    return look(view, request.fresh, request.classes, lambda x: x.split(250), first, request.reference, request.seed)
+
+
 def gradient(bench: Bench) -> Iterator[Row]:
     """The peer: Adam on the distance to the image of the nearest kept latent, and to what it was, for the others."""
     for digit in (4, 9):
@@ -125,15 +130,14 @@ def gradient(bench: Bench) -> Iterator[Row]:
             optimizer.step()
         seconds = time.process_time() - started
         with torch.no_grad():
-            rest: tuple[Any, ...] = (request.fresh, (digit,), lambda x: x.split(250))
-            before = look(GeneratorView(bench.generator, bench.judge, bench.second), *rest, None, request.reference, 0)
-            after = look(view, *rest, before, request.reference, 0)
+            before = seen_of(GeneratorView(bench.generator, bench.judge, bench.second), request)
+            after = seen_of(view, request, before)
         yield {"digit": digit, "seconds": seconds, "after": figures(after.to_dict())}
 
 
 def masks(bench: Bench) -> Iterator[Row]:
     """Units of the last hidden layer, by relevance or drawn, alone and with the closed form; on the held latents."""
-    for digit in MASKED["digits"]:
+    for digit in MASKED_DIGITS:
         for seed in range(SEEDS):
             request = bench.request(digit, seed, draws=100)
             model = bench.model()
@@ -149,7 +153,7 @@ def masks(bench: Bench) -> Iterator[Row]:
                 model, structure, (digit,), started.probes, started.probe_labels, started.retain, forward,
                 lambda count: None, lambda *_: None, started, view=started.view,
             )  # fmt: skip
-            units = MASKED["units"]
+            units = MASKED_UNITS
             method = Substitute(SubstituteOptions(masked=units / 256, seed=seed))
             with torch.no_grad():
                 fit = _Fit(given, method.asked)
@@ -210,8 +214,8 @@ def table(results: dict[str, Any]) -> str:
     columns = ["digit", "verdict", "edit", "share, LeNet-5", "share, ViT", "kept", "Fréchet", "confident", "roughness",
                "seconds"]  # fmt: skip
     lines = lines_of(
-        f"MNIST generator, 10,000 fresh latents, floor 0.9; **bold** misses the aim (at most 1 % and 2 %, kept at least "
-        f"93 %, Fréchet at most 5 % more, confident at least 80 %). {where}; seconds of processor time.",
+        f"MNIST generator, 10,000 fresh latents, floor 0.9; **bold** misses the aim (at most 1 % and 2 %, kept at "
+        f"least 93 %, Fréchet at most 5 % more, confident at least 80 %). {where}; seconds of processor time.",
         columns, found,
     )  # fmt: skip
     mine = {row["digit"]: row for row in parts["ours"]}
@@ -228,7 +232,7 @@ def table(results: dict[str, Any]) -> str:
         ["digit", "method", "share, LeNet-5", "share, ViT", "kept", "confident", "seconds", "times as fast"], beside,
     )  # fmt: skip
     rows = []
-    for digit in MASKED["digits"]:
+    for digit in MASKED_DIGITS:
         for repaired in (False, True):
             for chosen in ("none", "chance", "relevance"):
                 group = [
@@ -242,8 +246,8 @@ def table(results: dict[str, Any]) -> str:
                     ", ".join(percent(r["share"]) for r in group), ", ".join(percent(r["kept_same"]) for r in group),
                 ])  # fmt: skip
     lines += lines_of(
-        f"{MASKED['units']} of 256 units of the last hidden layer masked, one value for each of {SEEDS} draws of latents; "
-        "1500 held latents:",
+        f"{MASKED_UNITS} of 256 units of the last hidden layer masked, one value for each of {SEEDS} draws of "
+        "latents; 1500 held latents:",
         ["digit", "chosen by", "closed form", "share before", "share after", "kept"], rows,
     )  # fmt: skip
     return "\n".join(lines).rstrip()
@@ -260,7 +264,9 @@ def main() -> None:
         PAGE.write_text(insert_table(PAGE.read_text(), table(json.loads(asked.json.read_text())), BEGIN, END))
         return
     bench, path = Bench(asked.data), asked.json
-    results = json.loads(path.read_text()) if path.exists() else {"kind": "zsu_fast generators", "parts": {}}
+    results: dict[str, Any] = {"kind": "zsu_fast generators", "parts": {}}
+    if path.exists():
+        results = json.loads(path.read_text())
     results |= {"machine": machine.describe(torch.device("cpu"))}
     for name in asked.parts:
         results["parts"][name] = []

@@ -11,6 +11,7 @@ from zsu_fast.cli import (
     depth_command,
     evaluate_command,
     forget_command,
+    forget_generator_command,
     forget_instances_command,
     forget_kinds,
     info_command,
@@ -80,7 +81,12 @@ def _root(
 forget_app = typer.Typer(cls=forget_kinds.ForgetKinds)
 forget_app.command("class")(forget_command.forget)
 forget_app.command("instances")(forget_instances_command.forget_instances)
-app.add_typer(forget_app, name="forget", help="Make a model forget a class (or single images: forget instances).")
+forget_app.command("generator")(forget_generator_command.forget_generator)
+app.add_typer(
+    forget_app,
+    name="forget",
+    help="Make a model forget a class (single images: forget instances; a generator: forget generator).",
+)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("depth")(depth_command.depth)
 app.command("restore")(restore_command.restore)
