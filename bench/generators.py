@@ -220,7 +220,7 @@ def table(results: dict[str, Any]) -> str:
     )  # fmt: skip
     mine = {row["digit"]: row for row in parts["ours"]}
     beside = []
-    for row in parts["gradient"]:
+    for row in (row for row in parts["gradient"] if row["digit"] in mine):
         for name, one in (("`substitute`", mine[row["digit"]]), (f"gradient, {PEER_STEPS} steps", row)):
             a = one["after"]
             beside.append([

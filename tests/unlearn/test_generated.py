@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import zsu_fast
+from tests.generators import generator_and_judges, judge_of
 from zsu_fast.unlearn import ForgetGenerated, model_digest
 from zsu_fast.unlearn.generator_view import GeneratorView
 from zsu_fast.unlearn.methods.generators.displaced import displaced
 from zsu_fast.unlearn.methods.generators.last_layer import last_layer, refitted
-
-CLASSES = 5
 
 
 class Deconvolutions(nn.Module):
@@ -29,31 +28,9 @@ class Deconvolutions(nn.Module):
         return self.net(z)
 
 
-def judge_of(images: Tensor, seed: int, rows: Tensor | None = None) -> nn.Module:
-    """A linear judge of what is made, all classes about as frequent; other seeds see a little of it otherwise."""
-    flat = images.flatten(1)
-    drawn = torch.randn(CLASSES, flat.shape[1], generator=torch.Generator().manual_seed(seed))
-    weight = drawn if rows is None else rows + 0.1 * drawn
-    judge = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(flat.shape[1], affine=False), nn.Linear(flat.shape[1], CLASSES))
-    scores = flat @ weight.T
-    with torch.no_grad():
-        judge[2].weight.copy_(12 * weight / scores.std())
-        judge[2].bias.copy_(-(flat @ judge[2].weight.T).mean(0))
-    return judge
-
-
 @pytest.fixture(scope="module")
 def mlp():
-    """(generator, judge, a second one that is nearly the same); all in training mode."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(6, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 10), nn.Tanh())
-        for module in model:
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=1.5 * (2 / module.in_features) ** 0.5)
-        images = model(torch.randn(1000, 6)).detach()
-    judge = judge_of(images, 1)
-    return model, judge, judge_of(images, 2, judge[2].weight.detach())
+    return generator_and_judges()
 
 
 def state(module: nn.Module) -> dict[str, object]:
