@@ -14,6 +14,7 @@ from zsu_fast.cli import (
     evaluate_command,
     forget_command,
     forget_concept_command,
+    forget_generator_command,
     forget_instances_command,
     forget_kinds,
     forget_text_command,
@@ -86,7 +87,12 @@ forget_app.command("class")(forget_command.forget)
 forget_app.command("instances")(forget_instances_command.forget_instances)
 forget_app.command("concept")(forget_concept_command.forget_concept)
 forget_app.command("text")(forget_text_command.forget_text)
-app.add_typer(forget_app, name="forget", help="Make a model forget a class (or forget instances, concept, text).")
+forget_app.command("generator")(forget_generator_command.forget_generator)
+app.add_typer(
+    forget_app,
+    name="forget",
+    help="Make a model forget a class (or forget instances, concept, text, generator).",
+)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("depth")(depth_command.depth)
 app.command("restore")(restore_command.restore)

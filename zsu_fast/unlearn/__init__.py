@@ -4,6 +4,7 @@ from zsu_fast.model.tensors import model_digest
 from zsu_fast.unlearn.concept import ForgetConcept
 from zsu_fast.unlearn.entry import Entry
 from zsu_fast.unlearn.forget import forget, method_options, select
+from zsu_fast.unlearn.generated import ForgetGenerated
 from zsu_fast.unlearn.instances import ForgetInstances
 from zsu_fast.unlearn.methods import method_names
 from zsu_fast.unlearn.patch import Patch
@@ -20,6 +21,7 @@ __all__ = [
     "Entry",
     "ForgetClass",
     "ForgetConcept",
+    "ForgetGenerated",
     "ForgetInstances",
     "ForgetResult",
     "ForgetText",

@@ -174,7 +174,7 @@ class Task:
             return []
         while budget < trial.largest and not trial.meets_as_chosen(budget):
             budget = min(2 * budget, trial.largest)
-        if self.measurement.retain is None:
+        if self.measurement.retain is None or trial.proposal.smallest:
             return [budget]
         return sorted({budget, min(2 * budget, trial.largest), min(4 * budget, trial.largest)})
 
