@@ -4,16 +4,20 @@ import copy
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 import zsu_fast
-from bench import depth, faithfulness, instances
+from bench import concepts, depth, faithfulness, generators, instances, poisoning
 from bench.__main__ import RESULTS
 from bench.paper import ablation
 from bench.report import insert_table
+from tests.concepts.conftest import Planted, planted_net  # noqa: F401  # a fixture
+from tests.concepts_data import USER, with_square
 from tests.examples import BLOCK, run_examples
+from tests.generators import generator_and_judges
 from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +25,10 @@ GUIDE = ROOT / "docs" / "lrp.md"
 FORGETTING = ROOT / "docs" / "forgetting.md"
 BASELINES_PAGE = ROOT / "docs" / "baselines.md"
 INSTANCES_PAGE = ROOT / "docs" / "instances.md"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONCEPTS_PAGE = ROOT / "docs" / "concepts.md"
+GENERATORS_PAGE = ROOT / "docs" / "generators.md"
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +103,55 @@ def test_table_of_ablation() -> None:
     assert insert_table(text, ablation.table(results), ablation.BEGIN, ablation.END) == text
 
 
+def test_the_page_on_concepts(planted_net: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Its `model` knows threes by a red square; what it says of numbers and sentences is what comes out."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    threes, (inside, without) = with_square(planted_net.threes), planted_net.sides(0, 60)
+    own = torch.full((len(threes),), USER)
+    given = {"model": copy.deepcopy(planted_net.net), "with_square": inside, "without": without}
+    given |= {"images": torch.cat([threes, planted_net.x[:200]]), "labels": torch.cat([own, planted_net.y[:200]])}
+    given |= {
+        "some_images": planted_net.x[120:180],
+        "other_x": planted_net.x[400:600],
+        "other_y": planted_net.y[400:600],
+    }
+    given["more_with_square"], given["more_without"] = planted_net.sides(200, 100)
+    given |= {"test_x": torch.cat([planted_net.x[600:], threes]), "test_y": torch.cat([planted_net.y[600:], own])}
+    given |= {"train_x": threes, "others_x": planted_net.x[:600], "others_y": planted_net.y[:600]}
+    names = run_examples(CONCEPTS_PAGE, given)
+    assert (tmp_path / "concepts.png").exists() and (ROOT / "docs" / "concepts.png").exists()
+    assert names["bank"].evidence[0]["accuracy"] == 1.0 and names["bottleneck"].top(3)[0][0] == "square"
+    assert names["bottleneck"].faithful is False and names["found"][0].crops.shape == (6, 3, 2, 2)
+    assert names["request"].kind == "concept" and names["result"].verdict.level == "answers"
+    assert "patch adds nothing" in names["result"].record["findings"]["ablation"]["said"]
+
+
+@pytest.mark.parametrize(("page", "measured", "name"), [
+    (CONCEPTS_PAGE, concepts, "concepts"), (CONCEPTS_PAGE, poisoning, "poisoning"),
+])  # fmt: skip
+def test_tables_of_concepts(page: Path, measured: ModuleType, name: str) -> None:
+    text, results = page.read_text(), json.loads((RESULTS / f"{name}.json").read_text())
+    assert insert_table(text, measured.table(results), measured.BEGIN, measured.END) == text
+
+
 def test_table_of_instances() -> None:
     results = json.loads((RESULTS / "instances.json").read_text())
     text = INSTANCES_PAGE.read_text()
     assert insert_table(text, instances.table(results), instances.BEGIN, instances.END) == text
+
+
+def test_the_page_on_generators() -> None:
+    """Its `generator` has a latent of six values, its judges are linear, and nearly the same."""
+    generator, judge, second = generator_and_judges()
+    given = {"generator": generator, "judge": judge, "second_judge": second}
+    assert run_examples(GENERATORS_PAGE, given)["result"].verdict.level == "answers"
+
+
+def test_table_of_generators() -> None:
+    results = json.loads((RESULTS / "generators.json").read_text())
+    text = GENERATORS_PAGE.read_text()
+    assert insert_table(text, generators.table(results), generators.BEGIN, generators.END) == text
 
 
 def test_table_of_depth() -> None:
@@ -110,7 +162,11 @@ def test_table_of_depth() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page not in (GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, ROOT / "README.md")],
+    [
+        page
+        for page in PAGES
+        if page not in (GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, GENERATORS_PAGE, README)
+    ],
     ids=lambda p: p.name,
 )
 def test_other_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

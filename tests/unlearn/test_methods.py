@@ -41,7 +41,9 @@ def test_methods_of_other_packages(monkeypatch, conv_net, digits):
     monkeypatch.setattr(methods, "entry_points", lambda group: [entry])
     monkeypatch.setattr(EntryPoint, "load", lambda self: _Method)
     assert (
-        method_names() == ["lra-npp", "channels", "deep", *methods.INSTANCE_METHODS, *methods.BASELINES, "own"]
+        method_names()
+        == ["lra-npp", "channels", "deep", "poison", "concept", *methods.INSTANCE_METHODS, *methods.GENERATOR_METHODS]
+        + [*methods.TEXT_METHODS, *methods.BASELINES, "own"]
         and find_method("own") is _Method
     )
     probes, _, others, labels = digits.split(3)

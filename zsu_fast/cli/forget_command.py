@@ -64,7 +64,8 @@ def forget(
         str,
         typer.Option(
             help="lra-npp: paths into the classifier. channels: units of any layers. deep: teaches late layers, so "
-            "that the features forget too (needs --retain). To compare with, baselines of the field: "
+            "that the features forget too (needs --retain). poison: learns the class as another one, from labelled "
+            "training images (--probes and --retain). To compare with, baselines of the field: "
             f"{', '.join(BASELINES)}. Other packages add theirs.",
             rich_help_panel=opt.METHOD,
         ),
@@ -125,7 +126,9 @@ def forget(
     result.json says why, and the exit code is 3. If the images are too few to
     judge the edit it is 4: 29 of the class, best as --eval, are enough.
 
-    Single training images: zsu-fast forget instances --help.
+    Single training images: zsu-fast forget instances --help. What images have
+    in common, whatever their class: forget concept. What a language model says:
+    forget text.
 
     [bold]Examples[/]
 

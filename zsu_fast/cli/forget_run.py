@@ -15,6 +15,7 @@ from zsu_fast.cli.session import Session
 from zsu_fast.evaluate import Evaluation, ProbeResult
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.report import Report, analyse
+from zsu_fast.report.concepts import Made, made_of
 from zsu_fast.unlearn import ForgetResult
 from zsu_fast.unlearn import forget as forget_classes
 
@@ -121,6 +122,7 @@ def run_forget(
         return session.evaluate(images.evaluation, images.targets, progress, f"evaluate {when}", seed)
 
     before, probe_before = measure("before")
+    made = _made_of(session, images, probes) if report and photos else None
     analysis_before = analyse(model, probes, images.probe_labels, composite=composite) if report else None
     result = forget_classes(
         model,
@@ -153,8 +155,17 @@ def run_forget(
             probe_before=probe_before,
             probe_after=probe_after,
             warnings=warnings,
+            made_of=made,
         )
     return Run(result, before, after, probe_before, probe_after, page, warnings)
+
+
+def _made_of(session: Session, images: Images, probes: Tensor) -> Made | None:
+    """Of one class whose images are pictures, beside labelled ones of others."""
+    retain = _retain(session, images.retain)
+    if not isinstance(retain, tuple) or len(images.targets) > 1 or probes.dim() != 4:
+        return None
+    return made_of(session.loaded.model, probes, images.targets[0], retain, session.photos)
 
 
 def _judging(session: Session, images: Images) -> tuple[Tensor, Tensor] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 
 import torch
@@ -17,13 +17,13 @@ from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.door import check_runs, check_taken
 from zsu_fast.unlearn.edits import Edits
 from zsu_fast.unlearn.front import Front
-from zsu_fast.unlearn.measure import Measurement, largest_share
+from zsu_fast.unlearn.measure import Measurement, answering, largest_share
 from zsu_fast.unlearn.methods import Given, Method, Proposal
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.patch import Patch, patch_of
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.plan import describe
-from zsu_fast.unlearn.requests import Pair, Request
+from zsu_fast.unlearn.requests import Pair, Request, counted
 from zsu_fast.unlearn.result import ForgetResult, described, jsonable, provenance
 from zsu_fast.unlearn.transaction import Transaction
 from zsu_fast.unlearn.trial import Trial
@@ -148,8 +148,8 @@ class Task:
             if fixed is not None:
                 budget = min(_count(fixed, proposal), trial.largest)
                 if self.options.until is not None and not trial.meets(budget, by_margin=False):
-                    short = self.request.short
-                    reason = f"A budget of {budget} leaves more than {self.until:.3f} of the images {short}."
+                    left = counted(self.request)
+                    reason = f"A budget of {budget} leaves more than {self.until:.3f} of the {left}."
                     continue
                 return self._carry_out(trial, [budget], None), ""
             if proposal.free:
@@ -159,7 +159,7 @@ class Task:
             if not budgets:
                 if self.front is not None:
                     self.front.draw(trial, None)
-                reason = f"No budget leaves at most {self.until:.3f} of the images {self.request.short}."
+                reason = f"No budget leaves at most {self.until:.3f} of the {counted(self.request)}."
                 continue
             found = self._carry_out(trial, budgets, floor)
             if found is not None:
@@ -174,7 +174,7 @@ class Task:
             return []
         while budget < trial.largest and not trial.meets_as_chosen(budget):
             budget = min(2 * budget, trial.largest)
-        if self.measurement.retain is None:
+        if self.measurement.retain is None or trial.proposal.smallest:
             return [budget]
         return sorted({budget, min(2 * budget, trial.largest), min(4 * budget, trial.largest)})
 
@@ -243,7 +243,9 @@ class Task:
         if floor is None and not fixed and before is not None and before.accuracy is not None:
             floor = before.accuracy - DEFAULT_DROP
         counts = self.measurement.answered(found.margins)
-        return self.request.verdict(Evidence(counts, len(self.parts) > 1, self.until, fixed, before, after, floor))
+        verdict = self.request.verdict(Evidence(counts, len(self.parts) > 1, self.until, fixed, before, after, floor))
+        remark = self.method.remark(found.edits, self.structure) if verdict.level != "not reached" else ""
+        return replace(verdict, sentence=f"{verdict.sentence} {remark}".strip())
 
     # --- checks
 
@@ -268,7 +270,7 @@ class Task:
         if isinstance(self.retain_given, Tensor):
             images = self.retain_given
             logits = self.measurement.forward(images)
-            labels = logits.argmax(1)
+            labels = answering(self.view, logits).argmax(1)
             keep = ~torch.isin(labels, torch.tensor(self.targets, device=labels.device, dtype=labels.dtype))
             images, labels = images[keep], labels[keep]
             if len(images) == 0:
@@ -319,7 +321,7 @@ class Task:
                 for w in self.transaction.journal
             ],
             "metrics": {
-                "counted": f"images {self.request.short}",
+                "counted": counted(self.request),
                 "before": before.metrics,
                 "after": after,
                 "held_out": len(self.parts) > 1,
@@ -329,6 +331,7 @@ class Task:
             if before.evaluation is None
             else {"before": before.evaluation.to_dict(), "after": (evaluation or before.evaluation).to_dict()},
             "certificate": certificate,
+            "findings": self.method.findings(),
             "search": self.measurement.trace,
             **({} if self.front is None else {"front": self.front.finished(found is not None)}),
             "cost": asdict(self.measurement.cost),
