@@ -92,7 +92,9 @@ def few(labels: Tensor, target: int) -> Tensor:
     return torch.cat(chosen)
 
 
-def measure(case: Case, method: str, options: dict[str, Any], given: tuple[Tensor, Tensor]) -> dict[str, Any]:
+def measure(
+    case: Case, method: str, options: dict[str, Any], given: tuple[Tensor, Tensor], relearn_steps: int
+) -> dict[str, Any]:
     """One row: `given` are the images that the method gets."""
     images, labels = given
     own = labels == case.target
@@ -106,8 +108,9 @@ def measure(case: Case, method: str, options: dict[str, Any], given: tuple[Tenso
     result = zsu_fast.forget(edited, case.target, images[own], **arguments)
     seconds = time.process_time() - start
     found = depth(
-        edited, case.original, case.lessons, case.test, case.target, oracle=case.oracle, relearn_by=RELEARN_BY
-    )
+        edited, case.original, case.lessons, case.test, case.target, oracle=case.oracle, relearn_by=RELEARN_BY,
+        relearn_steps=relearn_steps,
+    )  # fmt: skip
     return {"verdict": result.verdict.to_dict(), "cpu_seconds": round(seconds, 1), "depth": found.to_dict()}
 
 
@@ -159,6 +162,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=oracles.CACHE, help="folder of bench.oracles (%(default)s)")
     parser.add_argument("--sets", nargs="+", choices=[PAIR, *oracles.MODELS], default=[PAIR])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--relearn-steps", type=int, default=32, help="0: no relearning, and none holds (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the results here, after every row; go on from what is there")
     parser.add_argument("--table", type=Path, help="renew docs/forgetting.md from such a file, and do nothing else")
     arguments = parser.parse_args()
@@ -179,7 +183,8 @@ def main() -> None:
                 row = {"set": name, "class": case.target, "method": method}
                 if any(row.items() <= done.items() for done in results["rows"]):
                     continue
-                results["rows"].append(row | {"machine": here} | measure(case, method, METHODS[method], given))
+                found = measure(case, method, METHODS[method], given, arguments.relearn_steps)
+                results["rows"].append(row | {"machine": here} | found)
                 print(f"{name}, class {case.target}, {method}", file=sys.stderr, flush=True)
                 if arguments.json:
                     arguments.json.write_text(json.dumps(results, indent=1) + "\n")
