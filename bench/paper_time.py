@@ -94,6 +94,7 @@ def as_authors(net: nn.Module, experiment: Experiment, pixels: Any, labels: Any,
     """Their pipeline, which edits the net."""
     preset = AUTHORS_PRESETS[experiment.preset]
     head: Any = net.get_submodule(experiment.head)
+    k, budget = preset.scaled(head.in_features)
 
     def look() -> list[Tensor]:
         found: list[Tensor] = []
@@ -119,10 +120,10 @@ def as_authors(net: nn.Module, experiment: Experiment, pixels: Any, labels: Any,
                 values.abs() if preset.absolute else values / (logits[0, winner] + 0.1 * logits[0, winner].sign())
             )
             numbers = relevance.tolist()
-            for unit in sorted(range(len(numbers)), key=lambda unit: -numbers[unit])[: preset.k]:
+            for unit in sorted(range(len(numbers)), key=lambda unit: -numbers[unit])[:k]:
                 counts[unit] = counts.get(unit, 0) + 1
         handle.remove()
-        return sorted(counts, key=lambda unit: -counts[unit])[: preset.budget]
+        return sorted(counts, key=lambda unit: -counts[unit])[:budget]
 
     def edit() -> None:
         with torch.no_grad():

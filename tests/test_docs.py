@@ -10,12 +10,14 @@ import pytest
 import torch
 
 import zsu_fast
-from bench import concepts, depth, faithfulness, instances, poisoning
+from bench import concepts, depth, faithfulness, generators, instances, poisoning
 from bench.__main__ import RESULTS
+from bench.paper import ablation
 from bench.report import insert_table
 from tests.concepts.conftest import Planted, planted_net  # noqa: F401  # a fixture
 from tests.concepts_data import USER, with_square
 from tests.examples import BLOCK, run_examples
+from tests.generators import generator_and_judges
 from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +26,9 @@ FORGETTING = ROOT / "docs" / "forgetting.md"
 BASELINES_PAGE = ROOT / "docs" / "baselines.md"
 INSTANCES_PAGE = ROOT / "docs" / "instances.md"
 CONCEPTS_PAGE = ROOT / "docs" / "concepts.md"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GENERATORS_PAGE = ROOT / "docs" / "generators.md"
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,13 @@ def test_the_page_on_instances(guide: tuple[Path, dict]) -> None:
     assert re.findall(r"^\| `(.*?)`", INSTANCES_PAGE.read_text(), re.MULTILINE)[3:5] == list(INSTANCE_METHODS)
 
 
+def test_table_of_ablation() -> None:
+    results = json.loads((RESULTS / "paper_ablation.json").read_text())
+    assert list(results["nets"]) == list(ablation.NETS)
+    text = ablation.PAGE.read_text()
+    assert insert_table(text, ablation.table(results), ablation.BEGIN, ablation.END) == text
+
+
 def test_the_page_on_concepts(planted_net: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Its `model` knows threes by a red square; what it says of numbers and sentences is what comes out."""
     pytest.importorskip("matplotlib")
@@ -130,6 +141,19 @@ def test_table_of_instances() -> None:
     assert insert_table(text, instances.table(results), instances.BEGIN, instances.END) == text
 
 
+def test_the_page_on_generators() -> None:
+    """Its `generator` has a latent of six values, its judges are linear, and nearly the same."""
+    generator, judge, second = generator_and_judges()
+    given = {"generator": generator, "judge": judge, "second_judge": second}
+    assert run_examples(GENERATORS_PAGE, given)["result"].verdict.level == "answers"
+
+
+def test_table_of_generators() -> None:
+    results = json.loads((RESULTS / "generators.json").read_text())
+    text = GENERATORS_PAGE.read_text()
+    assert insert_table(text, generators.table(results), generators.BEGIN, generators.END) == text
+
+
 def test_table_of_depth() -> None:
     results = json.loads((RESULTS / "depth.json").read_text())
     text = FORGETTING.read_text()
@@ -138,7 +162,11 @@ def test_table_of_depth() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page not in (GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, ROOT / "README.md")],
+    [
+        page
+        for page in PAGES
+        if page not in (GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, GENERATORS_PAGE, README)
+    ],
     ids=lambda p: p.name,
 )
 def test_other_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

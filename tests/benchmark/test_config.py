@@ -145,5 +145,6 @@ def test_files_that_are_no_config(tmp_path, monkeypatch, text, said):
 )
 def test_the_configs_that_come_with_it(path, monkeypatch):
     monkeypatch.setenv("ZSU_FAST_DATA", "/data")
+    monkeypatch.setenv("ZSU_FAST_WEIGHTS", "/weights")
     config = read_config(path)
     assert config.models and config.methods

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zsu_fast.benchmark.results import Results, Row
 from zsu_fast.benchmark.settings import ORIGINAL, REFERENCES, RETRAINED
 from zsu_fast.plot.canvas import SMALL, new_figure, save, style
 from zsu_fast.plot.colours import GRID, INK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TINTS = ("#0b6e99", "#c2410c", "#4d7c0f", "#7e22ce", "#b45309", "#be185d", "#0f766e")
 MARKS = "osD^vP"
@@ -41,7 +45,7 @@ def fronts(lines: Sequence[Row], rows: Sequence[Row], known: dict[str, tuple[str
     panels = [(key, title) for key, title in FRONTS if any(line[key] is not None for line in lines)]
     if not panels:
         return None
-    figure = new_figure(4.0 * len(panels) + 1.6, 3.6)
+    figure = _figure(4.4 * len(panels), 3.4, len(lines))
     handles: dict[str, Any] = {}
     for axes, (key, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         edits = []
@@ -69,10 +73,7 @@ def fronts(lines: Sequence[Row], rows: Sequence[Row], known: dict[str, tuple[str
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("points that the others lose")
         axes.set_ylabel("has back of the class, %")
-    figure.legend(
-        list(handles.values()), list(handles), loc="outside right upper", frameon=False, fontsize=SMALL, labelcolor=INK
-    )
-    return _uri(figure)
+    return _uri(_with_legend(figure, handles))
 
 
 def relearn_curves(results: Results, model: str, known: dict[str, tuple[str, str]]) -> dict[str, str]:
@@ -86,22 +87,42 @@ def relearn_curves(results: Results, model: str, known: dict[str, tuple[str, str
                 curves.setdefault(name, {}).setdefault(cell.method, []).append((measured_at, curve["forget"]))
     charts = {}
     for name, by_method in curves.items():
-        figure = new_figure(6.4, 3.2)
+        figure = _figure(8.0, 3.2, len(by_method))
+        handles: dict[str, Any] = {}
         axes = figure.subplots()
         for method, found in by_method.items():
             tint, mark = known[method]
             values = [100 * mean(column) for column in zip(*(rates for _, rates in found), strict=True)]
             line = "--" if method in REFERENCES else "-"
-            axes.plot(found[0][0], values, line, marker=mark, color=tint, markersize=3.5, linewidth=1, label=method)
+            (handles[method],) = axes.plot(
+                found[0][0], values, line, marker=mark, color=tint, markersize=3.5, linewidth=1
+            )
         axes.set_xscale("symlog", linthresh=1)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         style(axes)
         axes.grid(axis="y", color=GRID)
         axes.set_xlabel("mini-batches")
         axes.set_ylabel("accuracy on the class, %")
-        figure.legend(loc="outside right upper", frameon=False, fontsize=SMALL, labelcolor=INK)
-        charts[name] = _uri(figure)
+        charts[name] = _uri(_with_legend(figure, handles))
     return charts
+
+
+def _figure(width: float, height: float, names: int) -> Figure:
+    """With room for a legend of so many names below."""
+    return new_figure(width, height + 0.2 * math.ceil(names / _columns(width)))
+
+
+def _with_legend(figure: Figure, handles: dict[str, Any]) -> Figure:
+    columns = _columns(figure.get_figwidth())
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=SMALL,
+        labelcolor=INK,
+    )  # fmt: skip
+    return figure
+
+
+def _columns(width: float) -> int:
+    return max(1, int(width / 1.5))
 
 
 def _uri(figure: Any) -> str:

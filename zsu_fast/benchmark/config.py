@@ -28,9 +28,9 @@ class ModelEntry:
 
     model, weights, num_classes, mean, std, size: as of ``zsu-fast forget``. lessons, test: labelled unseen images, a
     folder, .npz or ``python:module:callable`` that gives (uint8 [N, H, W, C], labels); or images: one set, of which
-    half of each class becomes lessons. train: what the model learned from. most: of each set at most so many are taken,
-    as many of each class. oracles: class -> file, a path with ``{class}`` in it, or ``python:module:callable`` that
-    takes a class and gives the retrained model or None.
+    half of each class becomes lessons. train: what the model learned from. most: so many lessons are taken, and so many
+    that judge, as many of each class. oracles: class -> file, a path with ``{class}`` in it, or
+    ``python:module:callable`` that takes a class and gives the retrained model or None.
     """
 
     name: str

@@ -14,8 +14,10 @@ from zsu_fast.cli import (
     evaluate_command,
     forget_command,
     forget_concept_command,
+    forget_generator_command,
     forget_instances_command,
     forget_kinds,
+    forget_text_command,
     info_command,
     relevance_command,
     restore_command,
@@ -84,7 +86,13 @@ forget_app = typer.Typer(cls=forget_kinds.ForgetKinds)
 forget_app.command("class")(forget_command.forget)
 forget_app.command("instances")(forget_instances_command.forget_instances)
 forget_app.command("concept")(forget_concept_command.forget_concept)
-app.add_typer(forget_app, name="forget", help="Make a model forget a class (or forget instances, forget concept).")
+forget_app.command("text")(forget_text_command.forget_text)
+forget_app.command("generator")(forget_generator_command.forget_generator)
+app.add_typer(
+    forget_app,
+    name="forget",
+    help="Make a model forget a class (or forget instances, concept, text, generator).",
+)
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("depth")(depth_command.depth)
 app.command("restore")(restore_command.restore)

@@ -45,7 +45,7 @@ def load_case(entry: ModelEntry, config: Config) -> Case:
     if shared := sets["lessons"].shared_with(sets["test"]):
         raise ValueError(f"{where}: {shared} of the lessons are among the test images, which must have no other part")
     if entry.most is not None:
-        sets = {part: _some(images, entry.most) for part, images in sets.items()}
+        sets |= {part: _some(sets[part], entry.most) for part in ("lessons", "test")}
     pairs: dict[str, Any] = {part: (session.tensor(images), images.labels) for part, images in sets.items()}
     return Case(
         session.loaded.model, oracle=_oracles(entry, config), published=entry.published, names=session.names, **pairs

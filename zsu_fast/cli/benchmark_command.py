@@ -70,7 +70,7 @@ def run_benchmark(
     results.csv and leaderboard.html. What is finished stays: after a kill, the
     same command goes on with the rest.
 
-    [bold]Try it[/] (a minute; needs no data)
+    [bold]Try it[/] (two minutes; needs no data)
 
       zsu-fast benchmark --example > digits.yaml
 

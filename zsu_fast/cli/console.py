@@ -75,9 +75,10 @@ class Console:
             tasks: dict[str, Any] = {}
 
             def report(done: int, total: int, text: str) -> None:
-                if text not in tasks:
-                    tasks[text] = bars.add_task(escape(text), total=total)
-                bars.update(tasks[text], completed=done, total=total)
+                what = text.partition(", loss ")[0]  # which changes with every step
+                if what not in tasks:
+                    tasks[what] = bars.add_task(escape(text), total=total)
+                bars.update(tasks[what], completed=done, total=total, description=escape(text))
 
             yield report
 

@@ -93,6 +93,14 @@ def forget(
             rich_help_panel=opt.OUTPUT,
         ),
     ] = False,
+    front: Annotated[
+        bool,
+        typer.Option(
+            "--front",
+            help="Also measure edits of other sizes, on --eval: what each leaves and costs (result.json, report).",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = False,
     report: Annotated[bool, typer.Option(help="Write report.html.", rich_help_panel=opt.OUTPUT)] = True,
     photos: Annotated[
         bool, typer.Option(help="Show probes in the report; without, heat maps only.", rich_help_panel=opt.OUTPUT)
@@ -119,7 +127,8 @@ def forget(
     judge the edit it is 4: 29 of the class, best as --eval, are enough.
 
     Single training images: zsu-fast forget instances --help. What images have
-    in common, whatever their class: zsu-fast forget concept --help.
+    in common, whatever their class: forget concept. What a language model says:
+    forget text.
 
     [bold]Examples[/]
 
@@ -139,8 +148,9 @@ def forget(
         check_key(key)
     others = parse_settings(other, method)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
-        if linear_probe and evaluation is None:
-            raise ValueError("--linear-probe needs --eval: labelled images of all classes")
+        for name, asked in (("--linear-probe", linear_probe), ("--front", front)):
+            if asked and evaluation is None:
+                raise ValueError(f"{name} needs --eval: labelled images of all classes")
         if report:
             check_report_extra()
         session = open_session(
@@ -170,8 +180,9 @@ def forget(
         settings |= others
         with console.progress() as progress:
             run = run_forget(
-                session, images, settings, linear_probe=linear_probe, report=report, photos=photos, progress=progress
-            )
+                session, images, settings, linear_probe=linear_probe, front=front, report=report, photos=photos,
+                progress=progress,
+            )  # fmt: skip
         write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
         raise typer.Exit(exit_code(run.result.verdict.level, fixed_budget=budget is not None))
 

@@ -105,6 +105,7 @@ def run_forget(
     settings: dict[str, Any],
     *,
     linear_probe: bool,
+    front: bool,
     report: bool,
     photos: bool,
     progress: Progress,
@@ -130,6 +131,7 @@ def run_forget(
         probe_labels=images.probe_labels.to(probes.device),
         retain_probes=_retain(session, images.retain),
         evaluate_on=_judging(session, images),
+        front=_labelled(session, images.evaluation) if front else None,
         progress=progress,
         **settings,
     )
@@ -171,10 +173,13 @@ def _judging(session: Session, images: Images) -> tuple[Tensor, Tensor] | None:
     judged = images.evaluation
     if judged is None or judged.labels is None or not all(bool((judged.labels == t).any()) for t in images.targets):
         return None
-    own = judged.of_classes(images.targets)
-    assert own.labels is not None
-    found = session.tensor(own)
-    return found, own.labels.to(found.device)
+    return _labelled(session, judged.of_classes(images.targets))
+
+
+def _labelled(session: Session, images: ImageSet | None) -> tuple[Tensor, Tensor]:
+    assert images is not None and images.labels is not None
+    found = session.tensor(images)
+    return found, images.labels.to(found.device)
 
 
 def _retain(session: Session, retain: ImageSet | None) -> Tensor | tuple[Tensor, Tensor] | None:

@@ -235,9 +235,14 @@ def imported(name: str, option: str = "MODEL") -> Any:
     return target
 
 
-def _python(name: str) -> tuple[nn.Module, AnyPreprocess]:
+def called(name: str) -> Any:
+    """What ``package.module:callable`` returns, or the module that stands there."""
     target = imported(name)
-    built = target if isinstance(target, nn.Module) else target() if callable(target) else None
+    return target if isinstance(target, nn.Module) else target() if callable(target) else None
+
+
+def _python(name: str) -> tuple[nn.Module, AnyPreprocess]:
+    built = called(name)
     model, preprocess = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not isinstance(model, nn.Module):
         raise ValueError(

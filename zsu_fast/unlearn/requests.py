@@ -23,6 +23,11 @@ Batches = Callable[[Tensor], Sequence[Tensor]]
 NAN = "nothing was done, the model gives NaN on them (is the preprocessing right?)."
 
 
+def counted(request: Request) -> str:
+    """What is counted: "images with the class"; `inputs` of a request says what they are, where they are no images."""
+    return f"{getattr(request, 'inputs', 'images')} {request.short}"
+
+
 @runtime_checkable
 class Request(Protocol):
     """What the floor asks of a request of any kind.

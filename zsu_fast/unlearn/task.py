@@ -16,13 +16,14 @@ from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.door import check_runs, check_taken
 from zsu_fast.unlearn.edits import Edits
+from zsu_fast.unlearn.front import Front
 from zsu_fast.unlearn.measure import Measurement, answering, largest_share
 from zsu_fast.unlearn.methods import Given, Method, Proposal
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.patch import Patch, patch_of
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.plan import describe
-from zsu_fast.unlearn.requests import Pair, Request
+from zsu_fast.unlearn.requests import Pair, Request, counted
 from zsu_fast.unlearn.result import ForgetResult, described, jsonable, provenance
 from zsu_fast.unlearn.transaction import Transaction
 from zsu_fast.unlearn.trial import Trial
@@ -64,6 +65,7 @@ class Task:
         retain_given: Tensor | Pair | None = None,
         evaluate_on: Pair | None = None,
         progress: Progress = lambda done, total, text: None,
+        front: Pair | None = None,
     ) -> None:
         self.transaction, self.request, self.method = transaction, request, method
         self.retain_given, self.evaluate_on = retain_given, evaluate_on
@@ -82,13 +84,18 @@ class Task:
         if retain_given is not None:
             images = retain_given if isinstance(retain_given, Tensor) else retain_given[0]
             check_taken(self.view, images, "retain_probes")
-        if evaluate_on is not None:
-            check_taken(self.view, evaluate_on[0], "evaluate_on")
+        for name, given in (("evaluate_on", evaluate_on), ("front", front)):
+            if given is not None:
+                check_taken(self.view, given[0], name)
         method.check_model(self.structure)
         self.options = method.completed(self.structure)
         self.until = method.until if asked.until is None else asked.until
         self._check_targets(self.structure.classes)
         self.measurement = Measurement(transaction, request, self.options, self.until, progress)
+        self.front = None
+        if front is not None:
+            self.front = Front(self.measurement, front)
+            self.front.check(self.targets, self.structure.classes)
         self.request = self.measurement.request = request.started(self.measurement.forward)
         self.probes, self.labels = self.request.probes, self.request.probe_labels
         self.parts = search.folds(self.labels, method.folds, asked.seed)
@@ -141,8 +148,8 @@ class Task:
             if fixed is not None:
                 budget = min(_count(fixed, proposal), trial.largest)
                 if self.options.until is not None and not trial.meets(budget, by_margin=False):
-                    short = self.request.short
-                    reason = f"A budget of {budget} leaves more than {self.until:.3f} of the images {short}."
+                    left = counted(self.request)
+                    reason = f"A budget of {budget} leaves more than {self.until:.3f} of the {left}."
                     continue
                 return self._carry_out(trial, [budget], None), ""
             if proposal.free:
@@ -150,7 +157,9 @@ class Task:
             else:
                 budgets = self._budgets(trial)
             if not budgets:
-                reason = f"No budget leaves at most {self.until:.3f} of the images {self.request.short}."
+                if self.front is not None:
+                    self.front.draw(trial, None)
+                reason = f"No budget leaves at most {self.until:.3f} of the {counted(self.request)}."
                 continue
             found = self._carry_out(trial, budgets, floor)
             if found is not None:
@@ -165,7 +174,7 @@ class Task:
             return []
         while budget < trial.largest and not trial.meets_as_chosen(budget):
             budget = min(2 * budget, trial.largest)
-        if self.measurement.retain is None:
+        if self.measurement.retain is None or trial.proposal.smallest:
             return [budget]
         return sorted({budget, min(2 * budget, trial.largest), min(4 * budget, trial.largest)})
 
@@ -181,6 +190,8 @@ class Task:
             if floor is not None and accuracy is not None and accuracy < floor:
                 break
             kept = (budget, accuracy)
+        if self.front is not None:
+            self.front.draw(trial, None if kept is None else kept[0])
         if kept is None:
             return None
         margins, edits = trial.held_out(kept[0]), trial.choice.edits(kept[0])
@@ -310,7 +321,7 @@ class Task:
                 for w in self.transaction.journal
             ],
             "metrics": {
-                "counted": f"images {self.request.short}",
+                "counted": counted(self.request),
                 "before": before.metrics,
                 "after": after,
                 "held_out": len(self.parts) > 1,
@@ -322,6 +333,7 @@ class Task:
             "certificate": certificate,
             "findings": self.method.findings(),
             "search": self.measurement.trace,
+            **({} if self.front is None else {"front": self.front.finished(found is not None)}),
             "cost": asdict(self.measurement.cost),
             "model": {"before": before.digest, "after": model_digest(self.model)},
             "probes": described(self.probes, key),

@@ -85,9 +85,9 @@ class Proposal:
 
     choose: the edits by the images to forget that a mask [N] admits, and, if the method learns from the retain images,
     by those that another one admits (None: all). free: the edit costs what is kept nothing, so it is taken in full.
-    candidates: what a fraction of the budget counts. quick: logits of images (a mask [N]) under the edit that is in
-    place, without running the model; only where it gives the model's own logits bit for bit. quick_retain: the same
-    for the retain images (indices).
+    smallest: the smallest size that meets the aim is taken, and no larger. candidates: what a fraction of the budget
+    counts. quick: logits of images (a mask [N]) under the edit that is in place, without running the model; only where
+    it gives the model's own logits bit for bit. quick_retain: the same for the retain images (indices).
     """
 
     layers: tuple[str, ...]
@@ -95,6 +95,7 @@ class Proposal:
     choose: Callable[[Tensor | None, Tensor | None], Choice]
     candidates: int
     free: bool = False
+    smallest: bool = False
     quick: Callable[[Tensor], Tensor] | None = None
     quick_retain: Callable[[Tensor], Tensor] | None = None
 
