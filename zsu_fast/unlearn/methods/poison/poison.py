@@ -9,7 +9,7 @@ for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -178,7 +178,7 @@ class Poison(Method):
 
         if asked.layers is not None:
             learn = partial(self._learn, images if asked.patch == "none" else poisoned, aims)
-            yield taught(given, learn, asked.seed, mode=f"{asked.labels} labels, {len(asked.layers)} layers")
+            yield replace(taught(given, learn, asked.seed), mode=f"{asked.labels} labels, {len(asked.layers)} layers")
             return
 
         def choose(admitted: Tensor | None, _: Tensor | None) -> Values:
