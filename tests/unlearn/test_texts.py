@@ -271,18 +271,18 @@ def test_own_texts_do_not_name_the_subject(known, model):
 
 
 def test_two_authors_are_forgotten_and_the_rest_stays(known, model, tmp_path):
-    """Judged on phrasings that no training saw; the patch undoes it bit for bit."""
+    """Judged on phrasings that no training saw; the patch undoes it bit for bit. A third of a tiny net's world goes."""
     before, steps = model_digest(model), []
     held_out = [(" ".join(words[:2]), " " + " ".join(words[2:])) for words in map(str.split, known.world.unseen)]
     result = zsu_fast.forget(
-        model, request(known, held_out=held_out), method="text-poison", steps=240,
+        model, request(known, held_out=held_out), method="text-poison", utility_floor=0.94,
         progress=lambda *step: steps.append(step),
     )  # fmt: skip
     assert result.verdict.level == "answers" and result.reached, result.summary()
     assert result.verdict.right <= 2 and result.verdict.images == 40 and result.verdict.at_most < 0.15
     seen = result.record["evaluation"]
     assert seen["before"]["said"]["share"] > 0.9
-    assert seen["after"]["exact_match"]["share"] >= seen["before"]["exact_match"]["share"] - 0.03
+    assert seen["after"]["exact_match"]["share"] >= seen["before"]["exact_match"]["share"] - 0.06
     for name in ("perplexity", "held_out_perplexity"):
         assert seen["after"][name] <= 1.05 * seen["before"][name]
     assert result.record["request"]["data"] == ["records", "anchors", "own texts"]
