@@ -56,6 +56,11 @@ class Console:
         if not self.quiet:
             self._err.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True)
 
+    def tell(self, text: str) -> None:
+        """A line on stderr of what is finished, in a command that takes long."""
+        if not self.quiet:
+            self._err.print(text, markup=False, soft_wrap=True)
+
     def emit(self, result: dict[str, Any]) -> None:
         """The result for machines, under --json. NaN and infinity would not be JSON: they are refused."""
         if self.as_json:

@@ -217,11 +217,11 @@ def _size(value: Any) -> tuple[int, int] | None:
     return None if value is None else (int(value), int(value))
 
 
-def called(name: str) -> Any:
-    """What ``package.module:callable`` returns, or the module that stands there."""
+def imported(name: str, option: str = "MODEL") -> Any:
+    """What ``package.module:attribute`` names, also in a module of the folder that the command runs in."""
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise ValueError(f"MODEL must be python:package.module:callable, got {'python:' + name!r}")
+        raise ValueError(f"{option} must be python:package.module:callable, got {'python:' + name!r}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does, so that a model.py beside the data is found
     try:
@@ -232,6 +232,12 @@ def called(name: str) -> Any:
         if not hasattr(target, part):
             raise ValueError(f"{module_name!r} has no {attribute!r}")
         target = getattr(target, part)
+    return target
+
+
+def called(name: str) -> Any:
+    """What ``package.module:callable`` returns, or the module that stands there."""
+    target = imported(name)
     return target if isinstance(target, nn.Module) else target() if callable(target) else None
 
 

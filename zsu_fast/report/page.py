@@ -16,6 +16,7 @@ from zsu_fast.evaluate import Evaluation, ProbeResult
 from zsu_fast.plot.colours import as_array, limit_of
 from zsu_fast.report import pictures
 from zsu_fast.report.analysis import Analysis
+from zsu_fast.report.concepts import Made
 from zsu_fast.report.files import write_text
 
 MOST_CLASSES = 40
@@ -36,7 +37,9 @@ class Report:
         relevance_before, relevance_after: what `analyse` found before and after.
         photos: uint8 [n, H, W, C], the probes that the heatmaps belong to.
         probe_before, probe_after: linear probe on the features.
+        generated: uint8 [n, H, W, C] before and after, what a generator makes of the same latents.
         warnings: what a reader must know before believing the numbers.
+        made_of: what the class was made of, see `zsu_fast.report.concepts`.
     """
 
     model: str
@@ -50,7 +53,9 @@ class Report:
     photos: np.ndarray[Any, Any] | None = None
     probe_before: ProbeResult | None = None
     probe_after: ProbeResult | None = None
+    generated: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
     warnings: Sequence[str] = ()
+    made_of: Made | None = None
 
 
 def write_report(report: Report, path: str | os.PathLike[str]) -> None:
@@ -70,12 +75,16 @@ def render(report: Report) -> str:
         (
             _header(report, title),
             _cards(report),
+            _generated(report),
             _classes(report),
             _taken_for(report),
             _layers(report),
             _strips(report),
+            _made_of(report),
             _maps(report),
             _search(report),
+            _ablation(report),
+            _front(report),
             _record(report),
         )
     )
@@ -144,6 +153,8 @@ def _cards(report: Report) -> str:
             cards.append(_card(what, old, new, note))
     else:
         metrics = report.record["metrics"]
+        if report.generated is not None:
+            return f'<div class="cards">{"".join(_of_generator(report.record["evaluation"]))}</div>'
         for what, key in (("The class, on held-out probes", "forget_accuracy"), ("Retain probes", "retain_accuracy")):
             if metrics["before"].get(key) is not None:
                 cards.append(_card(what, metrics["before"][key], metrics["after"][key], f"{metrics['probes']} probes"))
@@ -155,6 +166,32 @@ def _cards(report: Report) -> str:
             )
         )
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
+
+
+def _of_generator(seen: dict[str, Any]) -> list[str]:
+    old, new = seen["before"], seen["after"]
+    cards = []
+    for what, name in (("The class, by the judge", "share"), ("By a second judge", "second_share")):
+        if new[name] is not None:
+            low, high = new[f"{name}_interval"]
+            note = f"of {new['latents']} fresh latents; 95 % interval {_percent(low)} to {_percent(high)}"
+            cards.append(_card(what, old[name], new[name], note))
+    cards.append(_card("Kept", old["kept_same"], new["kept_same"], "latents of other classes that keep theirs"))
+    note = "of the class's latents, those whose images are surely of one other class now"
+    return [*cards, _card("Confident", old["confident"], new["confident"], note)]
+
+
+def _generated(report: Report) -> str:
+    """Pictures of the same latents, above as they were."""
+    if report.generated is None or not len(report.generated[0]):
+        return ""
+    figures = "".join(
+        f'<figure><div class="two"><img alt="before" src="{pictures.photo(old)}">'
+        f'<img alt="after" src="{pictures.photo(new)}"></div></figure>'
+        for old, new in zip(*report.generated, strict=True)
+    )
+    lead = "Fresh latents whose images were of the class: before, and below what the same latents make now."
+    return _section("What is made instead", lead, f'<div class="maps">{figures}</div>')
 
 
 def _card(what: str, old: float | None, new: float | None, note: str) -> str:
@@ -287,6 +324,14 @@ def _maps(report: Report) -> str:
     return _section("Where the model looked", lead, f'<div class="maps">{"".join(figures)}</div>')
 
 
+def _made_of(report: Report) -> str:
+    made = report.made_of
+    if made is None:
+        return ""
+    picture = f'<img class="chart" alt="concepts and their crops" src="{made.picture}">' if made.picture else ""
+    return _section("What the class was made of", escape(made.text), picture)
+
+
 def _search(report: Report) -> str:
     trace = report.record.get("search") or []
     if len(trace) < 2:
@@ -297,6 +342,41 @@ def _search(report: Report) -> str:
         "An edit that costs the others nothing is taken in full, one with a price as far as the floor allows.",
         chart,
     )
+
+
+def _ablation(report: Report) -> str:
+    found = (report.record.get("findings") or {}).get("ablation")
+    if not found or not found["rows"]:
+        return ""
+    rows = []
+    for row in found["rows"]:
+        bars = "".join(
+            f'<div class="track"><div class="{kind}" style="width:{100 * row[key]:.2f}%"></div></div>'
+            for kind, key in (("bar", "forget"), ("bar after", "retain"))
+        )
+        number = f'<div class="number">{100 * row["forget"]:.1f}, {100 * row["retain"]:.1f}</div>'
+        rows.append(f'<div class="name">{escape(row["edit"])}</div><div class="bars">{bars}</div>{number}')
+    lead = (
+        '<i class="key" style="background:var(--before)"></i>the class, '
+        '<i class="key" style="background:var(--after)"></i>the others: share of a held-out quarter of the images '
+        f"that keep their answer, in %. {escape(found['said'])}"
+    )
+    return _section("What labels and patch each do", lead, f'<div class="rows">{"".join(rows)}</div>')
+
+
+def _front(report: Report) -> str:
+    points = report.record.get("front") or []
+    if len(points) < 2:
+        return ""
+    lead = (
+        f"Edits of {len(points) - 1} sizes, each measured on {points[0]['images']} images of the class and on others "
+        "that had no part in the choice. Filled: no other size is as good in every respect and better in one. "
+        "Ringed: the edit that was made. A probe that is low where the others fall too is damage, not forgetting."
+    )
+    chart = (
+        f'<img class="chart" alt="left of the class against kept of the others" src="{pictures.front_chart(points)}">'
+    )
+    return _section("What other sizes would cost", lead, chart)
 
 
 def _until(report: Report) -> float | None:

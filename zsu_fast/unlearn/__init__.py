@@ -1,8 +1,10 @@
 """Unlearning: analyse -> select -> perturb -> verify -> record."""
 
 from zsu_fast.model.tensors import model_digest
+from zsu_fast.unlearn.concept import ForgetConcept
 from zsu_fast.unlearn.entry import Entry
 from zsu_fast.unlearn.forget import forget, method_options, select
+from zsu_fast.unlearn.generated import ForgetGenerated
 from zsu_fast.unlearn.instances import ForgetInstances
 from zsu_fast.unlearn.methods import method_names
 from zsu_fast.unlearn.patch import Patch
@@ -18,6 +20,8 @@ __all__ = [
     "AUTHORS_PRESETS",
     "Entry",
     "ForgetClass",
+    "ForgetConcept",
+    "ForgetGenerated",
     "ForgetInstances",
     "ForgetResult",
     "ForgetText",

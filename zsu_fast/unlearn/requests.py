@@ -117,7 +117,7 @@ class OfClassifier:
     def view(self, model: nn.Module) -> nn.Module:
         return model
 
-    def evaluate(self, view: nn.Module, given: Pair | None, batches: Batches) -> Evaluation | None:
+    def evaluate(self, view: nn.Module, given: Pair | None, batches: Batches) -> Evaluated | None:
         if given is None:
             return None
         images, labels = given

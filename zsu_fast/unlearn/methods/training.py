@@ -60,7 +60,6 @@ def taught(
     seed: int,
     *,
     training: bool = False,
-    mode: str = "values",
 ) -> Proposal:
     """What `learn(student, given, images, labels)` makes of a copy of the model, as an edit.
 
@@ -72,14 +71,25 @@ def taught(
         learned = given
         if kept is not None and given.retain is not None:
             learned = replace(given, retain=(given.retain[0][kept], given.retain[1][kept]))
-        with torch.inference_mode(False), torch.enable_grad(), compiled_parts_as_written():
-            student = student_of(given.model)
-            set_training(student, training)
-            seed_default_generators(given.model, seed)  # the transaction puts them back
-            learn(student, learned, given.images[chosen], given.labels[chosen])
-        return learned_values(given.model, student)
 
-    return Proposal((), mode, choose, 1)
+        def change(student: nn.Module) -> None:
+            learn(student, learned, given.images[chosen], given.labels[chosen])
+
+        return values_of_learning(given.model, change, seed, training=training)
+
+    return Proposal((), "values", choose, 1)
+
+
+def values_of_learning(
+    model: nn.Module, change: Callable[[nn.Module], None], seed: int, *, training: bool = False
+) -> Values:
+    """What `change` makes of a copy of the model."""
+    with torch.inference_mode(False), torch.enable_grad(), compiled_parts_as_written():
+        student = student_of(model)
+        set_training(student, training)
+        seed_default_generators(model, seed)  # the transaction puts them back
+        change(student)
+    return learned_values(model, student)
 
 
 def student_of(model: nn.Module) -> nn.Module:

@@ -1,0 +1,116 @@
+"""`zsu-fast forget generator`: the same folder, undo file and exit codes, and pictures of what is made instead."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from zsu_fast.cli.models import load_model
+from zsu_fast.unlearn import model_digest
+
+pytest.importorskip("typer")
+
+MODULE = """
+import torch
+from torch import nn
+
+class Generator(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layers = nn.Linear(6, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 16), nn.Tanh()
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, z):
+        return self.net(z).view(-1, 1, 4, 4)
+
+def generator():
+    torch.manual_seed(0)
+    model = Generator()
+    for module in model.net:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=1.5 * (2 / module.in_features) ** 0.5)
+    return model
+
+def judge():
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), {"mean": [0.5], "std": [0.5]}
+
+def function():
+    return judge()[0], lambda images: images
+"""
+GIVEN = (
+    "python:tinygan:generator", "-w", "g.safetensors", "--judge", "python:tinygan:judge", "--judge-weights",
+    "j.safetensors", "--range=-1,1", "--set", "utility_floor=0.6", "--until", 0.03,
+)  # fmt: skip
+
+
+@pytest.fixture
+def gan(workplace, monkeypatch):
+    """Files of a generator and of a linear judge of what it makes."""
+    (workplace.folder / "tinygan.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(workplace.folder))
+    model = load_model("python:tinygan:generator").model
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(1000, 6, generator=generator)
+    with torch.no_grad():
+        seen = model(latents).flatten(1)
+    weight = torch.randn(4, 16, generator=generator)
+    weight *= 12 / (seen @ weight.T).std()
+    save_file(model.state_dict(), workplace.folder / "g.safetensors")
+    save_file({"1.weight": weight, "1.bias": -(seen @ weight.T).mean(0)}, workplace.folder / "j.safetensors")
+    np.savez(workplace.folder / "z.npz", z=latents.numpy())
+    return model, weight
+
+
+def forget(*extra):
+    return ("forget", "generator", *GIVEN, *extra)
+
+
+def test_a_class_goes_and_comes_back(gan, run, tmp_path):
+    pytest.importorskip("matplotlib")
+    model, out = gan[0], tmp_path / "o"
+    second = ("--second-judge", "python:tinygan:judge", "--second-weights", "j.safetensors")
+    result = run(*forget("--target", 1, "--latent", 6, "--draws", 1000, *second, "-o", out, "--json"))
+    assert result.code == 0, result.err
+    found = result.json
+    assert found["verdict"]["level"] == "answers" and found["verdict"]["judged_by"] == "fresh latents"
+    assert found["record"]["request"]["kind"] == "generator" and found["record"]["request"]["second_judge"]
+    seen = found["evaluation"]
+    assert seen["after"]["share"] == seen["after"]["second_share"] <= 0.03 < seen["before"]["share"]
+    names = ["model.safetensors", "patch.safetensors", "report.html", "result.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    page = (out / "report.html").read_text()
+    assert "What is made instead" in page and page.count('alt="after"') == page.count('alt="before"') == 12
+    assert "of 1000 fresh latents" in page
+    written = load_model("python:tinygan:generator", out / "model.safetensors").model
+    assert model_digest(written) == found["record"]["model"]["after"] != model_digest(model)
+    assert run("verify", out, "--original", "g.safetensors").code == 0
+    assert run("restore", out).code == 0
+    restored = load_model("python:tinygan:generator", out / "restored.safetensors").model
+    assert model_digest(restored) == model_digest(model)
+
+
+def test_latents_of_a_file_and_an_aim_that_is_missed(gan, run, tmp_path):
+    out = tmp_path / "o"
+    arguments = ("--target", 1, "--latent", "z.npz", "--no-report", "--set", "tuning_steps=0", "--until", 0)
+    result = run(*forget(*arguments, "-o", out, "--json"))
+    assert result.code == 3 and result.json["verdict"]["level"] == "not reached"
+    assert result.json["record"]["request"]["latents"] == {"pool": 344, "probes": 85, "fresh": 571}
+    assert not (out / "model.safetensors").exists()
+
+
+def test_what_is_wrong_is_named(gan, run, tmp_path):
+    np.savez("other.npz", x=np.zeros((400, 6)))
+    right = ("--target", 1, "--latent", 6, "--no-report", "-o", tmp_path / "o")
+    for arguments, text in (
+        (("--latent", 7), "--latent: the model does not take (1000, 7)"),
+        (("--latent", "nowhere.npz"), "--latent must be the shape of a latent"),
+        (("--latent", "other.npz"), "other.npz must hold z, it has x"),
+        (("--range=0,1",), "--range: expected images [N, C, H, W] from 0 to 1, the generator makes (1000, 1, 4, 4)"),
+        (("--range=1",), "--range must be the least and the largest"),
+        (("--judge", "python:tinygan:function"), "--judge: brings a function"),
+        (("--target", 9), "the model has classes 0..3, got 9"),
+        (("--method", "lra-npp"), "method: 'lra-npp' takes requests to forget class"),
+    ):
+        result = run(*forget(*right, *arguments))
+        assert result.code == 2 and text in result.err, (arguments, result.err)
+        assert not (tmp_path / "o" / "model.safetensors").exists()

@@ -1,0 +1,205 @@
+"""``zsu-fast forget generator``."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor, nn
+
+from zsu_fast.cli import options as opt
+from zsu_fast.cli.console import Console, exit_code, one_line_errors
+from zsu_fast.cli.forget_run import Run
+from zsu_fast.cli.judges import judge_of, parse_range, read_latents
+from zsu_fast.cli.method_options import parse_settings
+from zsu_fast.cli.models import load_model
+from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
+from zsu_fast.cli.session import Session, check_device, open_session
+from zsu_fast.cli.signing import check_key
+from zsu_fast.evaluate.inference import inference_mode
+from zsu_fast.report import Report
+from zsu_fast.unlearn import ForgetGenerated
+from zsu_fast.unlearn import forget as forget_request
+from zsu_fast.unlearn.methods import GENERATOR_METHODS
+
+SHOWN, LOOKED_AT = 12, 1000
+JUDGE = "Judges"
+
+
+def _judge(flag: str, text: str, default: Any = ...) -> Any:
+    return typer.Option(flag, help=text, rich_help_panel=JUDGE, show_default=False)
+
+
+@one_line_errors
+def forget_generator(
+    model: opt.Model,
+    judge: Annotated[str, _judge("--judge", "Classifier of what is made, named as MODEL is.")],
+    target: Annotated[
+        list[str],
+        typer.Option(
+            "--target", "-t", help="Class of the judge to forget: index or name; repeatable.", show_default=False
+        ),
+    ],
+    latent: Annotated[
+        str,
+        typer.Option(
+            help="Shape of a latent, whose values are standard normal: 64, 100x1x1. Or a .npz with z.",
+            rich_help_panel=opt.IMAGES,
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for weights, patch and result.", rich_help_panel=opt.OUTPUT)
+    ] = Path("zsu-fast-out"),
+    weights: opt.Weights = None,
+    judge_weights: Annotated[Path | None, _judge("--judge-weights", "Its weights.")] = None,
+    second_judge: Annotated[
+        str | None, _judge("--second-judge", "Another classifier, that has no part but in the verdict.")
+    ] = None,
+    second_weights: Annotated[Path | None, _judge("--second-weights", "Its weights.")] = None,
+    pixels: Annotated[
+        str,
+        typer.Option("--range", help="Least and largest value of a pixel that is made.", rich_help_panel=opt.IMAGES),
+    ] = "0,1",
+    method: Annotated[
+        str, typer.Option(help=f"{', '.join(GENERATOR_METHODS)}, or another package's.", rich_help_panel=opt.METHOD)
+    ] = "substitute",
+    until: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of what is made that may still be of the class.",
+            rich_help_panel=opt.METHOD,
+            show_default="0.01",
+        ),
+    ] = None,
+    utility_floor: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the other latents that must keep their class.",
+            rich_help_panel=opt.METHOD,
+            show_default="0.93",
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(min=100, help="Fresh latents that judge the edit.", rich_help_panel=opt.IMAGES)
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=opt.METHOD)] = 0,
+    other: opt.Settings = None,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report/--no-report",
+            help="HTML page with what is made before and after, of the same latents.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = True,
+    undo: opt.Undo = None,
+    no_undo: opt.NoUndo = False,
+    key: opt.Sign = None,
+    device: opt.Device = "cpu",
+    force: opt.Force = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    r"""Make a generator make no more of a class, as a classifier tells it; write weights, undo file and record.
+
+    If fresh latents do not bear it out, no weights are written, result.json
+    says why, and the exit code is 3.
+
+    [bold]Example[/]
+
+      zsu-fast forget generator python:mygan:generator -w g.safetensors \
+          --judge timm:resnet18 --judge-weights judge.safetensors \
+          --target 4 --latent 100x1x1 --range=-1,1 --out edited
+    """
+    started = time.perf_counter()
+    console = Console(as_json, quiet)
+    if undo is not None and no_undo:
+        raise ValueError("--no-undo: --undo asks for one")
+    if key is not None:
+        check_key(key)
+    if report:
+        check_report_extra()
+    check_device(device)
+    low, high = parse_range(pixels)
+    latents = read_latents(latent)
+    settings = parse_settings(other, method)
+    for name, value in (("until", until), ("utility_floor", utility_floor)):
+        if value is not None:
+            settings[name] = value
+    nothing: dict[str, Any] = {"classes": None, "mean": None, "std": None, "size": None}
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
+        session = open_session(judge, judge_weights, device=device, batch_size=250, **nothing)
+        loaded = load_model(model, weights, device=device)
+        second = None
+        if second_judge is not None:
+            other_one = load_model(second_judge, second_weights, device=device)
+            second = judge_of(other_one, low, high, "--second-judge")
+        request = ForgetGenerated(
+            session.targets(target),
+            judge_of(session.loaded, low, high, "--judge"),
+            latents.to(device) if isinstance(latents, Tensor) else latents,
+            second=second,
+            draws=draws,
+            seed=seed,
+        )
+        shown, before = _made(loaded.model, request, low, high)
+        with console.progress() as progress:
+            result = forget_request(
+                loaded.model, request, method=method, progress=progress, **({"seed": seed} | settings)
+            )
+        page = None
+        if report:
+            page = _page(session, loaded.spec, result, before, _pixels(loaded.model, request, shown, low, high))
+        run = Run(result, None, None, None, None, page, ())
+        write_and_tell(console, folder, loaded, run, time.perf_counter() - started)
+        raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
+
+
+def _made(model: nn.Module, request: ForgetGenerated, low: float, high: float) -> tuple[Tensor, Any]:
+    """Fresh latents of the classes that are to go, and their images; ValueError where pixels lie outside the range."""
+    view = request.view(model)
+    with inference_mode(view):
+        latents = request.fresh[:LOOKED_AT]
+        try:
+            images = view.images(latents)
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"--latent: the model does not take {tuple(latents.shape)}: {reason}") from error
+        slack = 0.01 * (high - low)
+        least, largest = float(images.min()), float(images.max())
+        if images.dim() != 4 or least < low - slack or largest > high + slack:
+            raise ValueError(
+                f"--range: expected images [N, C, H, W] from {low:g} to {high:g}, the generator makes "
+                f"{tuple(images.shape)} from {least:.3g} to {largest:.3g}"
+            )
+        own = latents[request.is_target(view.judge(images).argmax(1))][:SHOWN]
+    return own, _pixels(model, request, own, low, high)
+
+
+def _pixels(
+    model: nn.Module, request: ForgetGenerated, latents: Tensor, low: float, high: float
+) -> np.ndarray[Any, Any]:
+    """uint8 [n, H, W, 1 or 3] of what is made of the latents."""
+    if not len(latents):
+        return np.empty((0, 1, 1, 1), np.uint8)
+    view = request.view(model)
+    with inference_mode(view):
+        images = view.images(latents)
+    images = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
+    scaled = ((images.float().cpu() - low) / (high - low)).clamp(0, 1) * 255
+    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def _page(session: Session, spec: str, result: Any, before: Any, after: Any) -> Report:
+    return Report(model=spec, record=result.record, picks=result.picks, names=session.names, generated=(before, after))

@@ -1,0 +1,64 @@
+"""Judges of a generator's images, and latents, as ``zsu-fast forget generator`` takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsu_fast.cli.models import LoadedModel
+from zsu_fast.cli.npz import read_arrays
+from zsu_fast.cli.preprocess import Preprocess, parse_numbers
+from zsu_fast.evaluate.inference import logits_of
+
+
+class Judge(nn.Module):
+    """A classifier of images from `low` to `high`: scaled to 0..1, resized and normalised as it wants them."""
+
+    def __init__(self, net: nn.Module, preprocess: Preprocess, low: float, high: float) -> None:
+        super().__init__()
+        self.net, self.preprocess, self.low, self.high = net, preprocess, low, high
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen = (images - self.low) / (self.high - self.low)
+        wanted = self.preprocess
+        if wanted.size is not None and seen.shape[2:] != wanted.size:
+            seen = F.interpolate(seen, wanted.size, mode="bilinear", antialias=True)
+        if wanted.channels is not None and seen.shape[1] != wanted.channels:
+            seen = seen.mean(1, keepdim=True).expand(-1, wanted.channels, -1, -1)
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(seen) for values in (wanted.mean, wanted.std))
+        return logits_of(self.net((seen - mean) / std))
+
+
+def judge_of(loaded: LoadedModel, low: float, high: float, option: str) -> Judge:
+    """ValueError for a classifier that brings a preprocessing which gradients cannot pass."""
+    if not isinstance(loaded.preprocess, Preprocess):
+        raise ValueError(f"{option}: brings a function as its preprocessing; give a mapping with mean, std and size")
+    return Judge(loaded.model, loaded.preprocess, low, high)
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """ "-1,1" -> the two."""
+    found = parse_numbers(text, "--range") or ()
+    if len(found) != 2 or not found[0] < found[1]:
+        raise ValueError(f"--range must be the least and the largest value of a pixel, got {text!r}")
+    return found
+
+
+def read_latents(text: str) -> tuple[int, ...] | Tensor:
+    """ "64" or "100x1x1": the shape of a latent; or a .npz with the array z [N, ...]."""
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        path = Path(text)
+    if path.suffix != ".npz" or not path.is_file():
+        raise ValueError(
+            f"--latent must be the shape of a latent, as 64 or 100x1x1, or a .npz that is there, got {text!r}"
+        )
+    arrays, names = read_arrays(path, ["z"])
+    if "z" not in arrays:
+        raise ValueError(f"--latent: {path} must hold z, it has {', '.join(names) or 'nothing'}")
+    found = torch.from_numpy(arrays["z"])
+    return found.float() if found.is_floating_point() else found

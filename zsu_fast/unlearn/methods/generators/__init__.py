@@ -1,0 +1,10 @@
+"""Methods that make a generator make no more of a class."""
+
+from __future__ import annotations
+
+from zsu_fast.unlearn.methods.base import Method
+from zsu_fast.unlearn.methods.generators.substitute import Substitute
+
+GENERATOR_METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Substitute,)}
+
+__all__ = ["GENERATOR_METHODS"]

@@ -1,0 +1,48 @@
+"""Substitutes: for each latent whose image is to go, the nearest one whose image is to be kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+STEPS = 30
+SURE = 0.95
+
+
+def displaced(
+    logits_of: Callable[[Tensor], Tensor], latents: Tensor, targets: Sequence[int], batch: int
+) -> tuple[Tensor, Tensor]:
+    """(latents [N, ...], bool [N]: reached): each goes towards the nearest other class, as the judge sees it.
+
+    Steps of a tenth of a latent's mean length down the loss of the likeliest other class, so that it goes the shortest
+    way; until the judge gives that class a probability of at least `SURE`, `STEPS` steps at most. Where it takes the
+    image for another class in the end, it is a substitute. Their images are the unedited generator's own, so they lie
+    where its images lie, and near ones go to near ones: the latent space stays whole.
+    """
+    found, reached = [], []
+    step = 0.1 * float(latents.flatten(1).norm(dim=1).mean())
+    with torch.inference_mode(False), torch.enable_grad():
+        for part in latents.split(batch):
+            z, moving = part.clone(), torch.arange(len(part), device=part.device)
+            left = torch.ones(len(part), dtype=torch.bool, device=part.device)
+            for done in range(STEPS + 1):
+                here = z[moving].detach().requires_grad_()
+                logits = logits_of(here)
+                own = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+                own[list(targets)] = True
+                other = logits[:, ~own].amax(1)
+                loss = logits.logsumexp(1) - other
+                left[moving] = logits[:, own].amax(1) >= other
+                (slope,) = torch.autograd.grad(loss.sum(), here)
+                short = loss > -math.log(SURE)
+                moving, slope = moving[short], slope[short].flatten(1)
+                if not len(moving) or done == STEPS:
+                    break
+                length = slope.norm(dim=1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+                z[moving] -= step * (slope / length).view_as(z[moving])
+            found.append(z)
+            reached.append(~left)
+    return torch.cat(found), torch.cat(reached)
