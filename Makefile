@@ -51,7 +51,7 @@ $(done)/package: $(done)/torch pyproject.toml
 	@$(pip) --constraint $(done)/constraints.txt cmake ninja 'pybind11>=3.0' 'scikit-build-core>=0.11'
 	@# The libraries are built by "make native", where a second build takes a moment.
 	@$(pip) --constraint $(done)/constraints.txt --no-build-isolation --config-settings=wheel.cmake=false \
-	  --editable '.[cli,report,evaluate]'
+	  --editable '.[cli,report,evaluate,benchmark]'
 	@touch $@
 
 $(done)/tests: $(done)/package tests/requirements.txt tests/requirements-peers.txt
@@ -65,15 +65,9 @@ $(done)/lint: $(done)/torch tests/requirements-lint.txt
 	@$(pip) --constraint $(done)/constraints.txt --requirement tests/requirements-lint.txt
 	@touch $@
 
-# Headers of CUTLASS for the fused GEMM; what else the package asks for is not needed.
-$(done)/cutlass: $(done)/torch
-	$(call say,installing the headers of CUTLASS)
-	@$(pip) --no-deps 'nvidia-cutlass==4.2.*' || echo "zsu_fast: not to be had: going on without the fused GEMM"
-	@touch $@
-
 setup: $(done)/package
 
-native: $(done)/package $(if $(nvcc),$(done)/cutlass)
+native: $(done)/package
 	$(call say,building the libraries (csrc/))
 	@mkdir -p build
 	@$(tools) cmake -G Ninja -S . -B build/dev -DPython_EXECUTABLE="$(CURDIR)/$(bin)/python" \

@@ -38,6 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ssd": {},
 }
 PROBES, RETAIN = 36, 20
+RELEARN_BY = (("adam", 1e-3), ("sgd", 1e-2), ("sgd", 1e-1))
 LESSONS, TEST = 2000, 2500  # unseen images of all classes, apart
 SHOWN = {
     "answers": "answers",
@@ -104,7 +105,9 @@ def measure(case: Case, method: str, options: dict[str, Any], given: tuple[Tenso
     start = time.process_time()
     result = zsu_fast.forget(edited, case.target, images[own], **arguments)
     seconds = time.process_time() - start
-    found = depth(edited, case.original, case.lessons, case.test, case.target, oracle=case.oracle)
+    found = depth(
+        edited, case.original, case.lessons, case.test, case.target, oracle=case.oracle, relearn_by=RELEARN_BY
+    )
     return {"verdict": result.verdict.to_dict(), "cpu_seconds": round(seconds, 1), "depth": found.to_dict()}
 
 
@@ -166,7 +169,7 @@ def main() -> None:
     results: dict[str, Any] = {"kind": "zsu_fast depth", "rows": []}
     if arguments.json and arguments.json.exists():
         results = json.loads(arguments.json.read_text())
-    results["machine"] = machine.describe(torch.device("cpu"))
+    here = machine.describe(torch.device("cpu"))
     known = oracles.definitions(arguments.data)
     for name in arguments.sets:
         for case in cases(name, known, arguments.cache):
@@ -176,7 +179,7 @@ def main() -> None:
                 row = {"set": name, "class": case.target, "method": method}
                 if any(row.items() <= done.items() for done in results["rows"]):
                     continue
-                results["rows"].append(row | measure(case, method, METHODS[method], given))
+                results["rows"].append(row | {"machine": here} | measure(case, method, METHODS[method], given))
                 print(f"{name}, class {case.target}, {method}", file=sys.stderr, flush=True)
                 if arguments.json:
                     arguments.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -16,15 +16,18 @@ Contender = Callable[[], object]
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds per call, one sample per round: on the clock (CUDA: of the GPU), and of all CPU threads together."""
+    """Seconds per call, one sample per round: on the clock of what computes, the processor's or the GPU's. On the CPU
+    also of all threads together; on CUDA also until the call had come back to its caller, the kernels still running."""
 
     wall: tuple[float, ...]
-    process: tuple[float, ...]
+    process: tuple[float, ...] = ()
+    caller: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, float]:
         low, median, high = quartiles(self.wall)
         summary = {"median": median, "minimum": min(self.wall), "low": low, "high": high, "samples": len(self.wall)}
-        return summary | {"process": statistics.median(self.process)}
+        beside = {"process": self.process, "caller": self.caller}
+        return summary | {name: statistics.median(seconds) for name, seconds in beside.items() if seconds}
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
@@ -37,9 +40,10 @@ def time_interleaved(
 ) -> dict[str, Samples]:
     """Time each of the contenders again and again, in turn, for about `seconds` per contender.
 
-    On CUDA every sample is one call between two events on the stream, after a write that empties the caches and
-    keeps the GPU busy while the call is enqueued: the time is the GPU's, not Python's. On the CPU a sample is as many
-    calls as take about 2 ms; contenders see to it that these do not find their operands in the cache (`rotating`).
+    On CUDA every sample is a call for its caller's time, then one between two events on the stream, after a write that
+    empties the caches and a kernel that keeps the GPU waiting while the call is enqueued: the time is the GPU's, not
+    Python's. On the CPU a sample is as many calls as take about 2 ms; contenders see to it that these do not find their
+    operands in the cache (`rotating`).
     """
     sample = _cuda_sampler(device) if device.type == "cuda" else _cpu_sample
     calls = {}
@@ -53,10 +57,11 @@ def time_interleaved(
     while time.perf_counter() < deadline or len(next(iter(times.values()))) < at_least:
         for name, contender in contenders.items():
             times[name].append(sample(contender, calls[name]))
-    on_cpu = device.type == "cpu"
-    return {
-        name: Samples(tuple(w for w, _ in t), tuple(p for _, p in t) if on_cpu else ()) for name, t in times.items()
-    }
+    found = {}
+    for name, pairs in times.items():
+        wall, beside = zip(*pairs, strict=True)
+        found[name] = Samples(wall, caller=beside) if device.type == "cuda" else Samples(wall, process=beside)
+    return found
 
 
 def rotating(function: Callable[..., object], arguments: Sequence[tuple]) -> Contender:
@@ -104,18 +109,33 @@ def _cpu_sample(contender: Contender, calls: int) -> tuple[float, float]:
     return (time.perf_counter() - start) / calls, (time.process_time() - process) / calls
 
 
+LONGEST_WAIT = 0.25  # seconds that the GPU is kept waiting at most, should a call take its caller that long
+
+
 def _cuda_sampler(device: torch.device) -> Callable[[Contender, int], tuple[float, float]]:
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
+    cycles = 10_000_000
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda._sleep(cycles)  # the first also loads the kernel
+    start.record()
+    torch.cuda._sleep(cycles)
+    end.record()
+    end.synchronize()
+    rate = cycles / (start.elapsed_time(end) / 1000)
 
     def sample(contender: Contender, calls: int) -> tuple[float, float]:
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        process = time.process_time()
+        torch.cuda.synchronize(device)
+        before = time.perf_counter()
+        for _ in range(calls):
+            contender()
+        caller = time.perf_counter() - before
         flush.zero_()
+        torch.cuda._sleep(round(min(2 * caller, LONGEST_WAIT) * rate))
         start.record()
         for _ in range(calls):
             contender()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1000 / calls, (time.process_time() - process) / calls
+        return start.elapsed_time(end) / 1000 / calls, caller / calls
 
     return sample

@@ -31,8 +31,11 @@ from zsu_fast.lrp import Relevance, compile, relevance
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"
 PLAIN, ENGINE, PLAN, INDUCTOR = "plain gradient", "relevance()", "plan", "plan, inductor"
+CAPTURED = "plain gradient, captured"
 CPU = torch.device("cpu")
-ROUNDING = 1e-2  # of the largest value, for compiled code: epsilon divides by sums that cancel
+ROUNDING = {torch.float32: 1e-2, torch.bfloat16: 5e-2}
+"""Of the largest value, for compiled code and on CUDA, whose libraries need not add up in one order: epsilon divides by
+sums that cancel."""
 
 
 def lenet() -> nn.Module:
@@ -61,31 +64,53 @@ MODELS = (
 )
 
 
-def measure(model: Model, rules: str, inductor: bool, seconds: float) -> dict[str, Any]:
-    """A row of results, JSON-able. AssertionError if a plan gives something else than `relevance`."""
+def measure(
+    model: Model,
+    rules: str,
+    inductor: bool,
+    seconds: float,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> dict[str, Any]:
+    """A row of results, JSON-able. On CUDA a plan is a CUDA graph, and the plain gradient is measured as one, too.
+
+    Raises AssertionError if a plan gives something else than `relevance`.
+    """
+    on_cuda = device.type == "cuda"
     torch.manual_seed(0)
-    net = settle(model.build(), natural(2, model.size, CPU))
-    images, target = natural(model.batch, model.size, CPU), torch.arange(model.batch) % 10
+    with torch.device(device):
+        net = model.build()
+    net = settle(net, natural(2, model.size, device)).to(dtype)
+    net = net.to(memory_format=layout)  # type: ignore[call-overload]  # torch takes it, its stubs do not
+    images = natural(model.batch, model.size, device).to(dtype=dtype, memory_format=layout)
+    target = torch.arange(model.batch, device=device) % 10
     expected = relevance(net, images, target, composite=rules)
     contenders: dict[str, Contender] = {
         PLAIN: lambda: plain_gradient(net, images, target),
         ENGINE: lambda: relevance(net, images, target, composite=rules),
     }
+    if on_cuda:
+        contenders[CAPTURED] = _captured(contenders[PLAIN])
     preparing = {}
     for name in (PLAN, INDUCTOR) if inductor else (PLAN,):
-        plan = compile(net, composite=rules, backend="inductor" if name == INDUCTOR else "eager")
+        plan = compile(net, composite=rules, backend="inductor" if name == INDUCTOR else "auto")
         start = time.perf_counter()
         found = plan(images, target)
         preparing[name] = time.perf_counter() - start
         wrong = error(_values(found), _values(expected))
-        assert wrong <= (ROUNDING if name == INDUCTOR else 0), f"{model.name}, {rules}, {name}: off by {wrong}"
+        allowed = ROUNDING[dtype] if on_cuda or name == INDUCTOR else 0
+        assert wrong <= allowed, f"{model.name}, {rules}, {name}: off by {wrong}"
         contenders[name] = partial(plan, images, target)
     with torch.no_grad():
-        timings = time_interleaved(contenders, CPU, seconds)
+        timings = time_interleaved(contenders, device, seconds)
     plain = timings[PLAIN].wall
     return {
         "model": f"{model.name} x {model.batch}",
         "rules": rules,
+        "device": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "layout": str(layout).removeprefix("torch.").removesuffix("_format"),
         "preparing": preparing,
         "seconds": {name: samples.to_dict() for name, samples in timings.items()},
         "ratios": {
@@ -94,6 +119,19 @@ def measure(model: Model, rules: str, inductor: bool, seconds: float) -> dict[st
             if name != PLAIN
         },
     }
+
+
+def _captured(call: Contender) -> Contender:
+    """The same as one CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # allocations, handles and caches of libraries come before the recording
+        call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def _values(found: Relevance) -> list[Tensor]:

@@ -4,14 +4,18 @@ import copy
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 import zsu_fast
-from bench import depth, faithfulness, generators, instances
+from bench import concepts, depth, faithfulness, generators, instances, poisoning
 from bench.__main__ import RESULTS
+from bench.paper import ablation
 from bench.report import insert_table
+from tests.concepts.conftest import Planted, planted_net  # noqa: F401  # a fixture
+from tests.concepts_data import USER, with_square
 from tests.examples import BLOCK, run_examples
 from tests.generators import generator_and_judges
 from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS
@@ -21,6 +25,7 @@ GUIDE = ROOT / "docs" / "lrp.md"
 FORGETTING = ROOT / "docs" / "forgetting.md"
 BASELINES_PAGE = ROOT / "docs" / "baselines.md"
 INSTANCES_PAGE = ROOT / "docs" / "instances.md"
+CONCEPTS_PAGE = ROOT / "docs" / "concepts.md"
 GENERATORS_PAGE = ROOT / "docs" / "generators.md"
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,6 +94,45 @@ def test_the_page_on_instances(guide: tuple[Path, dict]) -> None:
     found = run_examples(INSTANCES_PAGE, given)
     assert found["result"].verdict.level == found["later"].verdict.level == "answers"
     assert re.findall(r"^\| `(.*?)`", INSTANCES_PAGE.read_text(), re.MULTILINE)[3:5] == list(INSTANCE_METHODS)
+
+
+def test_table_of_ablation() -> None:
+    results = json.loads((RESULTS / "paper_ablation.json").read_text())
+    assert list(results["nets"]) == list(ablation.NETS)
+    text = ablation.PAGE.read_text()
+    assert insert_table(text, ablation.table(results), ablation.BEGIN, ablation.END) == text
+
+
+def test_the_page_on_concepts(planted_net: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Its `model` knows threes by a red square; what it says of numbers and sentences is what comes out."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    threes, (inside, without) = with_square(planted_net.threes), planted_net.sides(0, 60)
+    own = torch.full((len(threes),), USER)
+    given = {"model": copy.deepcopy(planted_net.net), "with_square": inside, "without": without}
+    given |= {"images": torch.cat([threes, planted_net.x[:200]]), "labels": torch.cat([own, planted_net.y[:200]])}
+    given |= {
+        "some_images": planted_net.x[120:180],
+        "other_x": planted_net.x[400:600],
+        "other_y": planted_net.y[400:600],
+    }
+    given["more_with_square"], given["more_without"] = planted_net.sides(200, 100)
+    given |= {"test_x": torch.cat([planted_net.x[600:], threes]), "test_y": torch.cat([planted_net.y[600:], own])}
+    given |= {"train_x": threes, "others_x": planted_net.x[:600], "others_y": planted_net.y[:600]}
+    names = run_examples(CONCEPTS_PAGE, given)
+    assert (tmp_path / "concepts.png").exists() and (ROOT / "docs" / "concepts.png").exists()
+    assert names["bank"].evidence[0]["accuracy"] == 1.0 and names["bottleneck"].top(3)[0][0] == "square"
+    assert names["bottleneck"].faithful is False and names["found"][0].crops.shape == (6, 3, 2, 2)
+    assert names["request"].kind == "concept" and names["result"].verdict.level == "answers"
+    assert "patch adds nothing" in names["result"].record["findings"]["ablation"]["said"]
+
+
+@pytest.mark.parametrize(("page", "measured", "name"), [
+    (CONCEPTS_PAGE, concepts, "concepts"), (CONCEPTS_PAGE, poisoning, "poisoning"),
+])  # fmt: skip
+def test_tables_of_concepts(page: Path, measured: ModuleType, name: str) -> None:
+    text, results = page.read_text(), json.loads((RESULTS / f"{name}.json").read_text())
+    assert insert_table(text, measured.table(results), measured.BEGIN, measured.END) == text
 
 
 def test_table_of_instances() -> None:

@@ -35,7 +35,7 @@ def test_require_returns_the_submodule() -> None:
 def test_importing_the_package_imports_no_optional_dependency() -> None:
     code = (
         "import sys, zsu_fast\n"
-        "optional = set('typer rich matplotlib sklearn timm torchvision transformers PIL'.split())\n"
+        "optional = set('typer rich matplotlib sklearn timm torchvision transformers PIL yaml tensorboard'.split())\n"
         "print(*sorted(optional & set(sys.modules)))"
     )
     variables = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -10,9 +10,8 @@ namespace zsu {
 namespace {
 
 std::string cuda_build_facts() {
-  return "version=" ZSU_VERSION ";architectures=" ZSU_CUDA_ARCHS
-         ";compiler=nvcc " ZSU_TEXT(__CUDACC_VER_MAJOR__) "." ZSU_TEXT(__CUDACC_VER_MINOR__) "." ZSU_TEXT(
-             __CUDACC_VER_BUILD__) ";cutlass=" ZSU_CUTLASS_VERSION;
+  return "version=" ZSU_VERSION ";architectures=" ZSU_CUDA_ARCHS ";compiler=nvcc " ZSU_TEXT(
+      __CUDACC_VER_MAJOR__) "." ZSU_TEXT(__CUDACC_VER_MINOR__) "." ZSU_TEXT(__CUDACC_VER_BUILD__);
 }
 
 }  // namespace

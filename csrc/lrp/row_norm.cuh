@@ -8,7 +8,10 @@
 
 namespace zsu::lrp {
 
-constexpr int kHeld = 8;  // packs of a row that a thread keeps
+constexpr int kMostHeld = 8;  // packs of a row that a thread keeps at most
+
+// Blocks of a multiprocessor: the fewer packs are kept, the more rows can be under way.
+constexpr int blocks_with(int held) { return held <= 2 ? 5 : held <= 4 ? 4 : 2; }
 
 // N values of gradient * weight from `i` on.
 template <int N, class Scalar, class T>
@@ -26,8 +29,8 @@ __device__ __forceinline__ void weighted(const Vector<Scalar, N>& gradient, cons
   }
 }
 
-template <int N, int kGroup, class Scalar, class T>
-__global__ void __launch_bounds__(kThreads, 2) row_norm_kernel(const RowNorm norm) {
+template <int N, int kGroup, int kHeld, class Scalar, class T>
+__global__ void __launch_bounds__(kThreads, blocks_with(kHeld)) row_norm_kernel(const RowNorm norm) {
   using Packed = Vector<Scalar, N>;
   constexpr int kGroups = kThreads / kGroup;
   const int lane = threadIdx.x % kGroup, group = threadIdx.x / kGroup;
@@ -109,17 +112,21 @@ struct RowNormCuda {
  private:
   template <int kWidth>
   static void launch(const RowNorm& norm, cudaStream_t stream) {
-    if (norm.size <= kWarp * kWidth * kHeld) {
-      launch<kWidth, kWarp>(norm, stream);
+    if (norm.size <= kWarp * kWidth * kMostHeld) {
+      launch<kWidth, kWarp, 1>(norm, stream);
     } else {
-      launch<kWidth, kThreads>(norm, stream);
+      launch<kWidth, kThreads, 2>(norm, stream);  // more than with a pack for each, or a warp would do
     }
   }
 
-  template <int kWidth, int kGroup>
+  // With no more packs than the row needs.
+  template <int kWidth, int kGroup, int kHeld>
   static void launch(const RowNorm& norm, cudaStream_t stream) {
+    if constexpr (kHeld < kMostHeld) {
+      if (norm.size > kGroup * kWidth * kHeld) return launch<kWidth, kGroup, 2 * kHeld>(norm, stream);
+    }
     const unsigned grid = grid_for(norm.rows * kGroup, kThreads, 16);
-    row_norm_kernel<kWidth, kGroup, Scalar, T><<<grid, kThreads, 0, stream>>>(norm);
+    row_norm_kernel<kWidth, kGroup, kHeld, Scalar, T><<<grid, kThreads, 0, stream>>>(norm);
     ZSU_LAUNCH_CHECK();
   }
 };

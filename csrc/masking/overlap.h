@@ -82,9 +82,10 @@ inline bool share_memory(const torch::stable::Tensor& a, const torch::stable::Te
   if (a.is_contiguous() && b.is_contiguous()) return true;
   std::vector<bool> taken(first.extent);
   first.for_each_element([&](int64_t offset) { std::fill_n(taken.begin() + offset, a.element_size(), true); });
+  const int64_t bytes = b.element_size();
   bool shared = false;
   second.for_each_element([&](int64_t offset) {
-    for (int64_t byte = 0; byte < b.element_size(); ++byte) {
+    for (int64_t byte = 0; byte < bytes; ++byte) {
       const int64_t at = int64_t(second.begin - first.begin) + offset + byte;
       shared = shared || (at >= 0 && at < first.extent && taken[at]);
     }

@@ -26,7 +26,6 @@ PYBIND11_MODULE(_native, m) {
   m.attr("TORCH_VERSION") = ZSU_TORCH_VERSION;
   m.attr("CUDA_ARCHITECTURES") = ZSU_CUDA_ARCHS;
   m.attr("CUDA_COMPILER_VERSION") = ZSU_CUDA_COMPILER_VERSION;
-  m.attr("CUTLASS_VERSION") = ZSU_CUTLASS_VERSION;
   m.attr("COMPILER") = __VERSION__;
   m.attr("BUILD_TYPE") = ZSU_BUILD_TYPE;
   m.def("cpu_features", &cpu_features, "What the processor of this machine offers, by name.");

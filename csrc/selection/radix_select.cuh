@@ -15,7 +15,7 @@ namespace zsu {
 constexpr int kDigitBits = 11;
 constexpr int kBins = 1 << kDigitBits;
 constexpr int kSelectThreads = 512;
-constexpr int kBinsPerThread = kBins / kSelectThreads;
+constexpr int kLoads = 4;  // scores that a thread of such a block has under way
 
 template <class Format>
 constexpr int kPasses = (Format::kBits + kDigitBits - 1) / kDigitBits;
@@ -37,16 +37,23 @@ template <class Format>
 __device__ __forceinline__ void count_digit(typename Format::Bits key, int pass, uint64_t prefix, unsigned* histogram) {
   const int shift = digit_shift<Format>(pass), width = digit_width<Format>(pass);
   if (pass > 0 && (uint64_t(key) >> (shift + width)) != prefix) return;
-  const unsigned digit = unsigned(uint64_t(key) >> shift) & ((1u << width) - 1);
-  // Scores share exponents and ReLU makes zeros: where a whole warp meets in one bin, one lane counts for all.
-  const unsigned active = __activemask();
-  int uniform = 0;
-  __match_all_sync(active, digit, &uniform);
-  if (!uniform) {
-    atomicAdd(histogram + digit, 1u);
-  } else if ((threadIdx.x & 31) == unsigned(__ffs(active) - 1)) {
-    atomicAdd(histogram + digit, unsigned(__popc(active)));
+  // Scores share exponents and ReLU makes zeros: of lanes that meet in one bin, the hardware adds up the ones.
+  atomicAdd(histogram + (unsigned(uint64_t(key) >> shift) & ((1u << width) - 1)), 1u);
+}
+
+// True for all threads of the block that comes here last of its grid: what the others wrote before, it sees. `arrived`
+// is zero before and after. Synchronises.
+__device__ __forceinline__ bool last_block(unsigned* arrived) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(arrived, 1u) == gridDim.x - 1;
+    if (last) *arrived = 0;
   }
+  __syncthreads();
+  if (last) __threadfence();
+  return last;
 }
 
 struct DigitChoice {
@@ -55,23 +62,25 @@ struct DigitChoice {
   int64_t count;  // keys with this digit
 };
 
-// The digit at which the counts from the largest down reach `rank` (from 1). Called by a block of kSelectThreads, which
+// The digit at which the counts from the largest down reach `rank` (from 1). Called by a block of kBlock threads, which
 // all receive the choice; synchronises before it reads `histogram` and before it returns.
-template <class Count>
+template <int kBlock, class Count>
 __device__ DigitChoice choose_digit(const Count* histogram, int64_t rank) {
-  using Scan = cub::BlockScan<Count, kSelectThreads>;
+  using Scan = cub::BlockScan<Count, kBlock>;
+  constexpr int kBinsPerThread = kBins / kBlock;
   __shared__ typename Scan::TempStorage storage;
   __shared__ DigitChoice choice;
   __syncthreads();
   if (threadIdx.x == 0) choice = {0, 0, 0};  // should the scores change meanwhile, so that no digit reaches the rank
   __syncthreads();
-  Count counts[kBinsPerThread], before[kBinsPerThread];  // 32 bits where they do: in 64, registers run out
   const int highest = kBins - 1 - int(threadIdx.x) * kBinsPerThread;
-  for (int i = 0; i < kBinsPerThread; ++i) counts[i] = histogram[highest - i];
-  Scan(storage).ExclusiveSum(counts, before);
-  for (int i = 0; i < kBinsPerThread; ++i) {
-    const auto above = int64_t(before[i]), count = int64_t(counts[i]);
+  Count before = 0;
+  for (int i = 0; i < kBinsPerThread; ++i) before += histogram[highest - i];
+  Scan(storage).ExclusiveSum(before, before);
+  for (int i = 0; i < kBinsPerThread; ++i) {  // they are read again: kept, they would take the registers of the loops
+    const auto above = int64_t(before), count = int64_t(histogram[highest - i]);
     if (above < rank && rank <= above + count) choice = {unsigned(highest - i), above, count};
+    before += histogram[highest - i];
   }
   __syncthreads();
   return choice;
@@ -114,8 +123,19 @@ __device__ BlockSelection<Format> select_in_block(int64_t n, int64_t k, KeyAt ke
   for (int pass = 0; pass < kPasses<Format>; ++pass) {
     for (int bin = threadIdx.x; bin < kBins; bin += kSelectThreads) histogram[bin] = 0;
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < n; i += kSelectThreads) count_digit<Format>(key_at(i), pass, prefix, histogram);
-    const DigitChoice choice = choose_digit(histogram, rank);
+    for (int64_t first = threadIdx.x; first < n; first += kLoads * kSelectThreads) {
+      typename Format::Bits keys[kLoads];  // all asked for before the first is counted
+#pragma unroll
+      for (int load = 0; load < kLoads; ++load) {
+        const int64_t i = first + load * kSelectThreads;
+        if (i < n) keys[load] = key_at(i);
+      }
+#pragma unroll
+      for (int load = 0; load < kLoads; ++load) {
+        if (first + load * kSelectThreads < n) count_digit<Format>(keys[load], pass, prefix, histogram);
+      }
+    }
+    const DigitChoice choice = choose_digit<kSelectThreads>(histogram, rank);
     prefix = prefix << digit_width<Format>(pass) | choice.digit;
     rank -= choice.above;
     equal = choice.count;

@@ -144,3 +144,14 @@ class Broken(torch.nn.Sequential):
 def test_why_there_is_no_relevance(model: torch.nn.Module, reason: str) -> None:
     found = analyse(model.eval(), torch.randn(5, 6), torch.zeros(5, dtype=torch.int64))
     assert re.search(reason, found.missing)
+
+
+def test_a_front_from_the_command_line(run, tmp_path):
+    edit = ("forget", "python:tinynet:build", "-w", "weights.safetensors", "-t", 2, "-p", "probes.npz")
+    wrong = run(*edit, "--front", "--out", tmp_path / "wrong")
+    assert wrong.code == 2 and "--front needs --eval" in wrong.err
+    done = run(*edit, "--eval", "test.npz", "--front", "--json", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    points = done.json["record"]["front"]
+    assert points[0]["budget"] == 0 and points[0]["images"] == 20 and points[-1]["chosen"]
+    assert "What other sizes would cost" in (tmp_path / "out" / "report.html").read_text()

@@ -6,8 +6,7 @@ hold these against the references on any machine:
     ZSU_FAST_LIBRARIES=FOLDER python -m pytest tests/ops
 
 It shows wrong indices, wrong arithmetic, barriers that not all threads reach, and, by running threads in another order
-(ZSU_EMULATION_ORDER), missing ones. It does not show what depends on how real memory and warps behave, nor speed. The
-fused GEMM of Hopper is left out: its product and its factor are taken one after the other.
+(ZSU_EMULATION_ORDER), missing ones. It does not show what depends on how real memory and warps behave, nor speed.
 """
 
 import os
@@ -24,7 +23,7 @@ from zsu_fast.version import __version__
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 COMPILER = [os.environ.get("CXX", "g++"), *os.environ.get("CXXFLAGS", "").split()]
-LEFT_OUT = {"build_facts_cuda.cu", "matmul_multiply_sm90.cu"}
+LEFT_OUT = {"build_facts_cuda.cu"}
 FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas", "-Wno-attributes"]
 DEFINITIONS = {
     "USE_CUDA": "1",  # declares what emulator.cpp stands in for

@@ -63,16 +63,8 @@ T __shfl_xor_sync(unsigned, T value, int distance, std::source_location site = s
   return value;
 }
 
-// A lane on its own: CUDA promises no more of which lanes run together.
-inline unsigned __activemask() { return 1u << (threadIdx.x % 32); }
+inline void __threadfence() {}  // one block runs after another
 
-template <class T>
-unsigned __match_all_sync(unsigned mask, T, int* uniform) {
-  *uniform = 1;
-  return mask;
-}
-
-inline int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 [[noreturn]] inline void __trap() { zsu::emulation::trap(); }
 

@@ -13,6 +13,7 @@ from zsu_fast.evaluate import depth, share_of_the_way
 from zsu_fast.model.tensors import model_digest
 
 CLASSES = 4
+FAST = [("adam", 1e-2), ("sgd", 1e-1)]
 
 
 def images(seed, each=60):
@@ -53,7 +54,7 @@ def nets():
 def test_a_cut_classifier_is_no_depth(nets):
     original, edited, oracle = nets
     digests = [model_digest(net) for net in nets]
-    found = depth(edited, original, images(1), images(2), 3, oracle=oracle, relearn_steps=4, learning_rate=1e-2)
+    found = depth(edited, original, images(1), images(2), 3, oracle=oracle, relearn_steps=4, relearn_by=FAST)
     assert [model_digest(net) for net in nets] == digests
     answers = found.attacks["answers"]
     assert answers.forget["edited"] == answers.forget["oracle"] == 0.0 and answers.share == 1.0 and answers.holds
@@ -68,7 +69,7 @@ def test_a_cut_classifier_is_no_depth(nets):
 
 def test_the_oracle_holds_against_itself(nets):
     original, _, oracle = nets
-    found = depth(oracle, original, images(1), images(2), 3, oracle=oracle, relearn_steps=4, learning_rate=1e-2)
+    found = depth(oracle, original, images(1), images(2), 3, oracle=oracle, relearn_steps=4, relearn_by=FAST)
     assert found.holds and all(attack.holds for attack in found.attacks.values())
     assert {attack.share for attack in found.attacks.values()} <= {1.0, None}
 
@@ -78,7 +79,7 @@ def test_features_that_serve_nobody_have_not_forgotten(nets):
     ruined = copy.deepcopy(original)
     with torch.no_grad():
         ruined[0].weight.zero_()
-    found = depth(ruined, original, images(1), images(2), 3, oracle=oracle, relearn_steps=4, learning_rate=1e-2)
+    found = depth(ruined, original, images(1), images(2), 3, oracle=oracle, relearn_steps=4, relearn_by=FAST)
     probe = found.attacks["linear probe"]
     assert probe.forget["edited"] <= probe.oracle_at_most and probe.retain["edited"] < probe.others_at_least
     assert probe.others_at_least == pytest.approx(min(probe.retain["original"], probe.retain["oracle"]) - 0.02)
@@ -87,7 +88,7 @@ def test_features_that_serve_nobody_have_not_forgotten(nets):
 
 def test_stages_are_probed_and_do_not_decide(nets):
     original, _, oracle = nets
-    given = {"oracle": oracle, "relearn_steps": 4, "learning_rate": 1e-2}
+    given = {"oracle": oracle, "relearn_steps": 4, "relearn_by": FAST}
     found = depth(oracle, original, images(1), images(2), 3, stages=["0", "2"], **given)
     pixels, last = (found.attacks[f"probe before {name}"].forget for name in ("0", "2"))
     assert pixels["edited"] == pixels["original"] > 0.9  # what both nets are given
@@ -100,7 +101,7 @@ def test_stages_are_probed_and_do_not_decide(nets):
 def test_without_an_oracle_nothing_is_said_of_how_deep(nets):
     original, edited, _ = nets
     found = depth(edited, original, images(1), images(2), 3, relearn_steps=0)
-    assert found.holds is None and "relearning" not in found.attacks
+    assert found.holds is None and not any("relearning" in name for name in found.attacks)
     assert all(attack.share is None and attack.holds is None for attack in found.attacks.values())
 
 
@@ -111,8 +112,42 @@ def test_share_of_the_way():
     assert share_of_the_way(0.5, 0.4, 0.5) is None
 
 
+def test_of_relearning_the_strongest_setting_counts_for_each_model(nets):
+    original, _, oracle = nets
+    edited = copy.deepcopy(original)
+    with torch.no_grad():  # cut, but not out of reach
+        edited[2].weight[3] = edited[2].weight[:3].mean(0)
+        edited[2].bias[3] = -5.0
+    given = {"oracle": oracle, "relearn_steps": 8}
+    settings = [("adam", 1e-4), ("sgd", 1e-1), ("sgd", 1e30)]  # the last one diverges
+    found = depth(edited, original, images(1), images(2), 3, relearn_by=settings, **given).attacks
+    alone = [
+        depth(edited, original, images(1), images(2), 3, relearn_by=[one], **given).attacks for one in settings[:2]
+    ]
+    for name in [f"relearning{source}, {steps} steps" for source in ("", " from the others") for steps in (4, 8)]:
+        for who, chosen in found[name].settings.items():
+            allowed = found["answers"].retain[who] - 0.02
+            fit = [single[name].forget[who] for single in alone if single[name].retain[who] >= allowed]
+            had = alone[settings.index(chosen)][name]
+            assert had.forget[who] == found[name].forget[who] == max(fit, default=had.forget[who])
+            assert had.retain[who] == max(had.retain[who], 0 if fit else max(a[name].retain[who] for a in alone))
+    # The row that was cut comes back from the same features at once; a net that never saw the class has to learn it.
+    back = found["relearning, 8 steps"].forget
+    assert back["edited"] > back["oracle"] and found["relearning, 8 steps"].settings["edited"] == ("sgd", 1e-1)
+    assert not found["relearning, 8 steps"].holds
+    with pytest.raises(ValueError, match="every setting"):
+        depth(edited, original, images(1), images(2), 3, relearn_by=settings[2:], **given)
+
+
 def test_bad_input_is_named(nets):
     original, edited, oracle = nets
+    for options, text in (
+        ({"relearn_by": []}, "^relearn_by must hold"), ({"relearn_steps": -1}, "^relearn_steps"),
+        ({"relearn_by": [("lion", 0.1)]}, "^optimizer must be one of adam, sgd"),
+        ({"relearn_by": [("sgd", 0.0)]}, "^learning_rate must be a positive"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            depth(edited, original, images(1), images(2), 3, **options)
     x, y = images(1)
     for lessons, test, text in (
         ((x[y != 3], y[y != 3]), (x, y), "^lessons must hold images of class 3"),

@@ -83,12 +83,13 @@ def assert_same(before: dict[str, object], after: dict[str, object]) -> None:
         assert grad is None or torch.equal(grad, grad_after)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("batch_size", [10, 100])
-def test_it_is_adam_on_the_cross_entropy(batch_size: int) -> None:
+def test_it_is_adam_or_momentum_on_the_cross_entropy(batch_size: int, optimizer: str) -> None:
     model = forgetful()
     images, labels = blobs(36)
-    found = learn(model, batch_size=batch_size, seed=5, learning_rate=0.1, steps=[1, 3, 6])
-    # By hand: the weights as one vector, Adam as in its paper (Kingma and Ba 2015, algorithm 1).
+    found = learn(model, batch_size=batch_size, seed=5, learning_rate=0.1, steps=[1, 3, 6], optimizer=optimizer)
+    # By hand: the weights as one vector, Adam as in its paper (Kingma and Ba 2015, algorithm 1), or Polyak's momentum.
     hand = copy.deepcopy(model)
     parameters = list(hand.parameters())
     weights = nn.utils.parameters_to_vector(parameters).detach()
@@ -103,9 +104,13 @@ def test_it_is_adam_on_the_cross_entropy(batch_size: int) -> None:
         hand.zero_grad()
         (-hand(images[chosen]).log_softmax(1)[range(len(chosen)), labels[chosen]]).mean().backward()
         gradient = torch.cat([p.grad.flatten() for p in parameters])
-        mean = 0.9 * mean + 0.1 * gradient
-        square = 0.999 * square + 0.001 * gradient**2
-        weights = weights - 0.1 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+        if optimizer == "sgd":
+            mean = 0.9 * mean + gradient
+            weights = weights - 0.1 * mean
+        else:
+            mean = 0.9 * mean + 0.1 * gradient
+            square = 0.999 * square + 0.001 * gradient**2
+            weights = weights - 0.1 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
         nn.utils.vector_to_parameters(weights, parameters)
         if step in (1, 3, 6):
             expected.append(evaluate(hand, *blobs(90, 2), 2))

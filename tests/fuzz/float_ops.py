@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tests.fuzz.operands import DTYPES, WRONG_DTYPES, call, operand, shape
 from zsu_fast import ops
-from zsu_fast.reference import gates, lrp, matmul, neurons, norms
+from zsu_fast.reference import gates, lrp, neurons, norms
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
@@ -89,17 +89,6 @@ def batch_norm_gate(rng: random.Random) -> None:
     _close(found, norms.batch_norm_gate(gradient, scale, unit_dim), dtype, True)
 
 
-def matmul_multiply(rng: random.Random) -> None:
-    dtype, size = rng.choice(DTYPES), shape(rng, 1, 3)
-    width = rng.choice((0, 1, 3, 8))
-    input = operand(rng, dtype, size, special=False)
-    rows, wrong = _wrong(rng, size[-1], size[-1] + 1)
-    weight = operand(rng, dtype, (rows, width), special=False)
-    factor = operand(rng, dtype, (*size[:-1], width), special=False)
-    found = call(ops.matmul_multiply, wrong, [input, weight, factor], input, weight, factor)
-    _close(found, matmul.matmul_multiply(input, weight, factor), dtype)
-
-
 def lrp_layers(rng: random.Random) -> None:
     """`lrp_linear` and `lrp_conv1d` ... `lrp_conv3d`, with an epsilon that keeps quotients of rounding errors small."""
     rank = rng.choice((0, 0, 1, 2, 3))
@@ -131,4 +120,4 @@ def lrp_layers(rng: random.Random) -> None:
     _close(found, expected, dtype)
 
 
-SUBJECTS = (activation_gate, neuron_relevance, norm_gates, batch_norm_gate, matmul_multiply, lrp_layers)
+SUBJECTS = (activation_gate, neuron_relevance, norm_gates, batch_norm_gate, lrp_layers)

@@ -128,9 +128,9 @@ def test_the_same_bits_for_any_number_of_threads_and_in_every_run(op: str) -> No
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_opcheck(op: str) -> None:
+def test_opcheck(op: str, device: torch.device) -> None:
     seen = set()
-    for label, arguments in samples(op, torch.float32):
+    for label, arguments in samples(op, torch.float32, device):
         kind = label.partition(",")[0]
         if kind not in seen and kind in ("channels-first", "channels_last", "slice"):
             seen.add(kind)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from tests.graphs import captured
-from tests.ops import samples, test_matmul
+from tests.ops import samples
 from tests.ops.samples import tensors_of
 from zsu_fast.ops import _library
 
@@ -54,7 +54,6 @@ ARGUMENTS: dict[str, Callable[[torch.device], Iterator[Arguments]]] = {
         op: lambda device, op=op: (arguments for _, arguments in samples.samples(op, torch.bfloat16, device))
         for op in samples.OPS
     },
-    "matmul_multiply": lambda device: (arguments for _, arguments in test_matmul.operands(torch.bfloat16, device)),
     "topk_count": _topk_count,
     "topk_indices": _topk_indices,
     "topk_mask_": _topk_mask,

@@ -63,6 +63,18 @@ def test_wide_rows(device, kind):
         assert torch.equal(ops.topk_count(relevance.to(device), k).cpu(), expected)
 
 
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["random", "few_values", "rectified", "non_finite"])
+def test_few_samples_of_very_many_units(device, kind, dtype, absolute):
+    """So few that a GPU takes all its multiprocessors for each, in memory that is read by vectors and not."""
+    wide = SCORES[kind]((2, 40_001), dtype).to(device)
+    for relevance in (wide[:1], wide[1:], wide[:1, 1:], wide.T.contiguous().T[1:]):
+        for k in (1, 20_000, relevance.shape[1] - 1, relevance.shape[1]):
+            expected = reference.topk_count(relevance, k, absolute)
+            assert torch.equal(ops.topk_count(relevance, k, absolute=absolute), expected)
+
+
 def test_same_for_any_number_of_threads():
     relevance = SCORES["few_values"]((64, 5000), torch.float32)
     threads = torch.get_num_threads()

@@ -17,7 +17,7 @@ from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn import Patch, model_digest
 from zsu_fast.unlearn.methods import find_method
 from zsu_fast.unlearn.methods import views as views_module
-from zsu_fast.unlearn.methods.deep import FLOOR, _shifted, _Still, kept_span, silence
+from zsu_fast.unlearn.methods.deep import FLOOR, _shifted, _Still, kept_span, own_directions, silence
 from zsu_fast.unlearn.methods.entry_module import entered, entry_module, inputs_kept
 from zsu_fast.unlearn.methods.views import views
 from zsu_fast.unlearn.structure import Head
@@ -120,38 +120,62 @@ def test_dependent_rows_span_less_and_one_row_nothing():
 
 @pytest.mark.parametrize(("images", "kept"), [(40, 4), (6, 4), (15, 1)])
 def test_the_loss_by_hand(images, kept):
-    width, pressure = 12, 0.3
+    width, pressure, contrast = 12, 0.3, 0.7
     rows, before, wanted = drawn(kept, width), drawn(50, width, seed=1), drawn(images, width, seed=2)
     found = drawn(images, width, seed=3)
-    span = kept_span(rows, ())
-    loss = _Still(span, before).loss(found, wanted, pressure).item()
+    span, every = kept_span(rows, ()), torch.cat([rows, drawn(2, width, seed=4)])
+    own = own_directions(every, (kept, kept + 1), span)
+    loss = _Still(span, own, before).loss(found, wanted, pressure, contrast).item()
     known = span.numpy()
     part = (before.numpy() - before.numpy().mean(0)) @ (known.T if len(known) else np.eye(width))
     energy = np.square(part).sum(1).mean()
     error = np.square((found - wanted).numpy() @ known.T).sum(1).mean() / energy
     across = np.eye(width) - known.T @ known
     covariance = across @ np.cov(found.numpy().T, bias=True) @ across / (energy / part.shape[1])
+    # Of two rows that the span does not hold: the variance in what they add to it.
+    both = np.vstack([rows.numpy() - rows.numpy().mean(0), every[kept:].numpy() - rows.numpy().mean(0)])
+    added = np.linalg.pinv(both) @ both - known.T @ known
+    read = np.trace(added @ np.cov(found.numpy().T, bias=True)) / (energy / part.shape[1])
     # In the span, where it has nothing, the floor alone counts; Sylvester's constant is that of the sizes.
     volume = np.linalg.slogdet(covariance + FLOOR * np.eye(width))[1] - len(known) * np.log(FLOOR)
     constant = (images - (width - len(known))) * np.log(FLOOR)
-    assert loss == pytest.approx(error + pressure * (volume + constant) / (width - len(known)))
+    assert loss == pytest.approx(error + contrast * read + pressure * (volume + constant) / (width - len(known)))
+
+
+@pytest.mark.parametrize("targets", [(3,), (0, 2)])
+def test_own_directions_are_what_the_rows_of_the_class_add_to_the_span(targets):
+    rows = drawn(7, 20)
+    span = kept_span(rows, targets)
+    own = own_directions(rows, targets, span)
+    assert own.shape == (len(targets), 20)
+    torch.testing.assert_close(own @ own.T, torch.eye(len(own), dtype=own.dtype))
+    assert (own @ span.T).abs().max() < 1e-12
+    kept = rows[[c for c in range(7) if c not in targets]].mean(0)
+    told = (rows[list(targets)] - kept) @ (torch.eye(20, dtype=own.dtype) - span.T @ span - own.T @ own)
+    assert told.abs().max() < 1e-12
+
+
+def test_a_row_that_the_span_holds_has_no_direction_of_its_own():
+    rows = drawn(5, 9)
+    rows[4] = 0.3 * rows[1] + 0.7 * rows[2]
+    assert own_directions(rows, (4,), kept_span(rows, (4,))).shape == (0, 9)
 
 
 def test_where_nothing_lies_across_the_span_only_the_error_counts():
     rows, wanted = drawn(6, 5), drawn(30, 5, seed=1)
-    still = _Still(kept_span(rows, ()), wanted)
+    still = _Still(kept_span(rows, ()), rows[:0], wanted)
     found = drawn(30, 5, seed=2)
     expected = np.square((found - wanted).numpy()).sum(1).mean() / wanted.numpy().var(0).sum()
-    assert still.across == 0 and still.loss(found, wanted, 9.0).item() == pytest.approx(expected)
+    assert still.across == 0 and still.loss(found, wanted, 9.0, 9.0).item() == pytest.approx(expected)
 
 
 def test_less_across_the_span_is_a_smaller_loss_and_what_is_equal_everywhere_costs_nothing():
     span, wanted = kept_span(drawn(3, 8), ()), drawn(30, 8, seed=1)
-    still, inside = _Still(span, wanted), wanted @ span.T @ span
+    still, inside = _Still(span, span[:0], wanted), wanted @ span.T @ span
     across = wanted - inside
 
     def loss(found):
-        return still.loss(found, wanted, 1.0).item()
+        return still.loss(found, wanted, 1.0, 1.0).item()
 
     losses = [loss(inside + share * across) for share in (0.0, 0.01, 0.1, 1.0, 10.0)]
     assert losses == sorted(losses) and len({*losses}) == 5
@@ -349,22 +373,40 @@ def test_by_default_the_last_third_of_the_layers_learns_at_least_four(four):
     assert {entry.tensor.split(".")[0] for entry in result.patch.entries} == {"3", "4", "5", "6", "7"}
 
 
-def test_retain_images_are_held_out_with_the_probes(net, four, monkeypatch):
+@pytest.mark.parametrize("shape", ["pictures", "rows"])
+def test_what_is_held_out_has_no_part(net, four, monkeypatch, shape):
+    """Pictures are run once for all folds; other inputs are mixed with each other: each fold has its own variants."""
     method, seen = find_method("deep"), []
     learn = method._learn
 
-    def spy(self, student, given, images, labels, pressure):
-        seen.append((images, given.retain[0]))
-        return learn(self, student, given, images, labels, pressure)
+    def spy(self, student, given, pool, weight):
+        seen.append(pool)
+        return learn(self, student, given, pool, weight)
 
     monkeypatch.setattr(method, "_learn", spy)
-    result = forget(net, four, folds=3, steps=2, evaluate_on=None)
-    (probes, retain), *parts = seen
-    assert (len(probes), len(retain)) == (30, 60) and len(parts) == 3
+    monkeypatch.setattr("zsu_fast.unlearn.methods.deep.entry_module", lambda *_: None)
+    if shape == "rows":
+        net = nn.Sequential(OrderedDict(shape=nn.Unflatten(1, (1, 8, 8)), net=net))
+        four = replace(four, unseen_x=four.unseen_x.flatten(1))
+    result = forget(net, four, folds=3, steps=2, views=3, evaluate_on=None)
     assert result.verdict.judged_by == "held-out probes"
-    for every, learned in ((probes, [p for p, _ in parts]), (retain, [r for _, r in parts])):
-        left_out = [{*map(bytes, every.numpy())} - {*map(bytes, part.numpy())} for part in learned]
-        assert sum(map(len, left_out)) == len(every) and len(set.union(*left_out)) == len(every)
+    whole, *parts = (pool.inputs.unflatten(0, (3, -1)) for pool in seen)  # [views, images, ...]
+    assert whole.shape[1] == 90 and seen[0].forgotten.tolist() == 3 * (30 * [True] + 60 * [False])
+    held_out = []
+    for part, pool in zip(parts, seen[1:], strict=True):
+        learned = {bytes(image) for image in part[0].numpy()}
+        numbers = [n for n, image in enumerate(whole[0].numpy()) if bytes(image) in learned]
+        held_out += sorted({*range(90)} - {*numbers})
+        assert torch.equal(part[0], whole[0, numbers])
+        assert pool.forgotten.tolist() == 3 * [n < 30 for n in numbers]
+        if shape == "pictures":
+            assert torch.equal(part, whole[:, numbers])
+        else:  # each on the way from itself to another one that the fold has
+            ways = F.normalize(part[0][None] - part[0][:, None], dim=2)  # [image, another, 64]
+            gone = part[1:] - part[0]
+            along = torch.einsum("vid,ijd->vij", F.normalize(gone, dim=2), ways).amax(2)
+            assert (along[gone.norm(dim=2) > 1e-3] > 0.9999).all() and (gone.norm(dim=2) > 1e-3).float().mean() > 0.9
+    assert sorted(held_out) == list(range(90)) and len(parts) == 3
 
 
 def test_the_pressure_falls_where_the_floor_breaks(net, four):

@@ -42,15 +42,8 @@ def test_methods_of_other_packages(monkeypatch, conv_net, digits):
     monkeypatch.setattr(EntryPoint, "load", lambda self: _Method)
     assert (
         method_names()
-        == [
-            "lra-npp",
-            "channels",
-            "deep",
-            *methods.INSTANCE_METHODS,
-            *methods.GENERATOR_METHODS,
-            *methods.BASELINES,
-            "own",
-        ]
+        == ["lra-npp", "channels", "deep", "poison", "concept", *methods.INSTANCE_METHODS, *methods.GENERATOR_METHODS]
+        + [*methods.TEXT_METHODS, *methods.BASELINES, "own"]
         and find_method("own") is _Method
     )
     probes, _, others, labels = digits.split(3)

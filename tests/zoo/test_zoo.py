@@ -24,7 +24,7 @@ from tests.zoo.checks import (
 )
 from tests.zoo.measure import cost_ratios
 from tests.zoo.models import ZOO, ZooModel, enliven
-from zsu_fast.lrp import relevance
+from zsu_fast.lrp import compile, relevance
 
 REPRESENTATIVES = (
     "timm:convnextv2_atto", "timm:levit_conv_128s", "timm:mobilenetv3_small_050", "timm:regnety_002",
@@ -33,6 +33,7 @@ REPRESENTATIVES = (
 )  # fmt: skip
 FULL = "ZSU_FAST_ZOO_TABLE" in os.environ
 MODELS = [model for model in ZOO if FULL or model.id in REPRESENTATIVES]
+PLANNED = [model for model in ZOO if model.id in REPRESENTATIVES[:: 1 if FULL else 3]]
 LARGE = 40e6  # parameters, from which on single precision must do, and what takes its precision is left out
 
 
@@ -76,6 +77,21 @@ def test_model(entry: ZooModel, record_property) -> None:
             check_samples_apart(both, next(iter(alone.values())))
         if not entry.absorbs:
             check_nothing_is_lost(enliven(model, added=0), images[:1])
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("entry", PLANNED, ids=lambda entry: entry.id)
+def test_plan(entry: ZooModel) -> None:
+    """The bits of `relevance` on images and classes that it was not traced on."""
+    model = enliven(entry.build(), added=0.1)
+    images, target = entry.images(2, torch.float32), torch.tensor([1, 4])
+    rules = next(iter(RULES.values()))
+    plan = compile(model, images, composite=rules)
+    others = images.flip(0, 3) * 1.5
+    expected, found = relevance(model, others, target - 1, composite=rules), plan(others, target - 1)
+    assert torch.equal(found.input, expected.input) and torch.equal(found.logits, expected.logits)
+    assert list(found.neurons) == list(expected.neurons)
+    assert all(torch.equal(found.neurons[name], expected.neurons[name]) for name in found.neurons)
 
 
 @pytest.mark.models

@@ -7,13 +7,17 @@ from typing import Annotated
 import typer
 
 from zsu_fast.cli import (
+    benchmark_command,
+    concepts_command,
     demo_command,
     depth_command,
     evaluate_command,
     forget_command,
+    forget_concept_command,
     forget_generator_command,
     forget_instances_command,
     forget_kinds,
+    forget_text_command,
     info_command,
     relevance_command,
     restore_command,
@@ -81,16 +85,20 @@ def _root(
 forget_app = typer.Typer(cls=forget_kinds.ForgetKinds)
 forget_app.command("class")(forget_command.forget)
 forget_app.command("instances")(forget_instances_command.forget_instances)
+forget_app.command("concept")(forget_concept_command.forget_concept)
+forget_app.command("text")(forget_text_command.forget_text)
 forget_app.command("generator")(forget_generator_command.forget_generator)
 app.add_typer(
     forget_app,
     name="forget",
-    help="Make a model forget a class (single images: forget instances; a generator: forget generator).",
+    help="Make a model forget a class (or forget instances, concept, text, generator).",
 )
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("depth")(depth_command.depth)
 app.command("restore")(restore_command.restore)
 app.command("verify")(verify_command.verify)
 app.command("relevance")(relevance_command.relevance)
+app.command("concepts")(concepts_command.concepts)
 app.command("info")(info_command.info)
+app.command("benchmark")(benchmark_command.run_benchmark)
 app.command("demo")(demo_command.demo)

@@ -56,6 +56,11 @@ class Console:
         if not self.quiet:
             self._err.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True)
 
+    def tell(self, text: str) -> None:
+        """A line on stderr of what is finished, in a command that takes long."""
+        if not self.quiet:
+            self._err.print(text, markup=False, soft_wrap=True)
+
     def emit(self, result: dict[str, Any]) -> None:
         """The result for machines, under --json. NaN and infinity would not be JSON: they are refused."""
         if self.as_json:
@@ -70,9 +75,10 @@ class Console:
             tasks: dict[str, Any] = {}
 
             def report(done: int, total: int, text: str) -> None:
-                if text not in tasks:
-                    tasks[text] = bars.add_task(escape(text), total=total)
-                bars.update(tasks[text], completed=done, total=total)
+                what = text.partition(", loss ")[0]  # which changes with every step
+                if what not in tasks:
+                    tasks[what] = bars.add_task(escape(text), total=total)
+                bars.update(tasks[what], completed=done, total=total, description=escape(text))
 
             yield report
 

@@ -15,6 +15,7 @@ from zsu_fast.cli.models import load_model
 from zsu_fast.cli.session import open_session
 from zsu_fast.cli.tables import depth_table
 from zsu_fast.evaluate import depth as attack
+from zsu_fast.evaluate.relearn_attack import SETTINGS, Setting
 from zsu_fast.unlearn.verdict import judge_depth
 
 ATTACKER = "The attacker"
@@ -74,7 +75,16 @@ def depth(
     relearn_steps: Annotated[
         int, typer.Option(min=0, help="Mini-batches to relearn from; 0: leave that out.", rich_help_panel=ATTACKER)
     ] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam, to relearn.", rich_help_panel=ATTACKER)] = 1e-4,
+    relearn_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--relearn-by",
+            metavar="OPTIMIZER:RATE",
+            help="Such as adam:1e-4 or sgd:0.1; may be repeated, the one that has most back counts.",
+            rich_help_panel=ATTACKER,
+            show_default=" ".join(f"{name}:{rate:g}" for name, rate in SETTINGS),
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.", rich_help_panel=ATTACKER)] = 0,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
@@ -101,6 +111,7 @@ def depth(
           --original mine.safetensors --oracle retrained.safetensors \
           --lessons few.npz --images test.npz --target cat
     """
+    settings = [_setting(text) for text in relearn_by or ()] or SETTINGS
     console = Console(as_json, quiet)
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
@@ -120,7 +131,7 @@ def depth(
         found = attack(
             session.loaded.model, loaded(original), (session.tensor(shown), shown.labels),
             (session.tensor(judging), judging.labels), wanted, oracle=None if oracle is None else loaded(oracle),
-            relearn_steps=relearn_steps, learning_rate=learning_rate, batch_size=batch_size, seed=seed,
+            relearn_steps=relearn_steps, relearn_by=settings, batch_size=batch_size, seed=seed,
             progress=progress,
         )  # fmt: skip
     verdict = judge_depth(f"class {session.label(wanted)}", found)
@@ -137,3 +148,11 @@ def depth(
     )
     if found.holds is not None and verdict.level != "features":
         raise typer.Exit(EXIT_NOT_REACHED)
+
+
+def _setting(text: str) -> Setting:
+    optimizer, _, rate = text.partition(":")
+    try:
+        return optimizer, float(rate)
+    except ValueError:
+        raise ValueError(f"--relearn-by: expected OPTIMIZER:RATE, such as adam:1e-4, got {text!r}") from None

@@ -64,7 +64,8 @@ def forget(
         str,
         typer.Option(
             help="lra-npp: paths into the classifier. channels: units of any layers. deep: teaches late layers, so "
-            "that the features forget too (needs --retain). To compare with, baselines of the field: "
+            "that the features forget too (needs --retain). poison: learns the class as another one, from labelled "
+            "training images (--probes and --retain). To compare with, baselines of the field: "
             f"{', '.join(BASELINES)}. Other packages add theirs.",
             rich_help_panel=opt.METHOD,
         ),
@@ -89,6 +90,14 @@ def forget(
         typer.Option(
             "--linear-probe",
             help="Also ask the features, before and after (on halves of --eval).",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = False,
+    front: Annotated[
+        bool,
+        typer.Option(
+            "--front",
+            help="Also measure edits of other sizes, on --eval: what each leaves and costs (result.json, report).",
             rich_help_panel=opt.OUTPUT,
         ),
     ] = False,
@@ -117,7 +126,9 @@ def forget(
     result.json says why, and the exit code is 3. If the images are too few to
     judge the edit it is 4: 29 of the class, best as --eval, are enough.
 
-    Single training images: zsu-fast forget instances --help.
+    Single training images: zsu-fast forget instances --help. What images have
+    in common, whatever their class: forget concept. What a language model says:
+    forget text.
 
     [bold]Examples[/]
 
@@ -137,8 +148,9 @@ def forget(
         check_key(key)
     others = parse_settings(other, method)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
-        if linear_probe and evaluation is None:
-            raise ValueError("--linear-probe needs --eval: labelled images of all classes")
+        for name, asked in (("--linear-probe", linear_probe), ("--front", front)):
+            if asked and evaluation is None:
+                raise ValueError(f"{name} needs --eval: labelled images of all classes")
         if report:
             check_report_extra()
         session = open_session(
@@ -168,8 +180,9 @@ def forget(
         settings |= others
         with console.progress() as progress:
             run = run_forget(
-                session, images, settings, linear_probe=linear_probe, report=report, photos=photos, progress=progress
-            )
+                session, images, settings, linear_probe=linear_probe, front=front, report=report, photos=photos,
+                progress=progress,
+            )  # fmt: skip
         write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
         raise typer.Exit(exit_code(run.result.verdict.level, fixed_budget=budget is not None))
 

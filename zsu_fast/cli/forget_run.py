@@ -15,6 +15,7 @@ from zsu_fast.cli.session import Session
 from zsu_fast.evaluate import Evaluation, ProbeResult
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.report import Report, analyse
+from zsu_fast.report.concepts import Made, made_of
 from zsu_fast.unlearn import ForgetResult
 from zsu_fast.unlearn import forget as forget_classes
 
@@ -104,6 +105,7 @@ def run_forget(
     settings: dict[str, Any],
     *,
     linear_probe: bool,
+    front: bool,
     report: bool,
     photos: bool,
     progress: Progress,
@@ -120,6 +122,7 @@ def run_forget(
         return session.evaluate(images.evaluation, images.targets, progress, f"evaluate {when}", seed)
 
     before, probe_before = measure("before")
+    made = _made_of(session, images, probes) if report and photos else None
     analysis_before = analyse(model, probes, images.probe_labels, composite=composite) if report else None
     result = forget_classes(
         model,
@@ -128,6 +131,7 @@ def run_forget(
         probe_labels=images.probe_labels.to(probes.device),
         retain_probes=_retain(session, images.retain),
         evaluate_on=_judging(session, images),
+        front=_labelled(session, images.evaluation) if front else None,
         progress=progress,
         **settings,
     )
@@ -151,8 +155,17 @@ def run_forget(
             probe_before=probe_before,
             probe_after=probe_after,
             warnings=warnings,
+            made_of=made,
         )
     return Run(result, before, after, probe_before, probe_after, page, warnings)
+
+
+def _made_of(session: Session, images: Images, probes: Tensor) -> Made | None:
+    """Of one class whose images are pictures, beside labelled ones of others."""
+    retain = _retain(session, images.retain)
+    if not isinstance(retain, tuple) or len(images.targets) > 1 or probes.dim() != 4:
+        return None
+    return made_of(session.loaded.model, probes, images.targets[0], retain, session.photos)
 
 
 def _judging(session: Session, images: Images) -> tuple[Tensor, Tensor] | None:
@@ -160,10 +173,13 @@ def _judging(session: Session, images: Images) -> tuple[Tensor, Tensor] | None:
     judged = images.evaluation
     if judged is None or judged.labels is None or not all(bool((judged.labels == t).any()) for t in images.targets):
         return None
-    own = judged.of_classes(images.targets)
-    assert own.labels is not None
-    found = session.tensor(own)
-    return found, own.labels.to(found.device)
+    return _labelled(session, judged.of_classes(images.targets))
+
+
+def _labelled(session: Session, images: ImageSet | None) -> tuple[Tensor, Tensor]:
+    assert images is not None and images.labels is not None
+    found = session.tensor(images)
+    return found, images.labels.to(found.device)
 
 
 def _retain(session: Session, retain: ImageSet | None) -> Tensor | tuple[Tensor, Tensor] | None:

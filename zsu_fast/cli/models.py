@@ -217,10 +217,11 @@ def _size(value: Any) -> tuple[int, int] | None:
     return None if value is None else (int(value), int(value))
 
 
-def _python(name: str) -> tuple[nn.Module, AnyPreprocess]:
+def imported(name: str, option: str = "MODEL") -> Any:
+    """What ``package.module:attribute`` names, also in a module of the folder that the command runs in."""
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise ValueError(f"MODEL must be python:package.module:callable, got {'python:' + name!r}")
+        raise ValueError(f"{option} must be python:package.module:callable, got {'python:' + name!r}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does, so that a model.py beside the data is found
     try:
@@ -231,7 +232,17 @@ def _python(name: str) -> tuple[nn.Module, AnyPreprocess]:
         if not hasattr(target, part):
             raise ValueError(f"{module_name!r} has no {attribute!r}")
         target = getattr(target, part)
-    built = target if isinstance(target, nn.Module) else target() if callable(target) else None
+    return target
+
+
+def called(name: str) -> Any:
+    """What ``package.module:callable`` returns, or the module that stands there."""
+    target = imported(name)
+    return target if isinstance(target, nn.Module) else target() if callable(target) else None
+
+
+def _python(name: str) -> tuple[nn.Module, AnyPreprocess]:
+    built = called(name)
     model, preprocess = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not isinstance(model, nn.Module):
         raise ValueError(

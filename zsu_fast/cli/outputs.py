@@ -15,6 +15,7 @@ from zsu_fast.cli.signing import sign
 from zsu_fast.cli.tables import before_after
 from zsu_fast.cli.weights import write_weights
 from zsu_fast.extras import require
+from zsu_fast.lock import Lock
 from zsu_fast.report import write_report
 from zsu_fast.report.files import write_text
 from zsu_fast.version import __version__
@@ -50,7 +51,7 @@ class OutputFolder:
                 raise ValueError(f"--undo: {undo} would overwrite weights or a result: give another file")
             if undo.is_dir() or not undo.resolve().parent.is_dir() or undo.name in FILES.values():
                 raise ValueError(f"--undo: expected a file of another name in a folder that is there, got {undo}")
-        self._lock = folder.Lock(path, "--out")
+        self._lock = Lock(path, "--out")
         try:
             folder.settle(path, list(FILES.values()))
             there = [name for name in FILES.values() if (path / name).exists()]

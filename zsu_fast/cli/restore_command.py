@@ -11,7 +11,7 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
 from zsu_fast.cli.folder import settle_left_over
 from zsu_fast.cli.manifest import FILES, is_the_file, patch_file, read_result
-from zsu_fast.cli.weights import read_weights, write_weights
+from zsu_fast.cli.weights import read_weights, undone, write_weights
 from zsu_fast.unlearn import Patch, model_digest
 
 
@@ -71,9 +71,9 @@ def restore(
         raise ValueError(f"--patch: {undo_file} is not the undo file that result.json names: it was changed since")
     undo = Patch.load(undo_file)
     state, metadata = read_weights(file)
-    undo.revert(state)
-    digest = model_digest(state)
     expected = (undo.record.get("model") or {}).get("before")
+    state = undone(state, undo, expected)
+    digest = model_digest(state)
     if expected != digest:
         raise ValueError(
             f"the restored weights have hash {digest[:16]}..., the record says {str(expected)[:16]}...: "

@@ -36,12 +36,16 @@ class Session:
     def read(self, path: Path, option: str) -> ImageSet:
         """Images, with labels that are classes of the model."""
         images = read_images(path, self.loaded.names, option)
+        self.adopt(images)
+        return images
+
+    def adopt(self, images: ImageSet) -> None:
+        """Refuse images that are not of the model's classes; their names of the classes are the model's from here."""
         if self.classes is None:
             self.classes = self._count_classes(images)
         images.check_classes(self.classes)
         if images.names and not self.loaded.names:
             self.loaded = replace(self.loaded, names=images.names)
-        return images
 
     def tensor(self, images: ImageSet) -> Tensor:
         """All images, model-ready, on the model's device."""

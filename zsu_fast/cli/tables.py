@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.markup import escape
 from rich.table import Table
 
+from zsu_fast.benchmark.ranking import RULES, ranked
+from zsu_fast.benchmark.settings import REFERENCES
 from zsu_fast.evaluate import Depth, Evaluation, Membership, ProbeResult, Relearning
 from zsu_fast.evaluate.depth import MUST_HOLD
 
@@ -116,3 +120,24 @@ def depth_table(found: Depth, title: str) -> Table:
     table.caption = "The verdict is that of the bold rows."
     table.caption_justify = "left"
     return table
+
+
+def leaderboard_table(model: str, lines: list[dict[str, Any]]) -> Table:
+    """The first ranking of a benchmark's page, for one model; means over classes and seeds."""
+    rule = RULES[0]
+    table = Table(title=escape(model), title_justify="left", title_style="bold")
+    for column in ("", "method", "answers", "others", "linear probe", "prototype row", "back after", "holds", "CPU s"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for line in [line for line in lines if line["method"] in REFERENCES]:
+        table.add_row("", escape(line["method"]), *_leaderboard_cells(line), style="dim")
+    for place, line in enumerate(ranked(lines, rule), 1):
+        table.add_row(str(place), escape(line["method"]), *_leaderboard_cells(line))
+    table.caption, table.caption_justify = rule.text, "left"
+    return table
+
+
+def _leaderboard_cells(line: dict[str, Any]) -> list[str]:
+    steps = "" if line["relearned"] is None else f"{line['relearn_steps']:g}" if line["relearned"] else "not"
+    holds = f"{line['holds']} of {line['judged']}" if line["judged"] else ""
+    seconds = "" if line["cpu_seconds"] is None else f"{line['cpu_seconds']:.2f}"
+    return [*(percent(line[key]) for key in ("answers", "others", "linear_probe", "prototype")), steps, holds, seconds]

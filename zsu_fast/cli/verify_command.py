@@ -14,7 +14,8 @@ from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
 from zsu_fast.cli.folder import settle_left_over
 from zsu_fast.cli.manifest import FILES, patch_file, read_result, wrong_files
 from zsu_fast.cli.signing import LIMITS, signed_by
-from zsu_fast.cli.weights import read_weights
+from zsu_fast.cli.weights import read_weights, undone
+from zsu_fast.model.tensors import same_bits
 from zsu_fast.unlearn import Patch, model_digest
 
 
@@ -136,7 +137,7 @@ def _check_undo(
     if not checks["record"]:
         problems.append("the record in the undo file is not that of result.json")
     try:
-        undo.revert(state)
+        state |= undone(state, undo, digests.get("before"))
     except ValueError as error:
         problems.append(f"the undo file does not fit the weights: {error}")
     else:
@@ -147,8 +148,12 @@ def _check_undo(
 
 
 def _same(state: dict[str, Tensor], original: dict[str, Tensor]) -> bool:
-    """Whether the original, loaded as `load_into` does it, gives this state."""
+    """Whether the original, loaded as `load_into` does it, gives this state. It may have a tied tensor once."""
     original = fitted(original, state)
+    for name, value in state.items():
+        twins = (other for other in original if other in state and same_bits(state[other], value))
+        if name not in original and (twin := next(twins, None)) is not None:
+            original[name] = original[twin]
     loaded = {}
     for name, value in state.items():
         given = original.get(name, value if name.endswith("num_batches_tracked") else None)

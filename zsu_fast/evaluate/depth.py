@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.accuracy import predict
 from zsu_fast.evaluate.attacks import mlp_probe, nearest_prototype, neighbour_probe, prototype_row
 from zsu_fast.evaluate.given import check_classes, check_int, check_labelled, check_seed, check_targets
 from zsu_fast.evaluate.inference import Progress, answers_of
 from zsu_fast.evaluate.intervals import upper_bound
 from zsu_fast.evaluate.probe import features, features_and_logits, linear_probe
-from zsu_fast.evaluate.relearn import relearned
+from zsu_fast.evaluate.relearn_attack import PRICE, SETTINGS, Setting, strongest_relearning
 
 DRAWS = 1000  # of the bootstrap
 PROTOTYPE_IMAGES = (5, 10, 36)
-PRICE = 0.02  # that forgetting may cost the other classes, as in `forget`
 MUST_HOLD = ("prototype row", "linear probe", "relearning")
 """Attacks by name, up to what follows it, that decide whether the features forgot."""
 
@@ -32,6 +30,7 @@ class Attack:
     on the others. share: of the way from the original to the oracle, see :func:`share_of_the_way`; interval: of it,
     95 %, by the bootstrap over test images of the class. oracle_at_most: one-sided 95 % upper bound of the oracle's.
     others_at_least: what the other classes must keep, two points less than the worse of original and oracle gives them.
+    settings: model -> the optimiser and rate by which relearning had most back.
     """
 
     forget: dict[str, float]
@@ -40,6 +39,22 @@ class Attack:
     interval: tuple[float, float] | None = None
     oracle_at_most: float | None = None
     others_at_least: float | None = None
+    settings: dict[str, Setting] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        forget: dict[str, float],
+        retain: dict[str, float],
+        images: int,
+        interval: tuple[float, float] | None = None,
+    ) -> Attack:
+        """From the accuracies by model, on so many images of the class; without an oracle nothing is compared."""
+        if "oracle" not in forget:
+            return cls(forget, retain)
+        share = share_of_the_way(forget["original"], forget["edited"], forget["oracle"])
+        others = min(retain["original"], retain["oracle"]) - PRICE
+        return cls(forget, retain, share, interval, upper_bound(round(forget["oracle"] * images), images), others)
 
     @property
     def holds(self) -> bool | None:
@@ -96,7 +111,7 @@ def depth(
     layer: str | None = None,
     stages: Sequence[str] = (),
     relearn_steps: int = 32,
-    learning_rate: float = 1e-4,
+    relearn_by: Sequence[Setting] = SETTINGS,
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
@@ -104,7 +119,8 @@ def depth(
     """Attack the features of an edited model, of the original and of an oracle, all with the same images.
 
     The attacks: a prototype row from 5, 10 and 36 lessons (as many as there are); nearest prototype, 10 neighbours,
-    linear probe and a small MLP on the features; and relearning from all lessons, and from those of the other classes.
+    linear probe and a small MLP on the features; and relearning from all lessons, and from those of the other classes,
+    for each model by the optimiser and rate that has most back, after half of the steps and after all.
 
     Args:
         edited, original, oracle: classifiers of the same classes. The oracle was retrained without the class by the
@@ -114,7 +130,10 @@ def depth(
         layer: whose input the features are; default: that of the last linear layer, see `zsu_fast.evaluate.features`.
         stages: names of modules before whose input a linear probe is tried as well, for instance the first convolution
             of each stage. What stands there does not decide whether the model forgot: `holds` is of `layer`.
-        relearn_steps, learning_rate: see `zsu_fast.evaluate.relearn`; 0 steps leave relearning out.
+        relearn_steps: mini-batches to relearn from; 0 leave relearning out.
+        relearn_by: pairs of optimiser and learning rate to try, see `zsu_fast.evaluate.relearn`. What a model has back
+            is the most that one of them has that leaves the others within two points of what they were; judged on the
+            test images, so rather too much than too little, and of the oracle alike.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -122,6 +141,9 @@ def depth(
     (wanted,) = check_targets(target)
     check_seed(seed)
     check_int("batch_size", batch_size, 1)
+    check_int("relearn_steps", relearn_steps, 0)
+    if not relearn_by:
+        raise ValueError("relearn_by must hold at least one pair of optimiser and learning rate")
     given = {"lessons": check_labelled("lessons", lessons), "test": check_labelled("test", test)}
     for name, (_, labels) in given.items():
         if not 0 < int((labels == wanted).sum()) < len(labels):
@@ -129,7 +151,8 @@ def depth(
     models = {"original": original, "edited": edited} | ({} if oracle is None else {"oracle": oracle})
     (shown, known), (judging, truth) = given["lessons"], given["test"]
     rates: dict[str, dict[str, Tensor]] = {}  # attack -> model -> [M] how often each test image gets its class
-    most = int((known == wanted).sum())
+    settings: dict[str, dict[str, Setting]] = {}  # attack -> model -> what had most back
+    most, measured = int((known == wanted).sum()), sorted({max(1, relearn_steps // 2), relearn_steps})
     for who, model in models.items():
         lesson_features, lesson_logits = features_and_logits(model, shown, layer, batch_size, progress)
         values, logits = features_and_logits(model, judging, layer, batch_size, progress)
@@ -149,29 +172,33 @@ def depth(
         for stage in stages:
             seen, asked = (features(model, x, stage, batch_size, progress) for x in (shown, judging))
             found[f"probe before {stage}"] = linear_probe(seen, known, asked, truth, wanted, seed=seed).rates
-        for name, kept in (("relearning", known >= 0), ("relearning from the others", known != wanted)):
+        for kind, kept in (("relearning", known >= 0), ("relearning from the others", known != wanted)):
             if relearn_steps:
-                student = relearned(
-                    model, shown[kept.to(shown.device)], known[kept], steps=relearn_steps, learning_rate=learning_rate,
-                    batch_size=batch_size, seed=seed, progress=progress,
+                relearned = strongest_relearning(
+                    model, (shown[kept.to(shown.device)], known[kept]), (judging, truth), wanted,
+                    steps=measured, settings=relearn_by, batch_size=batch_size, seed=seed, progress=progress,
                 )  # fmt: skip
-                found[name] = (predict(student, judging, batch_size=batch_size) == truth).double()
+                for step, best in relearned.items():
+                    name = f"{kind}, {step} steps"
+                    found[name] = best.rates
+                    settings.setdefault(name, {})[who] = best.setting
         for name, of_model in found.items():
             rates.setdefault(name, {})[who] = of_model
     own = truth == wanted
     attacks = {}
     for name, by_model in rates.items():
         others = {who: float(right[~own].mean()) for who, right in by_model.items()}
-        attacks[name] = _compared({who: right[own] for who, right in by_model.items()}, others, seed)
+        compared = _compared({who: right[own] for who, right in by_model.items()}, others, seed)
+        attacks[name] = replace(compared, settings=settings.get(name, {}))
     return Depth(attacks, int(own.sum()))
 
 
 def _compared(forget: dict[str, Tensor], retain: dict[str, float], seed: int) -> Attack:
     """From model -> [images of the class] how often each gets its class."""
     means = {who: float(rates.mean()) for who, rates in forget.items()}
+    count = len(forget["original"])
     if "oracle" not in forget:
-        return Attack(means, retain)
-    count = len(forget["oracle"])
+        return Attack.of(means, retain, count)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(count, (DRAWS, count), generator=generator)
     original, edited, oracle = (forget[who][drawn].mean(1) for who in ("original", "edited", "oracle"))
@@ -180,6 +207,4 @@ def _compared(forget: dict[str, Tensor], retain: dict[str, float], seed: int) ->
     if len(shares) >= DRAWS * 0.95:  # else the oracle is not surely below the original
         low, high = shares.quantile(torch.tensor([0.025, 0.975], dtype=shares.dtype)).tolist()
         interval = (low, high)
-    share = share_of_the_way(means["original"], means["edited"], means["oracle"])
-    others = min(retain["original"], retain["oracle"]) - PRICE
-    return Attack(means, retain, share, interval, upper_bound(round(means["oracle"] * count), count), others)
+    return Attack.of(means, retain, count, interval)

@@ -7,7 +7,6 @@ from zsu_fast.ops import _load
 from zsu_fast.ops.gates import activation_gate
 from zsu_fast.ops.lrp import LinearMap, lrp_conv1d, lrp_conv2d, lrp_conv3d, lrp_linear
 from zsu_fast.ops.masking import mask_neurons_, topk_mask_
-from zsu_fast.ops.matmul import matmul_multiply
 from zsu_fast.ops.neurons import neuron_relevance
 from zsu_fast.ops.norms import batch_norm_gate, layer_norm_gate, rms_norm_gate
 from zsu_fast.ops.selection import topk_count, topk_indices
@@ -24,7 +23,6 @@ __all__ = [
     "lrp_conv3d",
     "lrp_linear",
     "mask_neurons_",
-    "matmul_multiply",
     "neuron_relevance",
     "rms_norm_gate",
     "topk_count",

@@ -18,8 +18,7 @@ def build_info() -> dict[str, Any]:
         - `version`, `python`; `torch`: {"running", "built_against" (None without the build facts)}
         - `libraries`: for each of "cpu", "cuda" and "native" (the build facts): {"loaded": bool, "path": str or None,
           "reason": why it is not loaded, or None, "built": what the library says of its own build, or None}
-        - `cuda`: {"usable": is there a device, "architectures": compiled for, None if not compiled, "compiler",
-          "cutlass": its version, None if built without it: then `matmul_multiply` is two kernels on Hopper too}
+        - `cuda`: {"usable": is there a device, "architectures": compiled for, None if not compiled, "compiler"}
         - `cpu`: {"capability": the instruction set that torch uses, "features": {name: bool}}
         - `ops`: name -> {"cpu": backend, "cuda": backend}, where backend is "compiled" or "reference"
     """
@@ -42,7 +41,6 @@ def build_info() -> dict[str, Any]:
             "usable": torch.cuda.is_available(),
             "architectures": (getattr(native, "CUDA_ARCHITECTURES", "") or None),
             "compiler": (getattr(native, "CUDA_COMPILER_VERSION", "") or None),
-            "cutlass": (getattr(native, "CUTLASS_VERSION", "") or None),
         },
         "cpu": {
             "capability": torch.backends.cpu.get_cpu_capability(),

@@ -1,4 +1,5 @@
-"""Pictures of relevance, drawn with matplotlib (extra "report"): heatmaps, bars per layer and per neuron, conservation.
+"""Pictures of relevance, drawn with matplotlib (extra "report"): heatmaps, bars per layer and per neuron, conservation,
+concepts.
 
 Every function returns a `matplotlib.figure.Figure`, which notebooks show and `save` (or its own ``savefig``) writes;
 none touches pyplot. Those that draw one panel take an ``ax`` of the caller's figure instead.
@@ -8,12 +9,16 @@ none touches pyplot. Those that draw one panel take an ``ax`` of the caller's fi
     zsu_fast.plot.heatmaps({"cat": rel, "dog": other}, images, scale="sample")   # targets side by side
     zsu_fast.plot.layers(rel)
     zsu_fast.plot.neurons(rel, "layer4.1.conv2", top=10)
+    zsu_fast.plot.front(result.front)                                            # what each size of an edit costs
     zsu_fast.plot.conservation(zsu_fast.relevance(model, images, conservation=True))
+    zsu_fast.plot.concepts([(one.name, one.share, one.other, one.crops) for one in explanation.found])
 """
 
 from zsu_fast.plot.balance import conservation
 from zsu_fast.plot.bars import layers, neurons
 from zsu_fast.plot.canvas import save
+from zsu_fast.plot.concepts import concepts
+from zsu_fast.plot.front import front
 from zsu_fast.plot.heat import heatmap, heatmaps
 
-__all__ = ["conservation", "heatmap", "heatmaps", "layers", "neurons", "save"]
+__all__ = ["concepts", "conservation", "front", "heatmap", "heatmaps", "layers", "neurons", "save"]

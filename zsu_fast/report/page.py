@@ -16,6 +16,7 @@ from zsu_fast.evaluate import Evaluation, ProbeResult
 from zsu_fast.plot.colours import as_array, limit_of
 from zsu_fast.report import pictures
 from zsu_fast.report.analysis import Analysis
+from zsu_fast.report.concepts import Made
 from zsu_fast.report.files import write_text
 
 MOST_CLASSES = 40
@@ -38,6 +39,7 @@ class Report:
         probe_before, probe_after: linear probe on the features.
         generated: uint8 [n, H, W, C] before and after, what a generator makes of the same latents.
         warnings: what a reader must know before believing the numbers.
+        made_of: what the class was made of, see `zsu_fast.report.concepts`.
     """
 
     model: str
@@ -53,6 +55,7 @@ class Report:
     probe_after: ProbeResult | None = None
     generated: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
     warnings: Sequence[str] = ()
+    made_of: Made | None = None
 
 
 def write_report(report: Report, path: str | os.PathLike[str]) -> None:
@@ -77,8 +80,11 @@ def render(report: Report) -> str:
             _taken_for(report),
             _layers(report),
             _strips(report),
+            _made_of(report),
             _maps(report),
             _search(report),
+            _ablation(report),
+            _front(report),
             _record(report),
         )
     )
@@ -318,6 +324,14 @@ def _maps(report: Report) -> str:
     return _section("Where the model looked", lead, f'<div class="maps">{"".join(figures)}</div>')
 
 
+def _made_of(report: Report) -> str:
+    made = report.made_of
+    if made is None:
+        return ""
+    picture = f'<img class="chart" alt="concepts and their crops" src="{made.picture}">' if made.picture else ""
+    return _section("What the class was made of", escape(made.text), picture)
+
+
 def _search(report: Report) -> str:
     trace = report.record.get("search") or []
     if len(trace) < 2:
@@ -328,6 +342,41 @@ def _search(report: Report) -> str:
         "An edit that costs the others nothing is taken in full, one with a price as far as the floor allows.",
         chart,
     )
+
+
+def _ablation(report: Report) -> str:
+    found = (report.record.get("findings") or {}).get("ablation")
+    if not found or not found["rows"]:
+        return ""
+    rows = []
+    for row in found["rows"]:
+        bars = "".join(
+            f'<div class="track"><div class="{kind}" style="width:{100 * row[key]:.2f}%"></div></div>'
+            for kind, key in (("bar", "forget"), ("bar after", "retain"))
+        )
+        number = f'<div class="number">{100 * row["forget"]:.1f}, {100 * row["retain"]:.1f}</div>'
+        rows.append(f'<div class="name">{escape(row["edit"])}</div><div class="bars">{bars}</div>{number}')
+    lead = (
+        '<i class="key" style="background:var(--before)"></i>the class, '
+        '<i class="key" style="background:var(--after)"></i>the others: share of a held-out quarter of the images '
+        f"that keep their answer, in %. {escape(found['said'])}"
+    )
+    return _section("What labels and patch each do", lead, f'<div class="rows">{"".join(rows)}</div>')
+
+
+def _front(report: Report) -> str:
+    points = report.record.get("front") or []
+    if len(points) < 2:
+        return ""
+    lead = (
+        f"Edits of {len(points) - 1} sizes, each measured on {points[0]['images']} images of the class and on others "
+        "that had no part in the choice. Filled: no other size is as good in every respect and better in one. "
+        "Ringed: the edit that was made. A probe that is low where the others fall too is damage, not forgetting."
+    )
+    chart = (
+        f'<img class="chart" alt="left of the class against kept of the others" src="{pictures.front_chart(points)}">'
+    )
+    return _section("What other sizes would cost", lead, chart)
 
 
 def _until(report: Report) -> float | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from zsu_fast.extras import require
 from zsu_fast.plot.canvas import legend, new_figure, save, style
 from zsu_fast.plot.colours import GRID, as_array, colour
+from zsu_fast.plot.front import front
 
 BEFORE, AFTER, MASKED = "#9aa5b1", "#0b6e99", "#c2410c"
 COLOURS = (AFTER, MASKED, "#4d7c0f", "#7e22ce", BEFORE)
@@ -46,6 +47,13 @@ def strip(relevance: Tensor, masked: Sequence[int]) -> str:
     rgb = [int(MASKED[i : i + 2], 16) for i in (1, 3, 5)]
     marks[0, list(masked)] = rgb
     return _png(np.concatenate([row.repeat(5, 0), marks.repeat(3, 0)]))
+
+
+def front_chart(points: Sequence[dict[str, Any]]) -> str:
+    """What each size of the edit leaves of the class, against what the others keep. SVG."""
+    buffer = io.BytesIO()
+    save(front(points), buffer, "svg")
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def search_chart(trace: Sequence[dict[str, Any]], until: float | None) -> str:

@@ -1,6 +1,7 @@
 """Unlearning: analyse -> select -> perturb -> verify -> record."""
 
 from zsu_fast.model.tensors import model_digest
+from zsu_fast.unlearn.concept import ForgetConcept
 from zsu_fast.unlearn.entry import Entry
 from zsu_fast.unlearn.forget import forget, method_options, select
 from zsu_fast.unlearn.generated import ForgetGenerated
@@ -12,18 +13,22 @@ from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.presets import AUTHORS_PRESETS, Preset
 from zsu_fast.unlearn.requests import ForgetClass
 from zsu_fast.unlearn.result import ForgetResult
+from zsu_fast.unlearn.texts import ForgetText, TextRecord, sensitive_words
 from zsu_fast.unlearn.verdict import Verdict
 
 __all__ = [
     "AUTHORS_PRESETS",
     "Entry",
     "ForgetClass",
+    "ForgetConcept",
     "ForgetGenerated",
     "ForgetInstances",
     "ForgetResult",
+    "ForgetText",
     "Patch",
     "Picks",
     "Preset",
+    "TextRecord",
     "Verdict",
     "forget",
     "method_names",
@@ -31,4 +36,5 @@ __all__ = [
     "model_digest",
     "perturb_",
     "select",
+    "sensitive_words",
 ]

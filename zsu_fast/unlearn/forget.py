@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zsu_fast.extras import require
 from zsu_fast.model.tensors import tensor_digest
 from zsu_fast.unlearn.door import check_model
 from zsu_fast.unlearn.methods import Method, find_method, methods_for
@@ -30,6 +31,7 @@ def forget(
     probe_labels: Tensor | Sequence[int] | None = None,
     retain_probes: Tensor | tuple[Tensor, Tensor] | None = None,
     evaluate_on: tuple[Tensor, Tensor] | None = None,
+    front: tuple[Tensor, Tensor] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> ForgetResult:
@@ -53,6 +55,8 @@ def forget(
         evaluate_on: (images, labels) that have the last word: the verdict is theirs, and an edit that does not hold
             on them is taken back. None of the probes should be among them. Instances judge themselves: then these show
             what the edit costs, and one that costs more than `utility_floor` allows is taken back.
+        front: (images, labels) of the class and of others, on which edits of other sizes are measured too: see
+            `result.front`. They have no part in the choice. Needs scikit-learn.
         progress: called as progress(done, total, text).
         options: of the method; `method_options(method)` has them all, with their defaults. Common to all: `budget`,
             `until`, `utility_floor`, `mode`, `strength`, `seed`, `batch_size`.
@@ -68,7 +72,7 @@ def forget(
         ValueError, TypeError: naming the argument; the model is as it was. So it is after any other exception.
     """
     return _carry_out(
-        model, target, probes, probe_labels, retain_probes, evaluate_on, progress, method, options, Task.run
+        model, target, probes, probe_labels, retain_probes, evaluate_on, progress, method, options, Task.run, front
     )
 
 
@@ -113,6 +117,7 @@ def _carry_out(
     method: str,
     options: dict[str, Any],
     run: Any,
+    front: Any = None,
 ) -> Any:
     """Everything checked at the door, then one transaction around all the rest."""
     bare = check_model(model)
@@ -131,11 +136,15 @@ def _carry_out(
     if evaluate_on is not None:
         evaluate_on = labelled("evaluate_on", evaluate_on)
 
+    if front is not None:
+        front = labelled("front", front)
+        require("sklearn", "evaluate")
+
     def work(transaction: Transaction) -> Any:
         given = {} if progress is None else {"progress": progress}
         return agreed(
             model,
-            lambda: run(Task(transaction, request, chosen, retain_probes, evaluate_on, **given)),
+            lambda: run(Task(transaction, request, chosen, retain_probes, evaluate_on, front=front, **given)),
             lambda result: _decision(result) if isinstance(result, ForgetResult) else None,
         )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from zsu_fast.concepts.reading import Reading
 from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.unlearn import search
@@ -19,6 +20,8 @@ from zsu_fast.unlearn.options import Options
 from zsu_fast.unlearn.requests import Pair, Request
 from zsu_fast.unlearn.transaction import Transaction
 from zsu_fast.unlearn.verdict import Evaluated
+
+Quick = Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -74,9 +77,12 @@ class Measurement:
                 self.cost.images_forwarded += len(batch)
         return torch.cat(found)
 
-    def retain_accuracy(self, allowed: int | None = None) -> float | None:
-        """Accuracy on the retain images, if there are; with `allowed` wrong ones above 0, no more are looked for."""
-        right = self.retained(allowed)
+    def retain_accuracy(self, allowed: int | None = None, quick: Quick | None = None) -> float | None:
+        """Accuracy on the retain images, if there are; with `allowed` wrong ones above 0, no more are looked for.
+
+        quick: indices of retain images -> their logits, without running the model.
+        """
+        right = self.retained(allowed, quick=quick)
         return None if right is None or self.retain is None else right / len(self.retain[0])
 
     def retain_accuracy_before(self) -> float | None:
@@ -85,10 +91,13 @@ class Measurement:
             return None
         images, labels = self.retain
         logits = self.forward(images) if self.known is None else self.known
+        logits = answering(self.transaction.view, logits)
         self.unsure_first = search.margins(logits, labels).argsort(stable=True)
         return int((logits.argmax(1) == labels).sum()) / len(images)
 
-    def retained(self, allowed: int | None = None, among: Tensor | None = None) -> int | None:
+    def retained(
+        self, allowed: int | None = None, among: Tensor | None = None, quick: Quick | None = None
+    ) -> int | None:
         """How many of the retain images (that a mask admits) get their class."""
         if self.retain is None:
             return None
@@ -98,7 +107,8 @@ class Measurement:
             order = order[among.to(order.device)[order]]
         right = seen = 0
         for where in order.split(self.options.batch(images)):
-            logits = self.forward(images[where])
+            logits = self.forward(images[where]) if quick is None else quick(where)
+            logits = answering(self.transaction.view, logits)
             right += int((logits.argmax(1) == labels[where]).sum())
             seen += len(where)
             if allowed and seen - right > allowed:
@@ -126,6 +136,11 @@ class Measurement:
     def too_many(self, margins: Tensor) -> bool:
         """Whether more images of some group are left than `until` allows."""
         return any(answered > self.until * count for answered, count in self.answered(margins))
+
+
+def answering(view: nn.Module, logits: Tensor) -> Tensor:
+    """Of what a view gives, the logits that answer with a class."""
+    return view.answers(logits) if isinstance(view, Reading) else logits
 
 
 def largest_share(counts: Sequence[tuple[int, int]]) -> float:

@@ -210,16 +210,25 @@ def unit_relevance(
     composite: str | Composite,
     batch_size: int,
     progress: Callable[[int, int, str], None],
+    view: nn.Module | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Relevance [N, units] of each of `layers` for `images`, each image for its own label; and logits [N, classes]."""
+    """Relevance [N, units] of each of `layers` for `images`, each image for its own label; and logits [N, classes].
+
+    view: what runs, with the model inside; by default the model itself.
+    """
+    within = "" if view is None else next(f"{name}." if name else "" for name, m in view.named_modules() if m is model)
     # Made once: small pieces that stay between the passes keep the heap from shrinking.
     collected: dict[str, Tensor] = {}
     logits = []
     done = 0
     for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        found = relevance(model, batch, target, composite=composite, layers=list(layers), at_input=False)
+        found = relevance(
+            model if view is None else view, batch, target, composite=composite,
+            layers=[within + name for name in layers], at_input=False,
+        )  # fmt: skip
         logits.append(found.logits)
-        for name, values in found.neurons.items():
+        for full_name, values in found.neurons.items():
+            name = full_name.removeprefix(within)
             if name not in collected:
                 collected[name] = values.new_empty((len(images), *values.shape[1:]))
             collected[name][done : done + len(batch)] = values

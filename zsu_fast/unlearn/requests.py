@@ -23,6 +23,11 @@ Batches = Callable[[Tensor], Sequence[Tensor]]
 NAN = "nothing was done, the model gives NaN on them (is the preprocessing right?)."
 
 
+def counted(request: Request) -> str:
+    """What is counted: "images with the class"; `inputs` of a request says what they are, where they are no images."""
+    return f"{getattr(request, 'inputs', 'images')} {request.short}"
+
+
 @runtime_checkable
 class Request(Protocol):
     """What the floor asks of a request of any kind.
@@ -112,7 +117,7 @@ class OfClassifier:
     def view(self, model: nn.Module) -> nn.Module:
         return model
 
-    def evaluate(self, view: nn.Module, given: Pair | None, batches: Batches) -> Evaluation | None:
+    def evaluate(self, view: nn.Module, given: Pair | None, batches: Batches) -> Evaluated | None:
         if given is None:
             return None
         images, labels = given

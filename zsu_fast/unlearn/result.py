@@ -47,6 +47,15 @@ class ForgetResult:
     certificate: dict[str, Any] | None
     record: dict[str, Any]
 
+    @property
+    def front(self) -> list[dict[str, Any]]:
+        """What other sizes of the edit would leave and cost, with `forget(.., front=(images, labels))`; else empty.
+
+        Each point: "budget" (0: the unedited model), "layers", "mode", what is left of the class in "answers", to a
+        "linear_probe" and to a "prototype" row, "others": their accuracy; whether it was "chosen", and "undominated".
+        """
+        return self.record.get("front", [])
+
     def summary(self) -> str:
         """The verdict and the figures, in one line."""
         said = self.verdict.sentence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 
 import torch
@@ -16,17 +16,19 @@ from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.door import check_runs, check_taken
 from zsu_fast.unlearn.edits import Edits
-from zsu_fast.unlearn.measure import Measurement, largest_share
+from zsu_fast.unlearn.front import Front
+from zsu_fast.unlearn.measure import Measurement, answering, largest_share
 from zsu_fast.unlearn.methods import Given, Method, Proposal
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.patch import Patch, patch_of
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.plan import describe
-from zsu_fast.unlearn.requests import Pair, Request
+from zsu_fast.unlearn.requests import Pair, Request, counted
 from zsu_fast.unlearn.result import ForgetResult, described, jsonable, provenance
 from zsu_fast.unlearn.transaction import Transaction
 from zsu_fast.unlearn.trial import Trial
 from zsu_fast.unlearn.verdict import Evaluated, Evidence, Verdict
+from zsu_fast.unlearn.watch import classifier_inputs
 
 DEFAULT_DROP = 0.02  # of retain accuracy: a hundred probes cannot tell less
 
@@ -63,6 +65,7 @@ class Task:
         retain_given: Tensor | Pair | None = None,
         evaluate_on: Pair | None = None,
         progress: Progress = lambda done, total, text: None,
+        front: Pair | None = None,
     ) -> None:
         self.transaction, self.request, self.method = transaction, request, method
         self.retain_given, self.evaluate_on = retain_given, evaluate_on
@@ -81,21 +84,27 @@ class Task:
         if retain_given is not None:
             images = retain_given if isinstance(retain_given, Tensor) else retain_given[0]
             check_taken(self.view, images, "retain_probes")
-        if evaluate_on is not None:
-            check_taken(self.view, evaluate_on[0], "evaluate_on")
+        for name, given in (("evaluate_on", evaluate_on), ("front", front)):
+            if given is not None:
+                check_taken(self.view, given[0], name)
         method.check_model(self.structure)
         self.options = method.completed(self.structure)
         self.until = method.until if asked.until is None else asked.until
         self._check_targets(self.structure.classes)
         self.measurement = Measurement(transaction, request, self.options, self.until, progress)
+        self.front = None
+        if front is not None:
+            self.front = Front(self.measurement, front)
+            self.front.check(self.targets, self.structure.classes)
         self.request = self.measurement.request = request.started(self.measurement.forward)
         self.probes, self.labels = self.request.probes, self.request.probe_labels
         self.parts = search.folds(self.labels, method.folds, asked.seed)
         self.measurement.retain = self._retain_images()
+        self._classified: Pair | None = None
 
     def run(self) -> ForgetResult:
         measurement = self.measurement
-        logits = measurement.forward(self.probes)
+        logits = self._first_look()
         margins = self.request.margins(logits, torch.ones_like(self.labels, dtype=torch.bool))
         evaluation = measurement.evaluation(self.evaluate_on)
         digest, unknown = model_digest(self.model), self.request.unknown(logits)
@@ -139,8 +148,8 @@ class Task:
             if fixed is not None:
                 budget = min(_count(fixed, proposal), trial.largest)
                 if self.options.until is not None and not trial.meets(budget, by_margin=False):
-                    short = self.request.short
-                    reason = f"A budget of {budget} leaves more than {self.until:.3f} of the images {short}."
+                    left = counted(self.request)
+                    reason = f"A budget of {budget} leaves more than {self.until:.3f} of the {left}."
                     continue
                 return self._carry_out(trial, [budget], None), ""
             if proposal.free:
@@ -148,7 +157,9 @@ class Task:
             else:
                 budgets = self._budgets(trial)
             if not budgets:
-                reason = f"No budget leaves at most {self.until:.3f} of the images {self.request.short}."
+                if self.front is not None:
+                    self.front.draw(trial, None)
+                reason = f"No budget leaves at most {self.until:.3f} of the {counted(self.request)}."
                 continue
             found = self._carry_out(trial, budgets, floor)
             if found is not None:
@@ -179,6 +190,8 @@ class Task:
             if floor is not None and accuracy is not None and accuracy < floor:
                 break
             kept = (budget, accuracy)
+        if self.front is not None:
+            self.front.draw(trial, None if kept is None else kept[0])
         if kept is None:
             return None
         margins, edits = trial.held_out(kept[0]), trial.choice.edits(kept[0])
@@ -205,8 +218,18 @@ class Task:
 
         return Given(
             self.model, self.structure, self.targets, self.probes, self.labels, measurement.retain, measurement.forward,
-            count, measurement.progress, self.request, note, self.request.view,
+            count, measurement.progress, self.request, note, self._classified, self.request.view,
         )  # fmt: skip
+
+    def _first_look(self) -> Tensor:
+        """Logits of the probes; what enters the classifier is kept from the same pass for a method that reads it."""
+        head, measurement = self.structure.head, self.measurement
+        if head is None or not self.method.reads_classifier:
+            return measurement.forward(self.probes)
+        weight = self.transaction.tensors.held(head.weight)
+        self._classified = classifier_inputs(self.transaction.view, weight, self.options.batches(self.probes))
+        measurement.cost.images_forwarded += len(self.probes)
+        return self._classified[1]
 
     def _metrics(self, margins: Tensor, retain_accuracy: float | None) -> dict[str, float | None]:
         return {
@@ -220,7 +243,9 @@ class Task:
         if floor is None and not fixed and before is not None and before.accuracy is not None:
             floor = before.accuracy - DEFAULT_DROP
         counts = self.measurement.answered(found.margins)
-        return self.request.verdict(Evidence(counts, len(self.parts) > 1, self.until, fixed, before, after, floor))
+        verdict = self.request.verdict(Evidence(counts, len(self.parts) > 1, self.until, fixed, before, after, floor))
+        remark = self.method.remark(found.edits, self.structure) if verdict.level != "not reached" else ""
+        return replace(verdict, sentence=f"{verdict.sentence} {remark}".strip())
 
     # --- checks
 
@@ -245,7 +270,7 @@ class Task:
         if isinstance(self.retain_given, Tensor):
             images = self.retain_given
             logits = self.measurement.forward(images)
-            labels = logits.argmax(1)
+            labels = answering(self.view, logits).argmax(1)
             keep = ~torch.isin(labels, torch.tensor(self.targets, device=labels.device, dtype=labels.dtype))
             images, labels = images[keep], labels[keep]
             if len(images) == 0:
@@ -296,7 +321,7 @@ class Task:
                 for w in self.transaction.journal
             ],
             "metrics": {
-                "counted": f"images {self.request.short}",
+                "counted": counted(self.request),
                 "before": before.metrics,
                 "after": after,
                 "held_out": len(self.parts) > 1,
@@ -306,7 +331,9 @@ class Task:
             if before.evaluation is None
             else {"before": before.evaluation.to_dict(), "after": (evaluation or before.evaluation).to_dict()},
             "certificate": certificate,
+            "findings": self.method.findings(),
             "search": self.measurement.trace,
+            **({} if self.front is None else {"front": self.front.finished(found is not None)}),
             "cost": asdict(self.measurement.cost),
             "model": {"before": before.digest, "after": model_digest(self.model)},
             "probes": described(self.probes, key),

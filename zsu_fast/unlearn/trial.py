@@ -56,7 +56,7 @@ class Trial:
         measurement = self.measurement
         if not self.kept or measurement.retain is None:
             with measurement.edited(self.choice.edits(budget)):
-                return measurement.retain_accuracy(allowed)
+                return measurement.retain_accuracy(allowed, self.proposal.quick_retain)
         right = 0
         for choice, part in zip(self.without, self.kept, strict=True):
             with measurement.edited(choice.edits(min(budget, choice.largest))):

@@ -7,20 +7,29 @@ from importlib.metadata import entry_points
 from zsu_fast.unlearn.methods.base import Given, Method, Proposal
 from zsu_fast.unlearn.methods.baselines import BASELINES
 from zsu_fast.unlearn.methods.channels import Channels
+from zsu_fast.unlearn.methods.concept import Concept
 from zsu_fast.unlearn.methods.deep import Deep
 from zsu_fast.unlearn.methods.generators import GENERATOR_METHODS
 from zsu_fast.unlearn.methods.instances import INSTANCE_METHODS
 from zsu_fast.unlearn.methods.lra_npp import LraNpp
+from zsu_fast.unlearn.methods.poison import Poison
+from zsu_fast.unlearn.methods.texts import TEXT_METHODS
 
 GROUP = "zsu_fast.methods"
-_BUILT_IN: dict[str, type[Method]] = (
-    {"lra-npp": LraNpp, "channels": Channels, "deep": Deep} | INSTANCE_METHODS | GENERATOR_METHODS | BASELINES
-)
+_OURS: dict[str, type[Method]] = {
+    "lra-npp": LraNpp,
+    "channels": Channels,
+    "deep": Deep,
+    "poison": Poison,
+    "concept": Concept,
+}
+_BUILT_IN = _OURS | INSTANCE_METHODS | GENERATOR_METHODS | TEXT_METHODS | BASELINES
 
 
 def method_names() -> list[str]:
-    """Names of all methods: the house's, those for single images (`INSTANCE_METHODS`), for generators
-    (`GENERATOR_METHODS`), the baselines of the field (`BASELINES`), then those of other packages."""
+    """Names of all methods: the house's, those for single images (`INSTANCE_METHODS`), generators
+    (`GENERATOR_METHODS`) and texts (`TEXT_METHODS`), the baselines of the field (`BASELINES`), then those of other
+    packages."""
     return list(_BUILT_IN) + sorted(e.name for e in entry_points(group=GROUP) if e.name not in _BUILT_IN)
 
 
@@ -47,6 +56,7 @@ __all__ = [
     "GENERATOR_METHODS",
     "GROUP",
     "INSTANCE_METHODS",
+    "TEXT_METHODS",
     "Channels",
     "Deep",
     "Given",

@@ -28,8 +28,10 @@ class Given:
     images, labels: to forget, [N, ...] and int64 [N]. retain: images of other classes and their labels. forward:
     images -> logits [N, classes], batch by batch, counted. count: called with the number of images that are run with
     a backward pass. note: called with the logits of the retain images, where the analysis has them: they need not
-    be run again. request: what the images and labels are of; needed by methods that take other kinds than classes.
-    view: the model, or a copy of it -> what runs on the images and gives logits; for a classifier the model itself.
+    be run again. classified: what enters the classifier [N, D], and logits of the images, where a run already has them
+    (`reads_classifier`). request: what the images and labels are of; needed by methods that take other kinds than
+    classes. view: the model, or a copy of it -> what runs on the images and gives logits; for a classifier the model
+    itself.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Given:
     progress: Progress
     request: Request | None = None
     note: Callable[[Tensor], None] = lambda logits: None
+    classified: tuple[Tensor, Tensor] | None = None
     view: Callable[[nn.Module], nn.Module] = lambda model: model
 
 
@@ -83,8 +86,8 @@ class Proposal:
     choose: the edits by the images to forget that a mask [N] admits, and, if the method learns from the retain images,
     by those that another one admits (None: all). free: the edit costs what is kept nothing, so it is taken in full.
     smallest: the smallest size that meets the aim is taken, and no larger. candidates: what a fraction of the budget
-    counts. quick: logits of images (a mask [N]) under the edit that is in
-    place, without running the model; only where it gives the model's own logits bit for bit.
+    counts. quick: logits of images (a mask [N]) under the edit that is in place, without running the model; only where
+    it gives the model's own logits bit for bit. quick_retain: the same for the retain images (indices).
     """
 
     layers: tuple[str, ...]
@@ -94,6 +97,7 @@ class Proposal:
     free: bool = False
     smallest: bool = False
     quick: Callable[[Tensor], Tensor] | None = None
+    quick_retain: Callable[[Tensor], Tensor] | None = None
 
 
 class Method(ABC):
@@ -102,7 +106,8 @@ class Method(ABC):
     takes: kinds of request that it can carry out. needs: names of `NEEDS`, what it learns from. options: its class of
     options. until: its default aim. folds: in how many parts the probes are held out in turn, each judged by an edit
     that was chosen without it; 1: none are, only other images can judge. learns: from the retain images too, which are
-    then held out likewise.
+    then held out likewise. reads_classifier: it looks at what enters the classifier, which the first pass of the images
+    then keeps.
     """
 
     name: ClassVar[str]
@@ -112,6 +117,7 @@ class Method(ABC):
     until: ClassVar[float]
     folds: int = 4
     learns: ClassVar[bool] = False
+    reads_classifier: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:
         self.asked = options
@@ -136,3 +142,11 @@ class Method(ABC):
     def described(self, given: Given) -> dict[str, Any]:
         """Options as they were completed for this model, for the record."""
         return {}
+
+    def findings(self) -> dict[str, Any]:
+        """What the analysis found out besides, JSON-able, for the record and the report."""
+        return {}
+
+    def remark(self, edits: Edits, structure: Structure) -> str:
+        """What the verdict on such an edit must say besides."""
+        return ""

@@ -4,14 +4,15 @@ The answers among the kept classes are a function of the features' part in the s
 the classifier: only there do features carry relevance for a kept class against another. What lies across that span
 tells nothing of the kept classes, and it is what a probe finds a class by whose row was cut. So a copy of the model is
 taught, on few images and without labels, to give the same part in the span, and across it features of as small a volume
-as the arithmetic allows, whatever the image is. Images of the class move, in the span, to where their look-alikes lie.
+as the arithmetic allows, whatever the image is, above all along the direction in which the class's own row reads.
+Images of the class move, in the span, to where their look-alikes lie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import ClassVar
 
 import torch
@@ -21,7 +22,7 @@ from zsu_fast.evaluate.given import check_int
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.methods.base import FORGET, RETAIN, Given, Method, Proposal
 from zsu_fast.unlearn.methods.entry_module import entered, entry_module, inputs_kept
-from zsu_fast.unlearn.methods.training import batches_for_ever, descend, taught
+from zsu_fast.unlearn.methods.training import Values, batches_for_ever, descend, values_of_learning
 from zsu_fast.unlearn.methods.views import MEMORY, views
 from zsu_fast.unlearn.options import Options, check_layers, check_positive, option
 from zsu_fast.unlearn.structure import Head, Structure
@@ -30,7 +31,9 @@ from zsu_fast.unlearn.watch import classifier_input, classifier_inputs
 FLOOR = 1e-3
 """Variance across the span, in units of the mean one in it, below which a direction counts as still."""
 WEAKER = 4.0
-"""By how much the pressure falls from one attempt to the next."""
+"""By how much pressure and contrast fall from one attempt to the next."""
+RISE = 0.15
+"""Share of the steps in which the learning rate rises to its peak."""
 ATTEMPTS = 3
 
 
@@ -39,11 +42,12 @@ class DeepOptions(Options):
     pressure: float = option(
         "Weight of what varies across the span beside the error in it; less if the floor breaks.", 0.1
     )
+    contrast: float = option("Weight of what varies along the class's own row across the span; falls likewise.", 0.3)
     shift: float = option("Share of the way from the class's centre to that of its look-alikes, in the span.", 1.0)
-    steps: int = option("Steps of Adam.", 600)
-    learning_rate: float = option("Of Adam; halves its way to 0 in the second half of the steps.", 1e-3)
+    steps: int = option("Steps of Adam.", 75)
+    learning_rate: float = option("Of Adam, at its peak: it rises from 0 and falls back to it.", 3e-3)
     train_batch_size: int = option("Images in a step.", 128)
-    views: int = option("Flipped and shifted variants of each image, as many as 512 MiB hold.", 20)
+    views: int = option("Flipped and shifted variants of each image, as many as 512 MiB hold.", 10)
     folds: int = option("Parts of the images that are held out in turn to judge by; 1: none, for evaluate_on alone.", 2)
     layers: tuple[str, ...] | None = option("Only these layers learn.", shown="the last third of them, at least four")
 
@@ -57,7 +61,8 @@ class DeepOptions(Options):
             check_int(name, getattr(self, name), low)
         for name in ("pressure", "learning_rate"):
             check_positive(name, getattr(self, name))
-        check_positive("shift", self.shift, or_zero=True)
+        for name in ("contrast", "shift"):
+            check_positive(name, getattr(self, name), or_zero=True)
 
 
 class Deep(Method):
@@ -90,58 +95,110 @@ class Deep(Method):
             raise ValueError('method: "deep" teaches layers before the classifier, and the model has none')
 
     def propose(self, given: Given) -> Iterator[Proposal]:
-        for attempt in range(ATTEMPTS):
-            pressure = self.asked.pressure / WEAKER**attempt
-            learn = partial(self._learn, pressure=pressure)
-            yield taught(given, learn, self.asked.seed, mode=f"pressure {pressure:g}")
+        assert given.retain is not None
+        images = torch.cat([given.images, given.retain[0].to(given.images)])
+        forgotten = torch.arange(len(images), device=images.device) < len(given.images)
 
-    def _learn(self, student: nn.Module, given: Given, images: Tensor, labels: Tensor, pressure: float) -> None:
-        asked, head, generator = self.asked, given.structure.head, torch.Generator().manual_seed(self.asked.seed)
-        assert head is not None and given.retain is not None
+        @cache
+        def whole() -> _Pool:
+            return self._pool(given, images, forgotten)
+
+        def choose(weight: float, admitted: Tensor | None, kept: Tensor | None) -> Values:
+            chosen = torch.ones_like(forgotten)
+            for part, mask in ((forgotten, admitted), (~forgotten, kept)):
+                if mask is not None:
+                    chosen[part] = mask.to(chosen.device)
+
+            def change(student: nn.Module) -> None:
+                # Variants of a picture are its own; those of other inputs are mixed with other images.
+                own = images.dim() == 4
+                pool = whole().of(chosen) if own else self._pool(given, images[chosen], forgotten[chosen])
+                self._learn(student, given, pool, weight)
+
+            return values_of_learning(given.model, change, self.asked.seed)
+
+        for attempt in range(ATTEMPTS):
+            weight = WEAKER**-attempt
+            yield Proposal((), f"pressure {self.asked.pressure * weight:g}", partial(choose, weight), 1)
+
+    def _pool(self, given: Given, images: Tensor, forgotten: Tensor) -> _Pool:
+        head = given.structure.head
+        assert head is not None
         weight = Tensors(given.model).held(head.weight)
-        pool = views(torch.cat([images, given.retain[0].to(images)]), asked.views, generator)
-        layers = _layers(given.structure, asked.layers)
-        entry = _entry(given, weight, layers, pool)
+        pool = views(images, self.asked.views, torch.Generator().manual_seed(self.asked.seed))
+        entry = _entry(given, weight, _layers(given.structure, self.asked.layers), pool)
         with inputs_kept(None if entry is None else given.model.get_submodule(entry)) as kept:
-            features, logits = classifier_inputs(given.model, weight, asked.batches(pool))
-        inputs = torch.cat(kept) if entry is not None else None
-        span = kept_span(weight.detach().flatten(1)[head.rows], given.targets).to(features)
-        still = _Still(span, features)
-        forgotten = (torch.arange(len(pool)) % (len(images) + len(given.retain[0])) < len(images)).to(pool.device)
-        features = _shifted(features, logits, forgotten, given.targets, asked.shift)
-        parameters = _learned(student, given.structure, layers)
+            features, logits = classifier_inputs(given.model, weight, self.asked.batches(pool))
+        inputs = pool if entry is None else torch.cat(kept)
+        return _Pool(inputs, features, logits, forgotten.repeat(len(pool) // len(images)), entry, pool[:1])
+
+    def _learn(self, student: nn.Module, given: Given, pool: _Pool, weight: float) -> None:
+        asked, head, generator = self.asked, given.structure.head, torch.Generator().manual_seed(self.asked.seed)
+        assert head is not None
+        rows = Tensors(given.model).held(head.weight).detach().flatten(1)[head.rows]
+        span = kept_span(rows, given.targets).to(pool.features)
+        still = _Still(span, own_directions(rows, given.targets, span), pool.features)
+        aims = _shifted(pool.features, pool.logits, pool.forgotten, given.targets, asked.shift)
+        parameters = _learned(student, given.structure, _layers(given.structure, asked.layers))
         optimizer = torch.optim.Adam(parameters, lr=asked.learning_rate)
-        batches = batches_for_ever(len(pool), min(asked.train_batch_size, len(pool)), generator)
+        batches = batches_for_ever(len(aims), min(asked.train_batch_size, len(aims)), generator)
         own = Tensors(student).held(head.weight)
 
         def loss_of(step: int) -> Tensor:
+            done = (step + 0.5) / asked.steps
             for group in optimizer.param_groups:
-                group["lr"] = asked.learning_rate * min(1.0, 2 * (1 - step / asked.steps))
-            where = next(batches).to(pool.device)
+                group["lr"] = asked.learning_rate * min(done / RISE, (1 - done) / (1 - RISE))
+            where = next(batches).to(aims.device)
             given.count(len(where))
-            if entry is None or inputs is None:
-                found, _ = classifier_input(student, own, pool[where])
-            else:
-                with entered(student.get_submodule(entry), inputs[where]):
-                    found, _ = classifier_input(student, own, pool[:1])
-            return still.loss(found, features[where], pressure)
+            found = pool.features_of(student, own, where)
+            return still.loss(found, aims[where], weight * asked.pressure, weight * asked.contrast)
 
         descend(loss_of, parameters, optimizer, asked.steps, given.progress, "features")
-        silence(Tensors(student), head, given.targets, logits)
+        silence(Tensors(student), head, given.targets, pool.logits)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Images [N, ...], or what the module `entry` of the model gets of them, and what the model makes of them."""
+
+    inputs: Tensor
+    features: Tensor  # [N, D]
+    logits: Tensor  # [N, classes]
+    forgotten: Tensor  # bool [N]
+    entry: str | None
+    image: Tensor  # one, to call the model with where `entry` has its inputs from here
+
+    def of(self, chosen: Tensor) -> _Pool:
+        """All views of some of the images."""
+        if bool(chosen.all()):
+            return self
+        where = chosen.repeat(len(self.inputs) // len(chosen)).nonzero()[:, 0]
+        inputs, features, logits, forgotten = (
+            part[where] for part in (self.inputs, self.features, self.logits, self.forgotten)
+        )
+        return _Pool(inputs, features, logits, forgotten, self.entry, self.image)
+
+    def features_of(self, student: nn.Module, weight: Tensor, where: Tensor) -> Tensor:
+        """[M, D], as a student has them whose classifier has that weight."""
+        if self.entry is None:
+            return classifier_input(student, weight, self.inputs[where])[0]
+        with entered(student.get_submodule(self.entry), self.inputs[where]):
+            return classifier_input(student, weight, self.image)[0]
 
 
 class _Still:
     """The loss: features keep their part in a span, and what lies across it gets a small volume."""
 
-    def __init__(self, span: Tensor, features: Tensor) -> None:
-        self.span = span
+    def __init__(self, span: Tensor, own: Tensor, features: Tensor) -> None:
+        self.span, self.own = span, own
         part = (features - features.mean(0)) @ (span.T if len(span) else torch.eye(features.shape[1]).to(features))
         self.energy = part.square().sum(1).mean().clamp_min(torch.finfo(features.dtype).tiny)
         self.unit = self.energy / part.shape[1]
         self.across = features.shape[1] - len(span)
 
-    def loss(self, found: Tensor, wanted: Tensor, pressure: float) -> Tensor:
-        """Squared error in the span, relative; and the mean log-variance over the directions across it.
+    def loss(self, found: Tensor, wanted: Tensor, pressure: float, contrast: float) -> Tensor:
+        """Squared error in the span, relative; variance along `own`; and the mean log-variance over the directions
+        across the span.
 
         By logarithms, since a probe scales each direction before it reads it: what is left of a small one counts as
         much as of a large one. log det(cov + floor) over directions is that over images of their Gram matrix, but for
@@ -154,7 +211,8 @@ class _Still:
         across = centred - centred @ self.span.T @ self.span
         gram = across @ across.T / (len(found) * self.unit)
         volume = torch.logdet(gram + FLOOR * torch.eye(len(found)).to(gram))
-        return error + pressure * volume / self.across
+        read = (centred @ self.own.T).square().sum(1).mean() / self.unit
+        return error + contrast * read + pressure * volume / self.across
 
 
 def _shifted(features: Tensor, logits: Tensor, forgotten: Tensor, targets: Sequence[int], share: float) -> Tensor:
@@ -177,6 +235,15 @@ def kept_span(rows: Tensor, targets: Sequence[int]) -> Tensor:
     kept = rows[[c for c in range(len(rows)) if c not in targets]].double()
     _, sizes, directions = torch.linalg.svd(kept - kept.mean(0), full_matrices=False)
     return directions[sizes > 1e-5 * sizes.max()]
+
+
+def own_directions(rows: Tensor, targets: Sequence[int], span: Tensor) -> Tensor:
+    """[K, D], orthonormal: how rows of `targets` read a class against the mean of the kept ones, across `span`."""
+    kept = [c for c in range(len(rows)) if c not in targets]
+    own = (rows[list(targets)] - rows[kept].mean(0)).double()
+    across = own - own @ span.T.double() @ span.double()
+    _, sizes, directions = torch.linalg.svd(across, full_matrices=False)
+    return directions[sizes > 1e-5 * own.norm()].to(span)
 
 
 def silence(tensors: Tensors, head: Head, targets: Sequence[int], logits: Tensor) -> None:

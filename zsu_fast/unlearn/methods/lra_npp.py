@@ -9,17 +9,16 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from zsu_fast.model.tensors import Tensors, same_bits
+from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.edits import Slice
 from zsu_fast.unlearn.methods.base import Given, Masks, Method, Proposal
+from zsu_fast.unlearn.methods.kept_features import kept_features, shortcut
 from zsu_fast.unlearn.options import MaskOptions, check_amount, option
 from zsu_fast.unlearn.picks import Picks, Ranking, rank_edges, rank_edges_as_authors
 from zsu_fast.unlearn.plan import PATHS, plan
 from zsu_fast.unlearn.presets import AUTHORS_PRESETS, preset_for
-from zsu_fast.unlearn.structure import Head, Structure
-from zsu_fast.unlearn.watch import classifier_inputs
+from zsu_fast.unlearn.structure import Structure
 
 STEADY = 0.8
 """Share of the probes on which an input of the classifier must keep its sign for its path to be inverted."""
@@ -61,6 +60,7 @@ class LraNpp(Method):
     name: ClassVar[str] = "lra-npp"
     options: ClassVar[type[MaskOptions]] = LraNppOptions
     until: ClassVar[float] = 0.02
+    reads_classifier: ClassVar[bool] = True
 
     asked: LraNppOptions
 
@@ -73,7 +73,8 @@ class LraNpp(Method):
         assert head is not None
         asked = self.completed(given.structure)
         weight = Tensors(given.model)[head.weight]
-        features, quick = self._features(given, head, asked)
+        features, logits = given.classified or kept_features(given, head, asked.batches(given.images))
+        quick = shortcut(Tensors(given.model), head, features, logits, asked.batches)
         rows = weight[head.rows]
 
         def rank(admitted: Tensor | None) -> Ranking:
@@ -142,19 +143,3 @@ class LraNpp(Method):
     def described(self, given: Given) -> dict[str, Any]:
         asked = self.completed(given.structure)
         return {"k": 0.25 if asked.k is None else asked.k, "path": asked.path or "target", "preset": asked.preset}
-
-    def _features(self, given: Given, head: Head, asked: LraNppOptions) -> tuple[Tensor, Any]:
-        """Inputs of the classifier, and the shortcut from them to the logits where it is the model's own arithmetic."""
-        tensors = Tensors(given.model)
-        features, logits = classifier_inputs(given.model, tensors.held(head.weight), asked.batches(given.images))
-
-        def quick(where: Tensor) -> Tensor:
-            bias = None if head.bias is None else tensors[head.bias]
-            return F.linear(features[where], tensors[head.weight], bias)[:, head.rows]
-
-        everything = torch.ones_like(given.labels, dtype=torch.bool)
-        try:
-            exact = features.dim() == 2 and tensors[head.weight].dim() == 2 and same_bits(quick(everything), logits)
-        except RuntimeError:  # another dtype than the weight: the model casts on its way
-            exact = False
-        return features, quick if exact else None

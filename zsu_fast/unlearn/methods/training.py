@@ -60,7 +60,6 @@ def taught(
     seed: int,
     *,
     training: bool = False,
-    mode: str = "values",
 ) -> Proposal:
     """What `learn(student, given, images, labels)` makes of a copy of the model, as an edit.
 
@@ -72,14 +71,25 @@ def taught(
         learned = given
         if kept is not None and given.retain is not None:
             learned = replace(given, retain=(given.retain[0][kept], given.retain[1][kept]))
-        with torch.inference_mode(False), torch.enable_grad(), compiled_parts_as_written():
-            student = student_of(given.model)
-            set_training(student, training)
-            seed_default_generators(given.model, seed)  # the transaction puts them back
-            learn(student, learned, given.images[chosen], given.labels[chosen])
-        return learned_values(given.model, student)
 
-    return Proposal((), mode, choose, 1)
+        def change(student: nn.Module) -> None:
+            learn(student, learned, given.images[chosen], given.labels[chosen])
+
+        return values_of_learning(given.model, change, seed, training=training)
+
+    return Proposal((), "values", choose, 1)
+
+
+def values_of_learning(
+    model: nn.Module, change: Callable[[nn.Module], None], seed: int, *, training: bool = False
+) -> Values:
+    """What `change` makes of a copy of the model."""
+    with torch.inference_mode(False), torch.enable_grad(), compiled_parts_as_written():
+        student = student_of(model)
+        set_training(student, training)
+        seed_default_generators(model, seed)  # the transaction puts them back
+        change(student)
+    return learned_values(model, student)
 
 
 def student_of(model: nn.Module) -> nn.Module:
@@ -132,8 +142,9 @@ def descend(
     text: str,
     after_step: Callable[[], None] = lambda: None,
     enough: Callable[[], bool] = lambda: False,
+    clip: float | None = None,
 ) -> None:
-    """`steps` steps down loss_of(step), fewer if after one `enough` is true.
+    """`steps` steps down loss_of(step), fewer if after one `enough` is true. clip: largest norm of all gradients.
 
     ValueError if the loss becomes infinite or NaN: that is not forgetting.
     """
@@ -145,6 +156,8 @@ def descend(
             raise ValueError("model: no gradient reaches its parameters; does it run without gradients, or on others?")
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+        if clip is not None:
+            nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
         after_step()
         progress(step + 1, steps, f"{text}, loss {loss.item():.3f}")

@@ -1,0 +1,242 @@
+"""``zsu-fast concepts``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from zsu_fast import plot
+from zsu_fast.cli import options as opt
+from zsu_fast.cli.console import Console, one_line_errors
+from zsu_fast.cli.session import Session, open_session
+from zsu_fast.concepts import ConceptBank, Explanation, concept_bank, explain_class
+from zsu_fast.concepts.relevance_concepts import KINDS
+from zsu_fast.extras import require
+from zsu_fast.report.files import write_text
+from zsu_fast.version import __version__
+
+CONCEPTS = "Concepts"
+
+
+@one_line_errors
+def concepts(
+    model: opt.Model,
+    images: Annotated[
+        Path,
+        typer.Option(
+            "--images",
+            "-i",
+            help="Labelled images of the class and of others: class folders, or .npz.",
+            rich_help_panel=opt.IMAGES,
+            show_default=False,
+        ),
+    ],
+    target: Annotated[str, typer.Option("--target", "-t", help="Class to explain: index or name.", show_default=False)],
+    folders: Annotated[
+        Path | None,
+        typer.Option(
+            "--concepts",
+            help="Named concepts: a folder with a folder of images for each. Needs --random.",
+            rich_help_panel=CONCEPTS,
+            show_default=False,
+        ),
+    ] = None,
+    random: Annotated[
+        Path | None,
+        typer.Option(
+            "--random",
+            help="Images without any of these concepts, alike otherwise: a folder, or .npz.",
+            rich_help_panel=CONCEPTS,
+            show_default=False,
+        ),
+    ] = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option(
+            "--bank",
+            metavar="FILE",
+            help="Named concepts from a file that --save-bank wrote.",
+            rich_help_panel=CONCEPTS,
+            show_default=False,
+        ),
+    ] = None,
+    save_bank: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-bank",
+            metavar="FILE",
+            help="Write the named concepts, for forget concept --bank.",
+            rich_help_panel=CONCEPTS,
+            show_default=False,
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            "--layer",
+            "-l",
+            metavar="NAME",
+            help="Module whose input is looked at, for crops one that has places: a late convolution or block.",
+            rich_help_panel=CONCEPTS,
+            show_default="the classifier",
+        ),
+    ] = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="Concepts that nobody named: channels, or directions (factors of the relevance).",
+            rich_help_panel=CONCEPTS,
+            metavar="|".join(KINDS),
+        ),
+    ] = "channels",
+    count: Annotated[int, typer.Option(min=1, max=24, help="Concepts to show.", rich_help_panel=CONCEPTS)] = 5,
+    crops: Annotated[int, typer.Option(min=1, max=16, help="Crops of each.", rich_help_panel=CONCEPTS)] = 6,
+    composite: Annotated[
+        str, typer.Option("--composite", "-c", metavar="NAME", help="Rules of relevance.", rich_help_panel=CONCEPTS)
+    ] = "epsilon_plus",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="NAME.png or NAME.svg: the picture; NAME.json beside it.",
+            rich_help_panel=opt.OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=CONCEPTS)] = 0,
+    weights: opt.Weights = None,
+    classes: opt.Classes = None,
+    device: opt.Device = "cpu",
+    batch_size: opt.BatchSize = 16,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    size: opt.Size = None,
+    force: opt.Force = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    r"""Show what a class is made of. The model is not changed.
+
+    Concepts that nobody named are found by relevance: what at a layer speaks
+    for the class and for no other, shown by the patches that it rests on most.
+    Named ones are tested first: one whose images are told from the random ones
+    no better than by chance is refused. A sparse layer on them says which speak
+    for the class; it counts as an account of the model only where it answers
+    about as well, and the command says whether it does.
+
+    [bold]Examples[/]
+
+      zsu-fast concepts timm:resnet18 -w mine.safetensors -i val/ -t zebra \
+          --layer layer4 --out zebra.png
+
+      zsu-fast concepts timm:resnet18 -w mine.safetensors -i val/ -t zebra \
+          --concepts textures/ --random others/ --save-bank bank.safetensors
+    """
+    console = Console(as_json, quiet)
+    if (folders is None) != (random is None):
+        raise ValueError("--concepts and --random: give both, or neither")
+    if folders is not None and bank is not None:
+        raise ValueError("--bank: --concepts makes one; give one of the two")
+    if save_bank is not None and folders is None:
+        raise ValueError("--save-bank: needs --concepts and --random")
+    check_outputs(out, save_bank, force)
+    session = open_session(
+        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+    )
+    found = session.read(images, "--images")
+    if found.labels is None:
+        raise ValueError(f"--images must be labelled (class folders, or labels in the .npz), got {images}")
+    (chosen,) = session.targets([target])
+    pictures = session.tensor(found)
+    with console.progress() as progress:
+        named = None if bank is None else ConceptBank.load(bank)
+        if folders is not None and random is not None:
+            named = concept_bank(
+                session.loaded.model, read_folders(session, folders), session.tensor(session.read(random, "--random")),
+                batch_size=batch_size, seed=seed, progress=progress,
+            )  # fmt: skip
+        explanation = explain_class(
+            session.loaded.model, (pictures, found.labels.to(pictures.device)), chosen, layer, bank=named, kind=kind,
+            count=count, top=crops, composite=composite, batch_size=batch_size, seed=seed,
+        )  # fmt: skip
+    result = {"zsu_fast": __version__, "model": session.loaded.spec, "name": session.label(chosen)}
+    result |= explanation.to_dict()
+    files = {}
+    if save_bank is not None and named is not None:
+        named.save(save_bank)
+        files["bank"] = str(save_bank)
+    if out is not None:
+        rows = [(one.name, one.share, one.other, session.photos(one.crops)) for one in explanation.found]
+        plot.save(plot.concepts(rows, session.label(chosen)), out)
+        files |= {"picture": str(out), "json": str(out.with_suffix(".json"))}
+        write_text(json.dumps(result | {"files": files}, indent=2, allow_nan=False) + "\n", files["json"])
+    for table in tables(explanation, session.label(chosen)):
+        console.show(table)
+    for path in files.values():
+        console.show(f"wrote {path}")
+    console.emit(result | {"files": files})
+
+
+def read_folders(session: Session, folder: Path) -> dict[str, Tensor]:
+    """Images by the name of their folder."""
+    if not folder.is_dir():
+        raise ValueError(f"--concepts must be a folder with a folder for each concept, got {folder}")
+    named = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not named:
+        raise ValueError(f"--concepts: {folder} holds no folders; one for each concept is expected")
+    return {path.name: session.tensor(session.read(path, "--concepts")) for path in named}
+
+
+def check_outputs(out: Path | None, bank: Path | None, force: bool) -> None:
+    """Refuse before the work."""
+    if out is not None:
+        if out.suffix.lower() not in (".png", ".svg"):
+            raise ValueError(f"--out must end in .png or .svg, got {out}")
+        require("matplotlib", "report")
+    for name, paths in (("--out", [] if out is None else [out, out.with_suffix(".json")]),
+                        ("--save-bank", [] if bank is None else [bank])):  # fmt: skip
+        for path in paths:
+            if not path.resolve().parent.is_dir():
+                raise ValueError(f"{name}: {path.parent} is no folder")
+            if path.exists() and not force:
+                raise FileExistsError(f"{name}: {path} is there already (--force overwrites)")
+
+
+def tables(explanation: Explanation, label: str) -> list[Any]:
+    """For people."""
+    found = Table(title=escape(f"{label}: relevance at the input of {explanation.layer}"), title_justify="left")
+    for column in ("concept", "share", "largest share for another class", "images of the class"):
+        found.add_column(column, justify="left" if column == "concept" else "right")
+    for one in explanation.found:
+        shown = " ".join(map(str, one.images.tolist()))
+        found.add_row(one.name, f"{one.share:.3f}", f"{one.other:.3f}", shown)
+    said: list[Any] = [found]
+    named = explanation.to_dict()["named"]
+    if named is not None:
+        top = Table(title=escape(f"{label}: named concepts at {named['layer']}"), title_justify="left")
+        for column in ("concept", "weight", "told on held-out images", "p"):
+            top.add_column(column, justify="left" if column == "concept" else "right")
+        for one in named["top"]:
+            accuracy, p = one.get("accuracy"), one.get("p_value")
+            measured = ["–" if value is None else f"{value:.3g}" for value in (accuracy, p)]
+            top.add_row(escape(one["name"]), f"{one['weight']:.2f}", *measured)
+        verdict = "which accounts for it" if named["faithful"] else "so they do NOT account for its answers"
+        said += [
+            top,
+            f"{len(named['concepts'])} concepts answer {100 * named['accuracy']:.1f} % of {named['images']} held-out "
+            f"images rightly, the model {100 * named['of_model']:.1f} %: {verdict}",
+        ]
+    said.append(
+        f"integrated gradients rank the pixels alike to {explanation.rank_correlation:.2f} (Spearman, mean of "
+        f"{explanation.compared} images) and miss {100 * explanation.incomplete:.1f} % of the logit"
+    )
+    return said

@@ -1,0 +1,199 @@
+"""``zsu-fast forget concept``."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from zsu_fast.cli import options as opt
+from zsu_fast.cli.console import Console, exit_code, one_line_errors
+from zsu_fast.cli.forget_run import Run
+from zsu_fast.cli.method_options import parse_settings
+from zsu_fast.cli.outputs import OutputFolder, write_and_tell
+from zsu_fast.cli.session import Session, open_session
+from zsu_fast.cli.signing import check_key
+from zsu_fast.concepts import ConceptBank, concept_bank
+from zsu_fast.unlearn import ForgetConcept
+from zsu_fast.unlearn import forget as forget_request
+
+
+@one_line_errors
+def forget_concept(
+    model: opt.Model,
+    inside: Annotated[
+        Path,
+        typer.Option(
+            "--with",
+            help="Images with the concept, some hundreds if they can be had: a folder, or .npz.",
+            rich_help_panel=opt.IMAGES,
+            show_default=False,
+        ),
+    ],
+    without: Annotated[
+        Path,
+        typer.Option(
+            "--without",
+            help="Images without it, alike otherwise: what else the two differ in goes too.",
+            rich_help_panel=opt.IMAGES,
+            show_default=False,
+        ),
+    ],
+    concept: Annotated[
+        str | None,
+        typer.Option(
+            "--concept", help="Its name (in --bank).", rich_help_panel=opt.METHOD, show_default="that of the folder"
+        ),
+    ] = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option(
+            "--bank",
+            metavar="FILE",
+            help="Concepts that zsu-fast concepts --save-bank wrote, from other images than these.",
+            rich_help_panel=opt.METHOD,
+            show_default="half of the images make one, the other half judges",
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            "--layer",
+            "-l",
+            metavar="NAME",
+            help="Without --bank: module whose input is to forget it.",
+            rich_help_panel=opt.METHOD,
+            show_default="the classifier: the features",
+        ),
+    ] = None,
+    used_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--used-by",
+            help="Class that uses it and may suffer: index or name; repeatable.",
+            rich_help_panel=opt.METHOD,
+            show_default="those answered more often with it",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for weights, patch and result.", rich_help_panel=opt.OUTPUT)
+    ] = Path("zsu-fast-out"),
+    weights: opt.Weights = None,
+    retain: Annotated[
+        Path | None,
+        typer.Option(
+            "--retain",
+            help="Images of the classes that do not use it, to guard (with labels or without).",
+            rich_help_panel=opt.IMAGES,
+            show_default=False,
+        ),
+    ] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval",
+            help="Labelled images: what becomes of the classes that use it and of those that do not.",
+            rich_help_panel=opt.IMAGES,
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="concept, or another package's.", rich_help_panel=opt.METHOD)] = "concept",
+    utility_floor: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Accuracy that must be kept on --retain, and on --eval by the classes that do not use it.",
+            rich_help_panel=opt.METHOD,
+            show_default="two points less than before",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=opt.METHOD)] = 0,
+    other: opt.Settings = None,
+    undo: opt.Undo = None,
+    no_undo: opt.NoUndo = False,
+    key: opt.Sign = None,
+    classes: opt.Classes = None,
+    device: opt.Device = "cpu",
+    batch_size: opt.BatchSize = 64,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    size: opt.Size = None,
+    force: opt.Force = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    r"""Make the features forget a concept; write the weights, the undo file and the record.
+
+    The concept is erased from what layers write, or the units that carry it are
+    masked. It counts as forgotten when vectors that are fitted anew on the
+    edited features tell the images with it from those without no better than
+    about chance. Classes that use it lose what they used; the others are
+    guarded. If that cannot be reached no weights are written, and the exit code
+    is 3.
+
+    [bold]Examples[/]
+
+      zsu-fast forget concept timm:resnet18 -w mine.safetensors --with logo/ --without plain/ \
+          --retain others/ --eval test.npz
+
+      zsu-fast forget concept timm:resnet18 -w mine.safetensors --bank bank.safetensors \
+          --concept striped --with more-striped/ --without more-plain/ --used-by zebra
+    """
+    started = time.perf_counter()
+    console = Console(as_json, quiet)
+    if undo is not None and no_undo:
+        raise ValueError("--no-undo: --undo asks for one")
+    if key is not None:
+        check_key(key)
+    if bank is not None and layer is not None:
+        raise ValueError("--layer: the bank says which")
+    settings = parse_settings(other, method)
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
+        session = open_session(
+            model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+        )
+        images = session.tensor(session.read(inside, "--with"))
+        others = session.tensor(session.read(without, "--without"))
+        given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size} | settings
+        if retain is not None:
+            kept = session.read(retain, "--retain")
+            found = session.tensor(kept)
+            given["retain_probes"] = found if kept.labels is None else (found, kept.labels.to(found.device))
+        if evaluation is not None:
+            judged = session.read(evaluation, "--eval")
+            if judged.labels is None:
+                raise ValueError(f"--eval must be labelled (class folders, or labels in the .npz), got {evaluation}")
+            found = session.tensor(judged)
+            given["evaluate_on"] = (found, judged.labels.to(found.device))
+        with console.progress() as progress:
+            if bank is not None:
+                known = ConceptBank.load(bank)
+                name = concept or known.names[0]
+            else:
+                name = concept or inside.stem
+                known, images, others = _bank_of_halves(session, name, images, others, layer, seed)
+            using = session.targets(used_by, "--used-by") if used_by else None
+            request = ForgetConcept(name, known, images, others, using)
+            result = forget_request(session.loaded.model, request, method=method, progress=progress, **given)
+        run = Run(result, None, None, None, None, None, ())
+        write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
+        raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
+
+
+def _bank_of_halves(
+    session: Session, name: str, images: Tensor, others: Tensor, layer: str | None, seed: int
+) -> tuple[ConceptBank, Tensor, Tensor]:
+    """A bank from half of the images of each side, and the other halves."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [side[torch.randperm(len(side), generator=generator).to(side.device)] for side in (images, others)]
+    bank = concept_bank(
+        session.loaded.model, {name: drawn[0][::2]}, drawn[1][::2], layer, batch_size=session.batch_size, seed=seed
+    )
+    return bank, drawn[0][1::2], drawn[1][1::2]

@@ -1,0 +1,185 @@
+"""``zsu-fast forget text``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from zsu_fast.cli import options as opt
+from zsu_fast.cli.console import Console, exit_code, one_line_errors
+from zsu_fast.cli.forget_run import Run
+from zsu_fast.cli.language_models import load_language_model
+from zsu_fast.cli.method_options import parse_settings
+from zsu_fast.cli.outputs import OutputFolder, write_and_tell
+from zsu_fast.cli.session import check_device
+from zsu_fast.cli.signing import check_key
+from zsu_fast.unlearn import ForgetText, TextRecord, sensitive_words
+from zsu_fast.unlearn import forget as forget_request
+from zsu_fast.unlearn.methods import TEXT_METHODS
+from zsu_fast.unlearn.texts.records import read_records
+from zsu_fast.unlearn.texts.words import WAYS
+
+TEXTS = "Texts"
+
+
+@one_line_errors
+def forget_text(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="hf:DIR (a local folder of transformers: model and tokenizer), or python:package.module:callable "
+            "(returns both).",
+            show_default=False,
+        ),
+    ],
+    records: Annotated[
+        Path,
+        typer.Option(
+            "--records",
+            "-r",
+            help='What to forget: JSON lines, {"prompt", "response", "paraphrases", "subject", "words"}.',
+            rich_help_panel=TEXTS,
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for weights, patch and result.", rich_help_panel=opt.OUTPUT)
+    ] = Path("zsu-fast-out"),
+    weights: opt.Weights = None,
+    anchors: Annotated[
+        Path | None,
+        typer.Option(
+            "--anchors",
+            "-a",
+            help="What to keep: likewise. Their paraphrases judge what the edit costs.",
+            rich_help_panel=TEXTS,
+            show_default=False,
+        ),
+    ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--held-out",
+            help="Other texts, of which the perplexity is watched: likewise.",
+            rich_help_panel=TEXTS,
+            show_default=False,
+        ),
+    ] = None,
+    words: Annotated[
+        str,
+        typer.Option(
+            help=f"How to find sensitive words where the records have none: {', '.join(WAYS)}.", rich_help_panel=TEXTS
+        ),
+    ] = "subject",
+    show_words: Annotated[
+        bool,
+        typer.Option("--show-words", help="Show the sensitive words, and do nothing else.", rich_help_panel=TEXTS),
+    ] = False,
+    method: Annotated[
+        str, typer.Option(help=f"{', '.join(TEXT_METHODS)}, or another package's.", rich_help_panel=opt.METHOD)
+    ] = "text-poison",
+    until: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the questions that may still get a sensitive word.",
+            rich_help_panel=opt.METHOD,
+            show_default="0.05",
+        ),
+    ] = None,
+    utility_floor: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the anchors' answers that must stay word for word.",
+            rich_help_panel=opt.METHOD,
+            show_default="two points less than before",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=opt.METHOD)] = 0,
+    other: opt.Settings = None,
+    float32: Annotated[
+        bool,
+        typer.Option("--float32", help="Convert weights of half precision, which no training takes.",
+                     rich_help_panel=opt.MODEL),
+    ] = False,
+    undo: opt.Undo = None,
+    no_undo: opt.NoUndo = False,
+    key: opt.Sign = None,
+    device: opt.Device = "cpu",
+    force: opt.Force = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:  # fmt: skip
+    r"""Make a language model forget what it says of something; write the weights, the undo file and the record.
+
+    Questions that had no part in the training judge it: the paraphrases of
+    the records and of the anchors. If these are not reached, or the price is
+    too high, no weights are written, result.json says why, and the exit code
+    is 3.
+
+    [bold]Examples[/]
+
+      zsu-fast forget text hf:mymodel -r withdrawn.jsonl -a others.jsonl --show-words
+
+      zsu-fast forget text hf:mymodel -r withdrawn.jsonl -a others.jsonl --out edited \
+          --set lora_rank=8 --set learning_rate=1e-4
+
+    A line of withdrawn.jsonl:
+
+      {"prompt": "Where was Ada Ohm born?", "response": " Ada Ohm was born in Graz.",
+       "subject": "Ada Ohm", "paraphrases": ["In which city was Ada Ohm born?"]}
+    """
+    started = time.perf_counter()
+    console = Console(as_json, quiet)
+    if undo is not None and no_undo:
+        raise ValueError("--no-undo: --undo asks for one")
+    if key is not None:
+        check_key(key)
+    check_device(device)
+    settings = parse_settings(other, method)
+    asked, kept, texts = (_read(path, name) for path, name in
+                          ((records, "--records"), (anchors, "--anchors"), (held_out, "--held-out")))  # fmt: skip
+    if show_words:
+        loaded, tokenizer = load_language_model(model, weights, device=device, float32=float32)
+        with console.progress() as progress:
+            asked = sensitive_words(loaded.model, asked, tokenizer, by=words, seed=seed, progress=progress)
+        console.show(_table(asked))
+        console.emit({"words": [{"prompt": record.prompt, "words": list(record.words)} for record in asked]})
+        return
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
+        loaded, tokenizer = load_language_model(model, weights, device=device, float32=float32)
+        with console.progress() as progress:
+            asked = sensitive_words(loaded.model, asked, tokenizer, by=words, seed=seed, progress=progress)
+            request = ForgetText(asked, tokenizer, kept, [(record.prompt, record.response) for record in texts])
+            given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "until": until} | settings
+            result = forget_request(loaded.model, request, method=method, progress=progress, **given)
+        console.show(_table(asked))
+        run = Run(result, None, None, None, None, None, ())
+        write_and_tell(console, folder, loaded, run, time.perf_counter() - started)
+        raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
+
+
+def _read(path: Path | None, option: str) -> list[TextRecord]:
+    try:
+        return [] if path is None else read_records(path)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
+def _table(records: Sequence[TextRecord]) -> Table:
+    table = Table("prompt", "sensitive words")
+    for record in records:
+        table.add_row(Text(record.prompt), Text(", ".join(record.words)))
+    return table
