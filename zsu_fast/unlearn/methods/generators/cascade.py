@@ -65,7 +65,7 @@ class Cascade(Method):
         """Any generator will do."""
 
     def propose(self, given: Given) -> Iterator[Proposal]:
-        yield taught(given, self.learn, self.asked.seed, mode="cascade")
+        yield taught(given, self.learn, self.asked.seed)
 
     def learn(self, student: nn.Module, given: Given, images: Tensor, labels: Tensor) -> None:
         asked, request = self.asked, given.request
