@@ -5,7 +5,8 @@
 LeNet-5 is the judge of the request, a ViT the second one, that has no part in the edit; both were trained on MNIST by
 others. All figures are of latents that had no part in the edit. The reference of the Fréchet distance are test images
 of the other digits. Seconds are those of the processor, for the edit without what judges it.
-`--parts` renews some parts.
+`--parts` renews some parts, `--digits` some
+rows of the part "ours".
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class Timed(ForgetGenerated):
 
 
 class Bench:
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, digits: list[int]) -> None:
+        self.digits = digits
         sys.path.insert(0, str(data))
         definitions = importlib.import_module("models")  # stands beside the weights
         self.generator = definitions.load("mnist_gan_generator")[0]
@@ -92,7 +94,7 @@ def figures(seen: dict[str, Any]) -> dict[str, Any]:
 
 def ours(bench: Bench) -> Iterator[Row]:
     """With a floor so low that what an edit costs is seen where it costs too much."""
-    for digit in range(10):
+    for digit in bench.digits:
         model, Timed.spent = bench.model(), 0.0
         started = time.process_time()
         result = zsu_fast.forget(model, bench.request(digit), method="substitute", utility_floor=0.9)
@@ -112,7 +114,7 @@ def gradient(bench: Bench) -> Iterator[Row]:
     """The peer: Adam on the distance to the image of the nearest kept latent, and to what it was, for the others."""
     for digit in (4, 9):
         request, model = bench.request(digit), bench.model()
-        view = GeneratorView(model, bench.judge, bench.second)
+        view = request.view(model)
         started = time.process_time()
         with torch.no_grad():
             images = model(request.pool)
@@ -130,7 +132,7 @@ def gradient(bench: Bench) -> Iterator[Row]:
             optimizer.step()
         seconds = time.process_time() - started
         with torch.no_grad():
-            before = seen_of(GeneratorView(bench.generator, bench.judge, bench.second), request)
+            before = seen_of(request.view(bench.generator), request)
             after = seen_of(view, request, before)
         yield {"digit": digit, "seconds": seconds, "after": figures(after.to_dict())}
 
@@ -200,7 +202,7 @@ def table(results: dict[str, Any]) -> str:
     parts = results["parts"]
     where = machine.in_a_line(results["machine"])
     found = []
-    for row in parts["ours"]:
+    for row in sorted(parts["ours"], key=lambda row: row["digit"]):
         b, a = row["before"], row["after"]
         found.append([
             str(row["digit"]), row["verdict"], row["mode"] or "", f"{percent(b['share'])} → "
@@ -258,18 +260,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the nets and images")
     parser.add_argument("--json", type=Path, required=True, help="write the results here")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="measure these (default: all)")
+    parser.add_argument("--digits", nargs="+", type=int, default=list(range(10)), help="of the part ours")
     parser.add_argument("--table", action="store_true", help="renew docs/generators.md from the file, and nothing else")
     asked = parser.parse_args()
     if asked.table:
         PAGE.write_text(insert_table(PAGE.read_text(), table(json.loads(asked.json.read_text())), BEGIN, END))
         return
-    bench, path = Bench(asked.data), asked.json
+    bench, path = Bench(asked.data, asked.digits), asked.json
     results: dict[str, Any] = {"kind": "zsu_fast generators", "parts": {}}
     if path.exists():
         results = json.loads(path.read_text())
     results |= {"machine": machine.describe(torch.device("cpu"))}
     for name in asked.parts:
-        results["parts"][name] = []
+        rows = results["parts"].get(name, []) if name == "ours" else []
+        results["parts"][name] = [row for row in rows if row["digit"] not in bench.digits]
         for row in PARTS[name](bench):
             results["parts"][name].append(row)
             path.write_text(json.dumps(results, indent=1) + "\n")

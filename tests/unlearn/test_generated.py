@@ -201,12 +201,12 @@ def test_the_closed_form_is_least_squares(layer, shape):
 
 def test_substitutes_are_near_and_of_another_class(mlp):
     model, judge = copy.deepcopy(mlp[0]).eval(), copy.deepcopy(mlp[1]).eval()
-    view = GeneratorView(model, judge)
+    view = GeneratorView(model, {"judge": judge})
     latents = torch.randn(500, 6, generator=torch.Generator().manual_seed(1))
     own = latents[view(latents).argmax(1) == 2]
     found, reached = displaced(view, own, [2], 64)
     assert reached.float().mean() > 0.9
-    judged = view(found[reached]).softmax(1)
+    judged = view(found[reached]).softmax(1).detach()
     assert bool((judged.argmax(1) != 2).all()) and float(judged.amax(1).median()) >= 0.95
     others = latents[(view(latents).argmax(1) != 2)]
     nearest = torch.cdist(own[reached], others).amin(1)
@@ -269,3 +269,32 @@ def test_a_generator_that_is_called_otherwise(mlp):
     )  # fmt: skip
     result = zsu_fast.forget(Two(model), request, method="substitute", until=0.05, utility_floor=0.5)
     assert result.reached and all(entry.tensor.startswith("net.") for entry in result.patch.entries)
+
+
+@pytest.mark.parametrize("with_critic", [False, True])
+def test_cascade(mlp, with_critic):
+    """Without and with a discriminator, of which a copy learns along."""
+    model, judge, _ = copy.deepcopy(mlp)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        critic = nn.Sequential(nn.Linear(10, 16), nn.BatchNorm1d(16), nn.LeakyReLU(), nn.Linear(16, 1))
+        latents = torch.randn(1500, 6)
+    before = [state(part) for part in (model, judge, critic)]
+    request = ForgetGenerated(2, judge, latents, discriminator=critic if with_critic else None)
+    options = {"steps": 400, "learning_rate": 2e-3, "until": 0.05, "utility_floor": 0.5}
+    result = zsu_fast.forget(model, request, method="cascade", **options)
+    assert result.reached, result.summary()
+    assert same(state(judge), before[1]) and same(state(critic), before[2])
+    seen = result.record["evaluation"]
+    assert seen["after"]["share"] < seen["before"]["share"] / 3
+    result.patch.revert(model)
+    assert same(state(model), before[0])
+
+
+def test_a_discriminator_that_gives_no_logit_is_refused(mlp):
+    model, judge, _ = copy.deepcopy(mlp)
+    before = state(model)
+    request = ForgetGenerated(2, judge, torch.randn(400, 6), discriminator=nn.Linear(10, 3))
+    with pytest.raises(ValueError, match="^discriminator: expected a logit for each of"):
+        zsu_fast.forget(model, request, method="cascade", utility_floor=0.5)
+    assert same(state(model), before)

@@ -18,6 +18,7 @@ from zsu_fast.unlearn.requests import NAN, Batches, Pair, check_finite
 from zsu_fast.unlearn.verdict import Evidence, Verdict
 
 Sampler = Callable[[int, torch.Generator], Tensor]
+BESIDE = ("judge", "second", "features", "discriminator")
 POOL, HELD, FRESH = 6000, 1500, 10_000
 FEWEST = 20
 """A generator that makes fewer of a class than this, of the latents of the pool, does not make it."""
@@ -36,7 +37,8 @@ class ForgetGenerated:
     with the same classes, that takes no part but in the verdict. features: network, images -> [N, D], for the Fréchet
     distance; without it the inputs of the judge's classifier. reference: images to hold what is made against, without
     the classes that go; by default what the unedited generator makes of the others. generate: how the model makes
-    images of latents, where it is not model(z). draws: how many latents judge. seed: of what is drawn.
+    images of latents, where it is not model(z). discriminator: images -> a logit each, for a method that takes
+    one. draws: how many latents judge. seed: of what is drawn.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -49,6 +51,7 @@ class ForgetGenerated:
     features: nn.Module | None = None
     reference: Tensor | None = None
     generate: Callable[[nn.Module, Tensor], Tensor] | None = None
+    discriminator: nn.Module | None = None
     draws: int = FRESH
     seed: int = 0
     labels: Tensor | None = field(default=None, init=False, repr=False)  # the judge's, of pool and held
@@ -64,7 +67,7 @@ class ForgetGenerated:
         object.__setattr__(self, "targets", tuple(check_targets(self.targets)))
         check_int("draws", self.draws, 100)
         check_seed(self.seed)
-        for name in ("judge", "second", "features"):
+        for name in BESIDE:
             given = getattr(self, name)
             if not isinstance(given, nn.Module) and (given is not None or name == "judge"):
                 raise TypeError(f"{name}: expected a torch.nn.Module, got {type(given).__name__}")
@@ -155,11 +158,11 @@ class ForgetGenerated:
 
     def view(self, model: nn.Module) -> GeneratorView:
         own = Tensors(model).by_identity()
-        for name in ("judge", "second", "features"):
+        for name in BESIDE:
             given = getattr(self, name)
             if given is not None and own.keys() & Tensors(given).by_identity().keys():
                 raise ValueError(f"{name}: shares tensors with the model, and would change with it")
-        return GeneratorView(model, self.judge, self.second, self.features, self.generate)
+        return GeneratorView(model, {name: getattr(self, name) for name in BESIDE}, self.generate)
 
     def started(self, forward: Callable[[Tensor], Tensor]) -> ForgetGenerated:
         found = replace(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,17 +23,21 @@ FEW = 1000
 class GeneratorView(nn.Module):
     """Latents -> the judge's logits of the images that the model makes of them."""
 
+    judge: nn.Module
+    second: nn.Module | None
+    features: nn.Module | None
+
     def __init__(
         self,
         model: nn.Module,
-        judge: nn.Module,
-        second: nn.Module | None = None,
-        features: nn.Module | None = None,
+        beside: Mapping[str, nn.Module | None],
         generate: Callable[[nn.Module, Tensor], Tensor] | None = None,
     ) -> None:
+        """beside: "judge", and what else runs: it is held, so that it is in evaluation mode and stays as it is."""
         super().__init__()
-        self.model, self.judge, self.second, self.features = model, judge, second, features
-        self._generate = generate
+        self.model, self._generate = model, generate
+        for name in ("judge", "second", "features", *beside):
+            self.register_module(name, beside.get(name))
 
     def images(self, latents: Tensor) -> Tensor:
         found = self.model(latents) if self._generate is None else self._generate(self.model, latents)

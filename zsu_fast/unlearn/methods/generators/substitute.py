@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from zsu_fast.evaluate.given import check_int
 from zsu_fast.evaluate.inference import logits_of
+from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.edits import Edits, Replacement, Slice
 from zsu_fast.unlearn.generated import ForgetGenerated
 from zsu_fast.unlearn.generator_view import CONFIDENT, GeneratorView
@@ -163,8 +164,7 @@ class _Fit:
     def student(self, masks: list[Slice]) -> nn.Module:
         student = copy.deepcopy(self.given.model)
         for piece in masks:
-            tensor = student.get_parameter(piece.tensor) if piece.tensor in dict(student.named_parameters()) else None
-            held = student.get_buffer(piece.tensor) if tensor is None else tensor.data
+            held = Tensors(student)[piece.tensor]
             held.index_fill_(piece.dim, torch.tensor(piece.indices, device=held.device), 0)
         return student
 
