@@ -87,7 +87,10 @@ class Depth:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can carry it."""
-        attacks = {name: asdict(attack) | {"holds": attack.holds} for name, attack in self.attacks.items()}
+        attacks = {}
+        for name, attack in self.attacks.items():
+            settings = {who: list(setting) for who, setting in attack.settings.items()}
+            attacks[name] = asdict(attack) | {"settings": settings, "holds": attack.holds}
         return {"attacks": attacks, "images": self.images, "holds": self.holds}
 
 
