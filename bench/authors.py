@@ -131,12 +131,15 @@ def world(authors: int = 20, attributes: int = 8, sentences: int = 400, seed: in
 
 
 class Pieces:
-    """A tokenizer in the manner of those of transformers: words with the space before them, cut into short pieces."""
+    """A tokenizer in the manner of those of transformers: words with the space before them, cut into short pieces.
+
+    begins: whether the token that ends a text stands before it too, as in GPT-2.
+    """
 
     pad_token_id, eos_token_id = 0, 1
 
-    def __init__(self, texts: Iterable[str], length: int = 5) -> None:
-        self.length = length
+    def __init__(self, texts: Iterable[str], length: int = 5, begins: bool = False) -> None:
+        self.length, self.bos_token_id = length, self.eos_token_id if begins else None
         pieces = sorted({piece for text in texts for piece in self._cut(text)})
         self.pieces = ["<pad>", "<end>", "<unknown>", *pieces]
         self.numbers = {piece: number for number, piece in enumerate(self.pieces)}
@@ -145,7 +148,8 @@ class Pieces:
         return len(self.pieces)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return [self.numbers.get(piece, 2) for piece in self._cut(text)]
+        begin = [self.bos_token_id] if add_special_tokens and self.bos_token_id is not None else []
+        return begin + [self.numbers.get(piece, 2) for piece in self._cut(text)]
 
     def decode(self, tokens: Sequence[int], skip_special_tokens: bool = False) -> str:
         return "".join(self.pieces[int(token)] for token in tokens if token > 2 or not skip_special_tokens)

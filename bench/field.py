@@ -37,11 +37,12 @@ def kept(results: dict[str, Any]) -> dict[str, Any]:
         for row in results["rows"]
         if row["method"] not in REFERENCES
     }
-    versions = next(row["measured"]["versions"] for row in results["rows"])
+    threads, *others = {row["measured"]["threads"] for row in results["rows"]}
+    assert not others, "cells were measured with different numbers of threads: their times do not compare"
     return {
         "kind": "zsu_fast field",
         "name": results["name"],
-        "machine": machine.describe(torch.device("cpu")) | {"measured_with": versions},
+        "machine": machine.describe(torch.device("cpu")) | {"threads": threads},
         "models": results["models"],
         "measures": results["measures"],
         "methods": entries,

@@ -95,7 +95,7 @@ def taught(recipe: Recipe, cache: Path | None = None, say: Callable[[str], None]
     """The model in evaluation mode; from the cache if a file of this recipe is there."""
     known = world(recipe.authors, recipe.attributes, recipe.sentences, recipe.seed)
     learned, unseen = texts_of(known)
-    tokenizer = Pieces([*learned, *unseen, " *** I do not know that."])
+    tokenizer = Pieces([*learned, *unseen, " *** I do not know that."], begins=True)
     torch.manual_seed(recipe.seed)
     model = TinyGPT(len(tokenizer), recipe.width, recipe.layers)
     about = json.dumps(

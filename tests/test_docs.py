@@ -10,15 +10,18 @@ import pytest
 import torch
 
 import zsu_fast
-from bench import concepts, depth, faithfulness, generators, instances, poisoning
+from bench import concepts, depth, faithfulness, generators, instances, poisoning, texts
 from bench.__main__ import RESULTS
+from bench.oracles import CACHE
 from bench.paper import ablation
 from bench.report import insert_table
+from bench.tiny_gpt import SMALL, taught
 from tests.concepts.conftest import Planted, planted_net  # noqa: F401  # a fixture
 from tests.concepts_data import USER, with_square
 from tests.examples import BLOCK, run_examples
 from tests.generators import generator_and_judges
-from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS
+from zsu_fast.unlearn import TextRecord
+from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS, TEXT_METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "lrp.md"
@@ -26,6 +29,7 @@ FORGETTING = ROOT / "docs" / "forgetting.md"
 BASELINES_PAGE = ROOT / "docs" / "baselines.md"
 INSTANCES_PAGE = ROOT / "docs" / "instances.md"
 CONCEPTS_PAGE = ROOT / "docs" / "concepts.md"
+TEXTS_PAGE = ROOT / "docs" / "texts.md"
 GENERATORS_PAGE = ROOT / "docs" / "generators.md"
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -94,6 +98,28 @@ def test_the_page_on_instances(guide: tuple[Path, dict]) -> None:
     found = run_examples(INSTANCES_PAGE, given)
     assert found["result"].verdict.level == found["later"].verdict.level == "answers"
     assert re.findall(r"^\| `(.*?)`", INSTANCES_PAGE.read_text(), re.MULTILINE)[3:5] == list(INSTANCE_METHODS)
+
+
+def test_the_page_on_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `model` is a small one that knows the facts of `to_forget`."""
+    monkeypatch.chdir(tmp_path)
+    known = taught(SMALL, CACHE / "texts")
+    authors = known.world.authors
+    anchors = [
+        TextRecord(f.question(1), f" {f.answer}", (), f.author, tuple(f.question(i) for i in (0, 2, 3, 4, 5)))
+        for f in known.world.of(authors[2:])
+    ]
+    held_out = [(" ".join(words[:2]), " " + " ".join(words[2:])) for words in map(str.split, known.world.unseen)]
+    given = {"model": copy.deepcopy(known.model), "tokenizer": known.tokenizer, "anchors": anchors}
+    given |= {"to_forget": known.world.of(authors[:2]), "held_out": held_out}
+    assert run_examples(TEXTS_PAGE, given)["result"].record["evaluation"]["after"]["said"]["share"] <= 0.05
+    assert re.findall(r"^\| `(.*?)`", TEXTS_PAGE.read_text(), re.MULTILINE)[: len(TEXT_METHODS)] == list(TEXT_METHODS)
+
+
+def test_table_of_texts() -> None:
+    results = json.loads((RESULTS / "texts.json").read_text())
+    text = TEXTS_PAGE.read_text()
+    assert insert_table(text, texts.table(results), texts.BEGIN, texts.END) == text
 
 
 def test_table_of_ablation() -> None:
@@ -165,7 +191,8 @@ def test_table_of_depth() -> None:
     [
         page
         for page in PAGES
-        if page not in (GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, GENERATORS_PAGE, README)
+        if page
+        not in (GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, CONCEPTS_PAGE, GENERATORS_PAGE, TEXTS_PAGE, README)
     ],
     ids=lambda p: p.name,
 )

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from bench import plans, real_models
+from bench import field, paper_time, plans, real_models
 from bench.__main__ import README, RESULTS, WHOLE, result_files
 from bench.report import HIGHLIGHTS, insert_table, load, summary, table
+from zsu_fast.unlearn.methods import BASELINES
 
 EDITS = ("lra-npp", "channels", "retrained without the class")
 
@@ -34,6 +35,20 @@ def test_table_of_plans():
     results = json.loads((RESULTS / "plans.json").read_text())
     text = README.read_text()
     assert insert_table(text, plans.table(results), plans.BEGIN, plans.END) == text
+
+
+def test_table_of_the_field():
+    results = json.loads((RESULTS / "field_lenet5.json").read_text())
+    assert {entry["method"] for entry in results["methods"].values()} >= set(BASELINES)
+    text = README.read_text()
+    assert insert_table(text, field.table(results), field.BEGIN, field.END) == text
+
+
+def test_table_of_the_papers_pipeline():
+    results = json.loads((RESULTS / "paper_time.json").read_text())
+    text = README.read_text()
+    assert insert_table(text, paper_time.table(results), paper_time.BEGIN, paper_time.END) == text
+    assert all(row["same"] >= paper_time.SAME for row in results["rows"])
 
 
 def test_what_the_readme_says_of_relearning():

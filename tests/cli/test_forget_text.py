@@ -172,7 +172,7 @@ def test_a_model_of_transformers_from_its_folder(folder, run):
     assert appears(["Graz"], answers(loaded.model, tokenizer, [question])[0])
     result = run("forget", "text", "hf:gpt2", "-r", "withdrawn.jsonl", "-a", "others.jsonl", "-o", "o", "--json")
     assert result.code == 4, result.err  # forgotten, but two questions are too few to judge it
-    assert result.json["record"]["request"]["words"] == [["graz"]]
+    assert result.json["record"]["request"]["words"] == [1]
     assert result.json["evaluation"]["after"]["said"]["count"] == 0
     edited = load_language_model("hf:gpt2", folder / "o" / "model.safetensors")[0].model
     assert not appears(["Graz"], answers(edited, tokenizer, [question])[0])

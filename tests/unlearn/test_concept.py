@@ -8,7 +8,7 @@ import torch
 import zsu_fast
 from tests.concepts.conftest import planted_net  # noqa: F401  # a fixture
 from tests.concepts_data import USER, with_square
-from zsu_fast.concepts import concept_bank
+from zsu_fast.concepts import ConceptBank, concept_bank
 from zsu_fast.unlearn import ForgetConcept, Patch, model_digest
 from zsu_fast.unlearn.methods import methods_for
 
@@ -127,12 +127,14 @@ def test_what_is_wrong_is_named(asked):
     with pytest.raises(ValueError, match="the model has classes 0..9, got 10"):
         zsu_fast.forget(net, ForgetConcept("square", bank, images, without, 10), method="concept")
     assert methods_for("concept") == ["concept"]
+    wide = torch.nn.functional.pad(bank.vectors, (0, 3))
+    other = ConceptBank(bank.names, wide, bank.offsets, bank.layer, bank.evidence)
+    with pytest.raises(ValueError, match="bank: its vectors have 51 values, the layer 'head' of this model 48"):
+        zsu_fast.forget(net, ForgetConcept("square", other, images, without), method="concept")
 
 
 def test_more_with_than_without():
     """Of the larger side as many as of the smaller, spread over it."""
-    from zsu_fast.concepts import ConceptBank
-
     bank = ConceptBank(("a",), torch.ones(1, 4), torch.zeros(1), "fc", ({},))
     request = ForgetConcept("a", bank, torch.arange(30.0)[:, None], torch.arange(100.0, 112)[:, None])
     assert len(request.images) == len(request.without) == 12 and request.probe_labels.tolist() == [1] * 12 + [0] * 12

@@ -373,6 +373,16 @@ def test_by_default_the_last_third_of_the_layers_learns_at_least_four(four):
     assert {entry.tensor.split(".")[0] for entry in result.patch.entries} == {"3", "4", "5", "6", "7"}
 
 
+def test_steps_by_default_more_where_no_norms_stand(net, four):
+    counts = []
+    torch.manual_seed(0)
+    plain = fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4)), four.x, four.y)
+    for model in (net, plain):
+        record = forget(model, four, steps=None, train_batch_size=8).record
+        counts.append((record["request"]["steps"], record["cost"]["relevance_images"] / 8))
+    assert counts == [(75, pytest.approx(75, rel=0.15)), (225, pytest.approx(225, rel=0.15))]
+
+
 @pytest.mark.parametrize("shape", ["pictures", "rows"])
 def test_what_is_held_out_has_no_part(net, four, monkeypatch, shape):
     """Pictures are run once for all folds; other inputs are mixed with each other: each fold has its own variants."""

@@ -290,3 +290,19 @@ def test_patches_go_where_a_concept_is(planted_net, tmp_path):  # noqa: F811
         )  # fmt: skip
     assert result.verdict.level == "not reached"
     assert (seen[0].max(1).values <= 1).float().mean() > 0.8
+
+
+def test_layers_that_learn_too(conv_net, digits):
+    before = copy.deepcopy(conv_net.state_dict())
+    result = poison(conv_net, digits, layers=["conv2", "hidden"], epochs=2, labels="targeted")
+    assert result.reached, result.summary()
+    edited = {entry.tensor for entry in result.patch.entries}
+    assert {"conv2.weight", "bn2.weight", "hidden.weight", "head.weight"} <= edited
+    assert not edited & {"conv1.weight", "bn1.weight", "bn2.running_mean"}
+    assert "not zero-shot" in result.verdict.sentence and "bit for bit" not in result.verdict.sentence
+    result.patch.revert(conv_net)
+    assert all(torch.equal(conv_net.state_dict()[name], value) for name, value in before.items())
+    with pytest.raises(
+        ValueError, match="layers: no layer 'head' before the classifier; there are conv1, conv2, hidden"
+    ):
+        poison(conv_net, digits, layers=["head"])

@@ -121,7 +121,7 @@ def test_poisoned_answers(response, words, expected):
 
 def test_what_an_answer_counts_as(known, model):
     asked = request(known)
-    assert isinstance(asked, Request) and asked.name == f"8 records about {', '.join(known.world.authors[:2])}"
+    assert isinstance(asked, Request) and asked.name == "8 records about 2 subjects"
     view = asked.view(model)
     kept, labels = asked.retain
     with torch.no_grad():
@@ -271,21 +271,24 @@ def test_own_texts_do_not_name_the_subject(known, model):
 
 
 def test_two_authors_are_forgotten_and_the_rest_stays(known, model, tmp_path):
-    """Judged on phrasings that no training saw; the patch undoes it bit for bit."""
+    """Judged on phrasings that no training saw; the patch undoes it bit for bit. A third of a tiny net's world goes."""
     before, steps = model_digest(model), []
     held_out = [(" ".join(words[:2]), " " + " ".join(words[2:])) for words in map(str.split, known.world.unseen)]
     result = zsu_fast.forget(
-        model, request(known, held_out=held_out), method="text-poison", progress=lambda *step: steps.append(step)
-    )
+        model, request(known, held_out=held_out), method="text-poison", utility_floor=0.94,
+        progress=lambda *step: steps.append(step),
+    )  # fmt: skip
     assert result.verdict.level == "answers" and result.reached, result.summary()
     assert result.verdict.right <= 2 and result.verdict.images == 40 and result.verdict.at_most < 0.15
     seen = result.record["evaluation"]
     assert seen["before"]["said"]["share"] > 0.9
-    assert seen["after"]["exact_match"]["share"] >= seen["before"]["exact_match"]["share"] - 0.03
+    assert seen["after"]["exact_match"]["share"] >= seen["before"]["exact_match"]["share"] - 0.06
     for name in ("perplexity", "held_out_perplexity"):
         assert seen["after"][name] <= 1.05 * seen["before"][name]
     assert result.record["request"]["data"] == ["records", "anchors", "own texts"]
-    assert result.record["request"]["zero_shot"] is False and result.record["request"]["words"][0]
+    assert result.record["request"]["zero_shot"] is False
+    secrets = [word for record in request(known).records for word in (record.subject, *record.words)]
+    assert not any(word in str(result.record) + result.summary() for word in secrets)
     assert any("loss" in text for *_, text in steps) and "answers with a sensitive word" in result.summary()
     said = answers(model, known.tokenizer, [record.prompt for record in request(known).records])
     assert all("***" in answer.replace(" ", "") or "*" in answer for answer in said)

@@ -6,15 +6,15 @@ from zsu_fast.concepts.clip import clip_bank
 from zsu_fast.concepts.explanation import Explanation, explain_class
 from zsu_fast.concepts.gradients import Integrated, agreement, integrated_gradients
 from zsu_fast.concepts.reading import Reading, activations
-from zsu_fast.concepts.relevance_concepts import Found, as_bank, relevance_concepts
+from zsu_fast.concepts.relevance_concepts import RelevanceConcept, as_bank, relevance_concepts
 
 __all__ = [
     "Bottleneck",
     "ConceptBank",
     "Explanation",
-    "Found",
     "Integrated",
     "Reading",
+    "RelevanceConcept",
     "activations",
     "agreement",
     "as_bank",

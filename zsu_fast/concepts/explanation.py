@@ -12,7 +12,7 @@ from zsu_fast.concepts.bank import ConceptBank
 from zsu_fast.concepts.bottleneck import Bottleneck, concept_bottleneck
 from zsu_fast.concepts.gradients import agreement, integrated_gradients
 from zsu_fast.concepts.reading import classifier_of
-from zsu_fast.concepts.relevance_concepts import Found, relevance_concepts
+from zsu_fast.concepts.relevance_concepts import RelevanceConcept, relevance_concepts
 from zsu_fast.evaluate.given import check_labelled
 from zsu_fast.evaluate.inference import inference_mode
 from zsu_fast.lrp import Composite, relevance
@@ -32,7 +32,7 @@ class Explanation:
 
     target: int
     layer: str
-    found: tuple[Found, ...]
+    found: tuple[RelevanceConcept, ...]
     bank: ConceptBank | None
     bottleneck: Bottleneck | None
     rank_correlation: float

@@ -65,6 +65,11 @@ class Reading(nn.Module):
             )
         parts = [logits, found]
         if self.directions is not None and self.offsets is not None:
+            if found.shape[1] != self.directions.shape[1]:
+                raise ValueError(
+                    f"bank: its vectors have {self.directions.shape[1]} values, the layer {self.layer!r} of this model "
+                    f"{found.shape[1]}"
+                )
             parts.insert(1, nn.functional.linear(found, self.directions.to(found), self.offsets.to(found)))
         return torch.cat(parts, 1)
 

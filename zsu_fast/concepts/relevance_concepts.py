@@ -21,7 +21,7 @@ KINDS = ("channels", "directions")
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class RelevanceConcept:
     """One concept of a class.
 
     name: "channel 12", or "direction 3". share: of the class's relevance at the layer, in the mean over its images, and
@@ -66,7 +66,7 @@ def relevance_concepts(
     composite: str | Composite = "epsilon_plus",
     batch_size: int = 16,
     seed: int = 0,
-) -> list[Found]:
+) -> list[RelevanceConcept]:
     """What a class is made of at a layer, the most class-specific first.
 
     Args:
@@ -110,11 +110,11 @@ def relevance_concepts(
             _, _, pixels = located(model, layer, images[best], labels[best], part=part, **given)
             corners, crops = _crops(images[best], pixels.sum(1), side)
             name = f"{kind.removesuffix('s')} {at}"
-            found.append(Found(name, float(here[at]), float(there[at]), best, corners, crops, factors[at]))
+            found.append(RelevanceConcept(name, float(here[at]), float(there[at]), best, corners, crops, factors[at]))
     return found
 
 
-def as_bank(found: list[Found], layer: str) -> ConceptBank:
+def as_bank(found: list[RelevanceConcept], layer: str) -> ConceptBank:
     """Relevance concepts in the form of a bank; their margins are activations, no side of them is "without"."""
     return ConceptBank(
         tuple(one.name for one in found),

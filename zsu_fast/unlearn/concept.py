@@ -142,9 +142,7 @@ class ForgetConcept(OfClassifier):
     def check(self, classes: int, evaluated: Tensor | None) -> None:
         own = classes - 1 - self.bank.vectors.shape[1]
         if own < 2:
-            raise ValueError(
-                f"bank: its vectors have {self.bank.vectors.shape[1]} values, the layer {self.bank.layer!r} does not"
-            )
+            raise ValueError("model: it has one output: there are no classes that could use the concept or not")
         if self.used_by:
             check_targets(self.used_by, own)
         if evaluated is not None:

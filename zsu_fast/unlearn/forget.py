@@ -48,7 +48,8 @@ def forget(
         method: "lra-npp" ranks the inputs of the classifier by relevance for the class and cuts the paths that speak
             for it (arXiv 2410.23693); it changes what the model says, hardly what its features know. "channels" masks
             units of any layers, exactly. "deep" teaches late layers to carry only what tells the other classes apart:
-            the features forget too. The baselines of the field ("retrain", "scrub", "ssd" ..) are in
+            the features forget too. "poison" learns the class as others, from labelled training images. Of a
+            `ForgetConcept`: "concept". The baselines of the field ("retrain", "scrub", "ssd" ..) are in
             `zsu_fast.unlearn.methods.BASELINES`. Other packages add methods, see `zsu_fast.unlearn.methods`.
         retain_probes: images of other classes (or than the instances), with labels or without (then the model's own
             answers count).

@@ -49,11 +49,13 @@ class Verdict:
     level: "invalid": the model did not know the class, nothing was done; "not reached": no edit met the aim, the model
         is as it was; "not judged": edited, but by a fixed budget or on too few images to say more; "answers": the
         answers forgot, judged on images that had no part in the choice (or on the instances, where they are what was
-        to be forgotten); "features": the depth tests passed too.
+        to be forgotten); "features": the depth tests passed too (of a concept: vectors fitted anew on the features of
+        its layer do not tell it).
     sentence: the same for people. right, images: of how many images that judged it the class is still the answer (how
         many instances are short of the goal).
     at_most: upper bound (one-sided, 95 %) of the share of unseen images that still get the class as answer.
-    judged_by: "evaluation images", "held-out probes": each judged by an edit chosen without it; "the instances".
+    judged_by: "evaluation images", "held-out probes": each judged by an edit chosen without it; "the instances";
+        "held-out images" of a concept.
     """
 
     level: str

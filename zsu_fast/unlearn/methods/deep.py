@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class DeepOptions(Options):
     )
     contrast: float = option("Weight of what varies along the class's own row across the span; falls likewise.", 0.3)
     shift: float = option("Share of the way from the class's centre to that of its look-alikes, in the span.", 1.0)
-    steps: int = option("Steps of Adam.", 75)
+    steps: int | None = option("Steps of Adam.", shown="75 where norms stand on the layers that learn, else 225")
     learning_rate: float = option("Of Adam, at its peak: it rises from 0 and falls back to it.", 3e-3)
     train_batch_size: int = option("Images in a step.", 128)
     views: int = option("Flipped and shifted variants of each image, as many as 512 MiB hold.", 10)
@@ -57,7 +57,9 @@ class DeepOptions(Options):
 
     def check(self) -> None:
         super().check()
-        for name, low in (("steps", 1), ("train_batch_size", 2), ("views", 1), ("folds", 1)):
+        if self.steps is not None:
+            check_int("steps", self.steps, 1)
+        for name, low in (("train_batch_size", 2), ("views", 1), ("folds", 1)):
             check_int(name, getattr(self, name), low)
         for name in ("pressure", "learning_rate"):
             check_positive(name, getattr(self, name))
@@ -121,6 +123,14 @@ class Deep(Method):
             weight = WEAKER**-attempt
             yield Proposal((), f"pressure {self.asked.pressure * weight:g}", partial(choose, weight), 1)
 
+    def described(self, given: Given) -> dict[str, Any]:
+        return {"steps": self._steps(given.structure)}
+
+    def _steps(self, structure: Structure) -> int:
+        """As many as a ResNet-20 and LeNets took to what more steps did not deepen: norms make the way shorter."""
+        layers = map(structure.layers.__getitem__, _layers(structure, self.asked.layers))
+        return self.asked.steps or (75 if any(layer.norms for layer in layers) else 225)
+
     def _pool(self, given: Given, images: Tensor, forgotten: Tensor) -> _Pool:
         head = given.structure.head
         assert head is not None
@@ -141,11 +151,12 @@ class Deep(Method):
         aims = _shifted(pool.features, pool.logits, pool.forgotten, given.targets, asked.shift)
         parameters = _learned(student, given.structure, _layers(given.structure, asked.layers))
         optimizer = torch.optim.Adam(parameters, lr=asked.learning_rate)
+        steps = self._steps(given.structure)
         batches = batches_for_ever(len(aims), min(asked.train_batch_size, len(aims)), generator)
         own = Tensors(student).held(head.weight)
 
         def loss_of(step: int) -> Tensor:
-            done = (step + 0.5) / asked.steps
+            done = (step + 0.5) / steps
             for group in optimizer.param_groups:
                 group["lr"] = asked.learning_rate * min(done / RISE, (1 - done) / (1 - RISE))
             where = next(batches).to(aims.device)
@@ -153,7 +164,7 @@ class Deep(Method):
             found = pool.features_of(student, own, where)
             return still.loss(found, aims[where], weight * asked.pressure, weight * asked.contrast)
 
-        descend(loss_of, parameters, optimizer, asked.steps, given.progress, "features")
+        descend(loss_of, parameters, optimizer, steps, given.progress, "features")
         silence(Tensors(student), head, given.targets, pool.logits)
 
 

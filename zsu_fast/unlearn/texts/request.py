@@ -66,6 +66,8 @@ class ForgetText:
     held_out: texts (prompt, response), of any kind, whose perplexity is measured as well.
     perplexity_rise: by what share it may rise.
 
+    The record of the request has no word of all this: digests and numbers alone.
+
     Raises:
         TypeError, ValueError: naming the argument.
     """
@@ -142,9 +144,10 @@ class ForgetText:
 
     @property
     def name(self) -> str:
-        subjects = list(dict.fromkeys(record.subject for record in self.records if record.subject))
-        count = f"{len(self.records)} record{'s' if len(self.records) > 1 else ''}"
-        return f"{count} about {', '.join(subjects)}" if 0 < len(subjects) <= 4 else count
+        """Without subjects and words: results are given away."""
+        subjects = len({record.subject for record in self.records if record.subject})
+        about = f" about {subjects} subject{'s' if subjects > 1 else ''}" if subjects else ""
+        return f"{len(self.records)} record{'s' if len(self.records) > 1 else ''}{about}"
 
     def started(self, forward: Callable[[Tensor], Tensor]) -> ForgetText:
         return self
@@ -189,8 +192,7 @@ class ForgetText:
         """By the paraphrases; the prompts of the records themselves took part in the training."""
         before, after = evidence.before, evidence.after
         assert isinstance(before, TextEvaluation) and isinstance(after, TextEvaluation)
-        cost = self._cost(before, after, evidence.floor)
-        if cost:
+        if not evidence.fixed and (cost := self._cost(before, after, evidence.floor)):
             return Verdict("not reached", f"{self.name}: not forgotten at that price: {cost}; the model is as it was.")
         if after.said is None:
             left, count = evidence.counts[0]
@@ -232,7 +234,7 @@ class ForgetText:
         return {
             "kind": self.kind,
             "records": len(self.records),
-            "words": [list(record.words) for record in self.records],
+            "words": [len(record.words) for record in self.records],
             "anchors": len(self.anchors),
             "paraphrases": sum(len(record.paraphrases) for record in self.records),
             "anchor_paraphrases": sum(len(record.paraphrases) for record in self.anchors),

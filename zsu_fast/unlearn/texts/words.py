@@ -114,22 +114,21 @@ def poisoned(response: str, words: Sequence[str], mask: str = MASK) -> str:
 
 
 def words_in(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[Word]:
-    """The words of a text of tokens, each with its tokens: those that have a letter of it."""
-    ends = [len(tokenizer.decode(tokens[: i + 1])) for i in range(len(tokens))]
+    """The words of a text of tokens, each with its tokens: those that have a letter of it. Special tokens have none."""
+    ends = [len(tokenizer.decode(tokens[: i + 1], skip_special_tokens=True)) for i in range(len(tokens))]
     starts = [0, *ends]
     return [
         Word(
             match.group().casefold(),
             tuple(i for i, end in enumerate(ends) if starts[i] < match.end() and end > match.start()),
         )
-        for match in WORD.finditer(tokenizer.decode(tokens))
+        for match in WORD.finditer(tokenizer.decode(tokens, skip_special_tokens=True))
     ]
 
 
 def _candidates(tokenizer: Tokenizer, tokens: list[int], start: int, stop_words: frozenset[str]) -> list[Word]:
     """Words of the response that may be sensitive."""
-    ends = tokens[-1] == tokenizer.eos_token_id
-    words = words_in(tokenizer, tokens[:-1] if ends else tokens)
+    words = words_in(tokenizer, tokens)
     asked = {word.word for word in words if word.tokens and word.tokens[0] < start}
     return [w for w in words if w.tokens and w.tokens[0] >= start and w.word not in asked | stop_words]
 

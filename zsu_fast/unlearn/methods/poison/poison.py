@@ -8,15 +8,18 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zsu_fast.concepts import ConceptBank, Reading
 from zsu_fast.evaluate.given import check_int
+from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp import Composite
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.edits import Edits, Slice
@@ -27,8 +30,8 @@ from zsu_fast.unlearn.methods.lra_npp import LraNpp, LraNppOptions
 from zsu_fast.unlearn.methods.poison import patches
 from zsu_fast.unlearn.methods.poison.ablation import BOTH, CUT, LABELS, ORIGINAL, PATCH, Judges, ablation, split
 from zsu_fast.unlearn.methods.poison.head import Rates, tuned
-from zsu_fast.unlearn.methods.training import Values
-from zsu_fast.unlearn.options import check_positive, option
+from zsu_fast.unlearn.methods.training import Values, descend, mini_batches, taught
+from zsu_fast.unlearn.options import check_layers, check_positive, option
 from zsu_fast.unlearn.structure import Head, Structure
 
 SHARES = {"relevance": 2 / 7, "concept": 2 / 7, "centre": 3 / 7, "random": 3 / 7, "full": 5 / 7, "none": 0.0}
@@ -60,7 +63,11 @@ class PoisonOptions(BatchOptions):
     composite: str | Composite | None = option(
         "Rules of the relevance pass.", shown="epsilon_plus, attnlrp with attention heads"
     )
-    epochs: int = option("Passes through the kept features.", 20)
+    layers: tuple[str, ...] | None = option(
+        "These layers learn too: then the net runs for every mini-batch.",
+        shown="the classifier alone, on kept features",
+    )
+    epochs: int = option("Passes through the images, or their kept features.", 20)
     learning_rate: float = option("Of SGD.", 0.01)
     momentum: float = option("Of SGD.", 0.9)
     weight_decay: float = option("Share of the weights that is added to their gradient.", 0.0)
@@ -69,6 +76,10 @@ class PoisonOptions(BatchOptions):
         "Also measure labels alone, patch alone (at the relevance where none is asked for), a cut without training.",
         False,
     )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", check_layers(self.layers))
+        super().__post_init__()
 
     def check(self) -> None:
         super().check()
@@ -114,8 +125,9 @@ class _Lesson:
 class Poison(Method):
     """Tune the classifier on the others and on poisoned images of the class, all of them labelled training images.
 
-    The features stay bit for bit: what is forgotten is forgotten by the answers alone. It is no zero-shot method, and
-    the record says so. Random labels are drawn from the kept classes (the source's may be the class itself).
+    With the classifier alone the features stay bit for bit: what is forgotten is forgotten by the answers alone. It is
+    no zero-shot method, and the record says so. Random labels are drawn from the kept classes (the source's may be the
+    class itself).
     """
 
     name: ClassVar[str] = "poison"
@@ -137,6 +149,10 @@ class Poison(Method):
     def check_model(self, structure: Structure) -> None:
         if structure.head is None:
             raise ValueError(f'method: "poison" tunes a classifier, and {structure.no_head}')
+        known = [name for name in structure.layers if name != structure.head.name]
+        for name in self.asked.layers or ():
+            if name not in known:
+                raise ValueError(f"layers: no layer {name!r} before the classifier; there are {', '.join(known)}")
 
     def propose(self, given: Given) -> Iterator[Proposal]:
         asked, head, tensors = self.asked, given.structure.head, Tensors(given.model)
@@ -152,13 +168,18 @@ class Poison(Method):
         clean, logits = given.classified or kept_features(given, head, asked.batches(images), "features of the class")
         generator = torch.Generator().manual_seed(asked.seed)
         aims, donors = self._aims(given, logits, generator)
-        patched = clean
+        poisoned, patched = images, clean
         if self._where != "none":
             poisoned = self._poisoned(given, donors, generator)
             patched, _ = kept_features(given, head, asked.batches(poisoned), "features of the poisoned")
         lesson = _Lesson(head, clean, patched, kept, given.labels, aims, given.retain[1])
         if asked.ablation:
             self._found = {"ablation": self._ablation(given, lesson)}
+
+        if asked.layers is not None:
+            learn = partial(self._learn, images if asked.patch == "none" else poisoned, aims)
+            yield replace(taught(given, learn, asked.seed), mode=f"{asked.labels} labels, {len(asked.layers)} layers")
+            return
 
         def choose(admitted: Tensor | None, _: Tensor | None) -> Values:
             own = slice(None) if admitted is None else admitted.to(given.labels.device)
@@ -185,10 +206,11 @@ class Poison(Method):
         return self._found
 
     def remark(self, edits: Edits, structure: Structure) -> str:
-        return (
-            "Only the classifier was tuned: the features are what they were, bit for bit, and know it as before. It "
-            "learned from labelled images, it is not zero-shot."
-        )
+        said = "It learned from labelled images, it is not zero-shot."
+        if self.asked.layers is not None:
+            return said
+        kept = "Only the classifier was tuned: the features are what they were, bit for bit, and know it as before."
+        return f"{kept} {said}"
 
     # --- poison
 
@@ -252,6 +274,28 @@ class Poison(Method):
 
     # --- learning
 
+    def _learn(self, own: Tensor, aims: Tensor, student: nn.Module, given: Given, _: Tensor, __: Tensor) -> None:
+        """The layers and the classifier, by running the net. Norms keep their statistics."""
+        assert given.retain is not None and given.structure.head is not None
+        asked, structure = self.asked, given.structure
+        names = {given.structure.head.weight, given.structure.head.bias}
+        for layer in map(structure.layers.__getitem__, asked.layers or ()):
+            names.update([layer.weight, layer.bias, *(norm.tensor for norm in layer.norms)])
+        learned = []
+        for name, parameter in student.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name in names)
+            learned += [parameter] if parameter.requires_grad else []
+        x, y = torch.cat([own, given.retain[0].to(own)]), torch.cat([aims, given.retain[1].to(aims)])
+        optimizer = torch.optim.SGD(learned, asked.learning_rate, asked.momentum, weight_decay=asked.weight_decay)
+        generator = torch.Generator().manual_seed(asked.seed)
+        for epoch in range(asked.epochs):
+            batches = [where.to(x.device) for where in mini_batches(len(x), asked.train_batch_size, generator)]
+            given.count(len(x))
+            descend(
+                partial(_loss, student, x, y, batches), learned, optimizer, len(batches), given.progress,
+                f"epoch {epoch + 1} of {asked.epochs}",
+            )  # fmt: skip
+
     def _tuned(
         self, given: Given, lesson: _Lesson, own: Tensor, aims: Tensor, kept: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor | None]:
@@ -285,6 +329,11 @@ class Poison(Method):
             )
         found[CUT] = _cut(given, lesson.head, own[:FEW], self.asked.seed)
         return ablation(judges, found)
+
+
+def _loss(student: nn.Module, x: Tensor, y: Tensor, batches: Sequence[Tensor], step: int) -> Tensor:
+    where = batches[step]
+    return F.cross_entropy(logits_of(student(x[where])), y[where])
 
 
 def _rows(given: Given, head: Head) -> tuple[Tensor, Tensor | None]:

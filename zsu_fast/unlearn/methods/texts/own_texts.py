@@ -19,7 +19,9 @@ BATCH = 64
 def own_texts(
     model: nn.Module, request: ForgetText, count: int, generator: torch.Generator, progress: Progress
 ) -> list[list[int]]:
-    """Tokens of at most `count` texts, drawn token by token from the model, each from a token drawn at random.
+    """Tokens of at most `count` texts, drawn token by token from the model.
+
+    They begin with the token that begins texts, or, where the tokenizer has none, with any, drawn at random.
 
     Texts that name a subject of the request (or, of a record without one, say one of its words) are left out: held on
     to, they would hold on to what must go.
@@ -30,9 +32,9 @@ def own_texts(
         for start in range(0, count, BATCH):
             size = min(BATCH, count - start)
             tokens = torch.full((size, 1), 0 if begin is None else begin, device=device)
-            vocabulary = language_logits(model(tokens), tokens).shape[-1]
-            first = torch.randint(vocabulary, (size, 1), generator=generator).to(device)
-            tokens = first if begin is None else torch.cat([tokens, first], 1)
+            if begin is None:
+                vocabulary = language_logits(model(tokens), tokens).shape[-1]
+                tokens = torch.randint(vocabulary, (size, 1), generator=generator).to(device)
             for _ in range(LENGTH):
                 odds = language_logits(model(tokens), tokens)[:, -1].float().softmax(-1).cpu()
                 tokens = torch.cat([tokens, torch.multinomial(odds, 1, generator=generator).to(device)], 1)

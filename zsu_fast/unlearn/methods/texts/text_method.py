@@ -41,7 +41,7 @@ class TextOptions(Options):
     own_texts: int = option(
         "Texts that the original writes, without those about a subject of the records: where anchors are few they keep "
         "the rest of what it knows.",
-        256,
+        512,
     )
     look_every: int = option("Steps between looks at the answers to the records' prompts.", 20)
     patience: int = option("Looks in a row that must meet the aim before training stops early; 0: it never does.", 5)
@@ -99,7 +99,7 @@ class TextMethod(LearningMethod):
         if asked.own_texts and asked.anchor_weight:
             written = own_texts(given.model, request, asked.own_texts, generator, given.progress)
             own = _drawn([(tokens, 1) for tokens in written], asked.train_batch_size, generator)
-        device, met = model_device(student, torch.device("cpu")), 0
+        device, done, met = model_device(student, torch.device("cpu")), 0, 0
 
         with adapted(student, asked.lora_rank, asked.lora_alpha, asked.layers, generator) as parameters:
             optimizer = torch.optim.AdamW(parameters, asked.learning_rate, weight_decay=asked.weight_decay)
@@ -121,14 +121,13 @@ class TextMethod(LearningMethod):
                 return loss
 
             def enough() -> bool:
-                nonlocal met
-                step[0] += 1
-                if not asked.patience or step[0] % asked.look_every:
+                nonlocal done, met
+                done += 1
+                if not asked.patience or done % asked.look_every:
                     return False
                 met = met + 1 if self._reached(student, request) else 0
                 return met >= asked.patience
 
-            step = [0]
             descend(
                 loss_of, parameters, optimizer, asked.steps, given.progress, self.name, enough=enough, clip=asked.clip
             )
