@@ -244,7 +244,7 @@ def table(results: dict[str, Any]) -> str:
                 if chosen == "none" and not repaired:
                     continue
                 rows.append([
-                    str(digit), chosen, "yes" if repaired else "no", percent(group[0]["before"]),
+                    str(digit), chosen, "yes" if repaired else "no", ", ".join(percent(r["before"]) for r in group),
                     ", ".join(percent(r["share"]) for r in group), ", ".join(percent(r["kept_same"]) for r in group),
                 ])  # fmt: skip
     lines += lines_of(
