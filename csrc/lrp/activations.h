@@ -25,17 +25,13 @@ ZSU_HOST_DEVICE T sigmoid(T x) {
 }
 
 // act(x) / x, written without the division, so that it is finite everywhere and takes its limit at x = 0. NaN stays
-// NaN. Scalar: what the result is stored in; of 16 bits, it need be no more accurate than that.
-template <int kCode, class Scalar, class T>
+// NaN.
+template <int kCode, class T>
 ZSU_HOST_DEVICE T gate(T x) {
   if constexpr (kCode == kRelu) {
     return select(x > T(0), T(1), select(x <= T(0), T(0), x));
   } else if constexpr (kCode == kGelu) {
-    if constexpr (sizeof(Scalar) == 2) {
-      return coarse_normal_cdf(x);
-    } else {
-      return normal_cdf(x);
-    }
+    return normal_cdf(x);
   } else if constexpr (kCode == kGeluTanh) {
     // (1 + tanh(u)) / 2 = sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3): does not cancel for u << 0.
     return sigmoid(T(1.59576912160573071176) * x * (T(1) + T(0.044715) * x * x));
@@ -56,7 +52,7 @@ ZSU_HOST_DEVICE T gate(T x) {
   }
 }
 
-template <int kCode, class Scalar, class T>
+template <int kCode, class T>
 ZSU_HOST_DEVICE T activate(T x) {
   if constexpr (kCode == kIdentity) {
     return x;
@@ -68,7 +64,7 @@ ZSU_HOST_DEVICE T activate(T x) {
   } else if constexpr (kCode == kTanh) {
     return hyperbolic_tangent(x);
   } else {
-    return x * gate<kCode, Scalar>(x);
+    return x * gate<kCode>(x);
   }
 }
 

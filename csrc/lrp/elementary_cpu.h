@@ -67,12 +67,6 @@ ZSU_HOST_DEVICE Pack<float> normal_cdf(Pack<float> x) {
   return select(x < P(0), tail, 1.0f - tail);
 }
 
-// A shorter fit and a reciprocal in place of the division were tried: as many instructions, no gain that could be seen.
-template <class T>
-ZSU_HOST_DEVICE Pack<T> coarse_normal_cdf(Pack<T> x) {
-  return normal_cdf(x);
-}
-
 // For |x| < 0.625 an odd polynomial (minimax, relative error 5e-9), beyond it 1 - 2 / (exp(2 |x|) + 1).
 ZSU_HOST_DEVICE Pack<float> hyperbolic_tangent(Pack<float> x) {
   using P = Pack<float>;

@@ -16,7 +16,7 @@ constexpr int kStaged = -2;  // besides the activations: what the rule starts fr
 template <int kCode, class Scalar>
 void stage_numerators(const Scalar* gradient, const Scalar* x, accumulate_t<Scalar>* staged, int64_t n) {
   for_each_pack<accumulate_t<Scalar>>(
-      n, [&](int64_t i, int, auto) { store(load(gradient + i) * activate<kCode, Scalar>(load(x + i)), staged + i); });
+      n, [&](int64_t i, int, auto) { store(load(gradient + i) * activate<kCode>(load(x + i)), staged + i); });
 }
 
 template <class Op, class Scalar>
@@ -143,9 +143,9 @@ struct UnitKernel {
         if constexpr (kCode == kStaged) {
           staged = load(runs.staged + i);
         } else if constexpr (Op::kStage == Stage::kGate) {
-          staged = staged * gate<kCode, Scalar>(tensors[1]);
+          staged = staged * gate<kCode>(tensors[1]);
         } else if constexpr (kCode != kRelevance) {
-          staged = staged * activate<kCode, Scalar>(tensors[1]);
+          staged = staged * activate<kCode>(tensors[1]);
         }
         op(staged, tensors, vectors, outputs);
         for (int k = 0; k < Op::kOutputs; ++k) store(outputs[k], runs.outputs[k] + at);

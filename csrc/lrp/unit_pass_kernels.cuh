@@ -59,10 +59,10 @@ __device__ __forceinline__ void apply(const UnitPass<Op>& pass, const Loaded<N, 
   if constexpr (Op::kStage != Stage::kNone) {
     // Uniform over the grid; outside the loop over elements, so that each activation's code stands there once.
     switch (pass.activation) {
-#define ZSU_STAGE(CODE)                                                                                         \
-  case CODE:                                                                                                    \
-    _Pragma("unroll") for (int j = 0; j < N; ++j) staged[j] *=                                                  \
-        Op::kStage == Stage::kGate ? gate<CODE, Scalar>(tensors[1][j]) : activate<CODE, Scalar>(tensors[1][j]); \
+#define ZSU_STAGE(CODE)                                                                         \
+  case CODE:                                                                                    \
+    _Pragma("unroll") for (int j = 0; j < N; ++j) staged[j] *=                                  \
+        Op::kStage == Stage::kGate ? gate<CODE>(tensors[1][j]) : activate<CODE>(tensors[1][j]); \
     break;
       ZSU_STAGE(kIdentity)
       ZSU_STAGE(kRelu)
