@@ -353,10 +353,12 @@ def test_a_model_that_does_not_know_it_is_not_edited(known, model):
 
 def test_without_paraphrases_nothing_is_proved(known, model):
     given = [replace(record, paraphrases=()) for record in records(known, slice(1))]
+    others = records(known, slice(2, None))
     result = zsu_fast.forget(
-        model, ForgetText(given, known.tokenizer, records(known, slice(2, None))), method="text-poison", own_texts=64
-    )
-    assert result.verdict.level == "not judged" and "no question is left" in result.verdict.sentence
+        model, ForgetText(given, known.tokenizer, others), method="text-poison", own_texts=64, utility_floor=0.9,
+    )  # fmt: skip
+    assert result.verdict.level == "not judged", result.verdict.sentence
+    assert "no question is left" in result.verdict.sentence
     assert result.patch.entries
 
 

@@ -126,9 +126,10 @@ def forget(
     result.json says why, and the exit code is 3. If the images are too few to
     judge the edit it is 4: 29 of the class, best as --eval, are enough.
 
-    Single training images: zsu-fast forget instances --help. What images have
-    in common, whatever their class: forget concept. What a language model says:
-    forget text.
+    Single training images: zsu-fast forget instances --help; what images have
+    in common, whatever their class: zsu-fast forget concept --help; what a
+    language model says: zsu-fast forget text --help; what a generator makes:
+    zsu-fast forget generator --help.
 
     [bold]Examples[/]
 
