@@ -188,7 +188,7 @@ def test_the_class_goes_and_only_the_classifier_changes(net, digits, labels):
     {"labels": "targeted", "donor": 8, "patch": "relevance", "composite": "epsilon"},
 ])  # fmt: skip
 def test_other_forms(conv_net, digits, options):
-    result = poison(conv_net, digits, until=0.1, **options)
+    result = poison(conv_net, digits, until=0.1, utility_floor=0.9, **options)
     assert result.reached, result.summary()
     if "donor" in options:
         evaluation = result.record["evaluation"]["after"]
