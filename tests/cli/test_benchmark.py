@@ -120,7 +120,7 @@ def test_images_and_oracles_from_functions(run, workplace, config, tmp_path):
     [
         ("weights.safetensors", "absent.safetensors", "weights: no such file"),
         ("test.npz", "absent.npz", "models.tiny.test: no such file"),
-        ("test.npz", "class2.npz", "models.tiny.test: must be labelled"),
+        ("test.npz", "class2.npz", "models.tiny.test must be labelled"),
         ("test.npz", "probes.npz", "96 of the lessons are among the test images"),
         ("[sw]", "[9]", "no lessons or no test images of class 9"),
         ("kodge:", "kodge: {rank: 3}", "methods.kodge: rank: method 'kodge' has no such option"),

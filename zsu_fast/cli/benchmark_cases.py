@@ -57,11 +57,8 @@ def _read(session: Session, path: str, option: str) -> ImageSet:
     if path.startswith("python:"):
         images = _from_python(path, option)
         session.adopt(images)
-    else:
-        images = session.read(Path(path), option)
-    if images.labels is None:
-        raise ValueError(f"{option}: must be labelled: class folders, or a .npz with labels")
-    return images
+        return images
+    return session.read_labelled(Path(path), option)
 
 
 def _from_python(source: str, option: str) -> ImageSet:

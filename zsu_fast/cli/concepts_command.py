@@ -152,9 +152,8 @@ def concepts(
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
     )
-    found = session.read(images, "--images")
-    if found.labels is None:
-        raise ValueError(f"--images must be labelled (class folders, or labels in the .npz), got {images}")
+    found = session.read_labelled(images, "--images")
+    assert found.labels is not None
     (chosen,) = session.targets([target])
     pictures = session.tensor(found)
     with console.progress() as progress:

@@ -10,7 +10,6 @@ from torch import nn
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
-from zsu_fast.cli.evaluate_run import read_labelled
 from zsu_fast.cli.models import load_model
 from zsu_fast.cli.session import open_session
 from zsu_fast.cli.tables import depth_table
@@ -117,7 +116,7 @@ def depth(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
     )
     shown, judging = (
-        read_labelled(session, path, option) for path, option in ((lessons, "--lessons"), (images, "--images"))
+        session.read_labelled(path, option) for path, option in ((lessons, "--lessons"), (images, "--images"))
     )
     (wanted,) = session.targets([target])
     if shared := shown.shared_with(judging):

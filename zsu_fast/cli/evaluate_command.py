@@ -9,7 +9,7 @@ import typer
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
-from zsu_fast.cli.evaluate_run import attack_class, read_labelled, relearn_class
+from zsu_fast.cli.evaluate_run import attack_class, relearn_class
 from zsu_fast.cli.session import open_session
 from zsu_fast.cli.tables import before_after, membership_table, per_class, relearning_table
 
@@ -122,9 +122,9 @@ def evaluate(
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
     )
-    found = read_labelled(session, images, "--images")
-    lessons = None if relearn is None else read_labelled(session, relearn, "--relearn")
-    trained = None if members is None else read_labelled(session, members, "--members")
+    found = session.read_labelled(images, "--images")
+    lessons = None if relearn is None else session.read_labelled(relearn, "--relearn")
+    trained = None if members is None else session.read_labelled(members, "--members")
     targets = session.targets(target)
     for option, others in (("--relearn", lessons), ("--members", trained)):
         if others is not None and (shared := others.shared_with(found)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -12,14 +11,6 @@ from zsu_fast.cli.session import Session
 from zsu_fast.evaluate import Membership, Relearning, relearn
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.evaluate.membership import attack, scores
-
-
-def read_labelled(session: Session, path: Path, option: str) -> ImageSet:
-    """Images with labels, or an error that names the option."""
-    found = session.read(path, option)
-    if found.labels is None:
-        raise ValueError(f"{option} must be labelled (class folders, or labels in the .npz), got {path}")
-    return found
 
 
 def relearn_class(

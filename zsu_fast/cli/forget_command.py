@@ -15,7 +15,6 @@ from zsu_fast.cli.forget_run import Images, read_forget_images, run_forget
 from zsu_fast.cli.method_options import of_method, parse_settings
 from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
 from zsu_fast.cli.session import open_session
-from zsu_fast.cli.signing import check_key
 from zsu_fast.unlearn.methods import BASELINES
 
 
@@ -143,10 +142,6 @@ def forget(
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
-    if undo is not None and no_undo:
-        raise ValueError("--no-undo: --undo asks for one")
-    if key is not None:
-        check_key(key)
     others = parse_settings(other, method)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
         for name, asked in (("--linear-probe", linear_probe), ("--front", front)):

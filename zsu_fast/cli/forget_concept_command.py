@@ -17,7 +17,6 @@ from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.method_options import parse_settings
 from zsu_fast.cli.outputs import OutputFolder, write_and_tell
 from zsu_fast.cli.session import Session, open_session
-from zsu_fast.cli.signing import check_key
 from zsu_fast.concepts import ConceptBank, concept_bank
 from zsu_fast.unlearn import ForgetConcept
 from zsu_fast.unlearn import forget as forget_request
@@ -80,9 +79,7 @@ def forget_concept(
             show_default="those answered more often with it",
         ),
     ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for weights, patch and result.", rich_help_panel=opt.OUTPUT)
-    ] = Path("zsu-fast-out"),
+    out: opt.Out = Path("zsu-fast-out"),
     weights: opt.Weights = None,
     retain: Annotated[
         Path | None,
@@ -113,7 +110,7 @@ def forget_concept(
             show_default="two points less than before",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=opt.METHOD)] = 0,
+    seed: opt.Seed = 0,
     other: opt.Settings = None,
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
@@ -148,10 +145,6 @@ def forget_concept(
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
-    if undo is not None and no_undo:
-        raise ValueError("--no-undo: --undo asks for one")
-    if key is not None:
-        check_key(key)
     if bank is not None and layer is not None:
         raise ValueError("--layer: the bank says which")
     settings = parse_settings(other, method)
@@ -163,15 +156,9 @@ def forget_concept(
         others = session.tensor(session.read(without, "--without"))
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size} | settings
         if retain is not None:
-            kept = session.read(retain, "--retain")
-            found = session.tensor(kept)
-            given["retain_probes"] = found if kept.labels is None else (found, kept.labels.to(found.device))
+            given["retain_probes"] = session.pair(session.read(retain, "--retain"))
         if evaluation is not None:
-            judged = session.read(evaluation, "--eval")
-            if judged.labels is None:
-                raise ValueError(f"--eval must be labelled (class folders, or labels in the .npz), got {evaluation}")
-            found = session.tensor(judged)
-            given["evaluate_on"] = (found, judged.labels.to(found.device))
+            given["evaluate_on"] = session.pair(session.read_labelled(evaluation, "--eval"))
         with console.progress() as progress:
             if bank is not None:
                 known = ConceptBank.load(bank)
@@ -182,8 +169,7 @@ def forget_concept(
             using = session.targets(used_by, "--used-by") if used_by else None
             request = ForgetConcept(name, known, images, others, using)
             result = forget_request(session.loaded.model, request, method=method, progress=progress, **given)
-        run = Run(result, None, None, None, None, None, ())
-        write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
+        write_and_tell(console, folder, session.loaded, Run(result), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
 
 

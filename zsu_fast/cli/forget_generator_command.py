@@ -20,7 +20,6 @@ from zsu_fast.cli.method_options import parse_settings
 from zsu_fast.cli.models import load_model
 from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
 from zsu_fast.cli.session import Session, check_device, open_session
-from zsu_fast.cli.signing import check_key
 from zsu_fast.evaluate.inference import inference_mode
 from zsu_fast.report import Report
 from zsu_fast.unlearn import ForgetGenerated
@@ -31,7 +30,7 @@ SHOWN, LOOKED_AT = 12, 1000
 JUDGE = "Judges"
 
 
-def _judge(flag: str, text: str, default: Any = ...) -> Any:
+def _judge(flag: str, text: str) -> Any:
     return typer.Option(flag, help=text, rich_help_panel=JUDGE, show_default=False)
 
 
@@ -53,9 +52,7 @@ def forget_generator(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for weights, patch and result.", rich_help_panel=opt.OUTPUT)
-    ] = Path("zsu-fast-out"),
+    out: opt.Out = Path("zsu-fast-out"),
     weights: opt.Weights = None,
     judge_weights: Annotated[Path | None, _judge("--judge-weights", "Its weights.")] = None,
     second_judge: Annotated[
@@ -92,7 +89,7 @@ def forget_generator(
     draws: Annotated[
         int, typer.Option(min=100, help="Fresh latents that judge the edit.", rich_help_panel=opt.IMAGES)
     ] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=opt.METHOD)] = 0,
+    seed: opt.Seed = 0,
     other: opt.Settings = None,
     report: Annotated[
         bool,
@@ -124,10 +121,6 @@ def forget_generator(
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
-    if undo is not None and no_undo:
-        raise ValueError("--no-undo: --undo asks for one")
-    if key is not None:
-        check_key(key)
     if report:
         check_report_extra()
     check_device(device)

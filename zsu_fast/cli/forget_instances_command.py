@@ -9,16 +9,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.forget_run import Run
-from zsu_fast.cli.images import ImageSet
 from zsu_fast.cli.method_options import parse_settings
 from zsu_fast.cli.outputs import OutputFolder, write_and_tell
-from zsu_fast.cli.session import Session, open_session
-from zsu_fast.cli.signing import check_key
+from zsu_fast.cli.session import open_session
 from zsu_fast.unlearn import ForgetInstances
 from zsu_fast.unlearn import forget as forget_request
 from zsu_fast.unlearn.instances import GOALS
@@ -38,9 +35,7 @@ def forget_instances(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for weights, patch and result.", rich_help_panel=opt.OUTPUT)
-    ] = Path("zsu-fast-out"),
+    out: opt.Out = Path("zsu-fast-out"),
     weights: opt.Weights = None,
     goal: Annotated[
         str,
@@ -94,7 +89,7 @@ def forget_instances(
             show_default="two points less than before",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=opt.METHOD)] = 0,
+    seed: opt.Seed = 0,
     other: opt.Settings = None,
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
@@ -124,40 +119,25 @@ def forget_instances(
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
-    if undo is not None and no_undo:
-        raise ValueError("--no-undo: --undo asks for one")
-    if key is not None:
-        check_key(key)
     settings = parse_settings(other, method)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
         session = open_session(
             model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
         )
-        x, y = _labelled(session, images, "--images")
+        x, y = session.pair(session.read_labelled(images, "--images"))
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size} | settings
         if retain is not None:
-            kept = session.read(retain, "--retain")
-            found = session.tensor(kept)
-            given["retain_probes"] = found if kept.labels is None else (found, kept.labels.to(found.device))
+            given["retain_probes"] = session.pair(session.read(retain, "--retain"))
         if evaluation is not None:
-            given["evaluate_on"] = _labelled(session, evaluation, "--eval")
+            given["evaluate_on"] = session.pair(session.read_labelled(evaluation, "--eval"))
         request = ForgetInstances(
             x,
             y,
             goal,
             to=None if to is None else torch.full_like(y, session.targets([to], "--to")[0]),
-            unseen=None if unseen is None else _labelled(session, unseen, "--unseen"),
+            unseen=None if unseen is None else session.pair(session.read_labelled(unseen, "--unseen")),
         )
         with console.progress() as progress:
             result = forget_request(session.loaded.model, request, method=method, progress=progress, **given)
-        run = Run(result, None, None, None, None, None, ())
-        write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
+        write_and_tell(console, folder, session.loaded, Run(result), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
-
-
-def _labelled(session: Session, path: Path, option: str) -> tuple[Tensor, Tensor]:
-    found: ImageSet = session.read(path, option)
-    if found.labels is None:
-        raise ValueError(f"{option} must be labelled (class folders, or labels in the .npz), got {path}")
-    images = session.tensor(found)
-    return images, found.labels.to(images.device)

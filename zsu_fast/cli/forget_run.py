@@ -46,12 +46,12 @@ class Run:
     """What came out."""
 
     result: ForgetResult
-    before: Evaluation | None
-    after: Evaluation | None
-    probe_before: ProbeResult | None
-    probe_after: ProbeResult | None
-    report: Report | None
-    warnings: tuple[str, ...]
+    before: Evaluation | None = None
+    after: Evaluation | None = None
+    probe_before: ProbeResult | None = None
+    probe_after: ProbeResult | None = None
+    report: Report | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def read_forget_images(
@@ -63,7 +63,7 @@ def read_forget_images(
         ValueError: images that are not there, or are not of the classes that they are given for.
     """
     found = session.read(probes, "--probes")
-    judged = session.read(evaluation, "--eval") if evaluation is not None else None
+    judged = session.read_labelled(evaluation, "--eval") if evaluation is not None else None
     kept = session.read(retain, "--retain") if retain is not None else None
     targets = session.targets(target)
     named = ", ".join(session.label(t) for t in targets)
@@ -78,8 +78,6 @@ def read_forget_images(
         for t in targets:
             if not bool((labels == t).any()):
                 raise ValueError(f"--probes: {probes} holds no image of class {session.label(t)}")
-    if judged is not None and judged.labels is None:
-        raise ValueError(f"--eval must be labelled (class folders, or labels in the .npz), got {evaluation}")
     if kept is not None and kept.labels is not None:
         kept = kept.of_classes(targets, inside=False)
         if len(kept) == 0:
@@ -129,7 +127,7 @@ def run_forget(
         images.targets,
         probes,
         probe_labels=images.probe_labels.to(probes.device),
-        retain_probes=_retain(session, images.retain),
+        retain_probes=None if images.retain is None else session.pair(images.retain),
         evaluate_on=_judging(session, images),
         front=_labelled(session, images.evaluation) if front else None,
         progress=progress,
@@ -162,7 +160,7 @@ def run_forget(
 
 def _made_of(session: Session, images: Images, probes: Tensor) -> Made | None:
     """Of one class whose images are pictures, beside labelled ones of others."""
-    retain = _retain(session, images.retain)
+    retain = None if images.retain is None else session.pair(images.retain)
     if not isinstance(retain, tuple) or len(images.targets) > 1 or probes.dim() != 4:
         return None
     return made_of(session.loaded.model, probes, images.targets[0], retain, session.photos)
@@ -180,10 +178,3 @@ def _labelled(session: Session, images: ImageSet | None) -> tuple[Tensor, Tensor
     assert images is not None and images.labels is not None
     found = session.tensor(images)
     return found, images.labels.to(found.device)
-
-
-def _retain(session: Session, retain: ImageSet | None) -> Tensor | tuple[Tensor, Tensor] | None:
-    if retain is None:
-        return None
-    images = session.tensor(retain)
-    return images if retain.labels is None else (images, retain.labels.to(images.device))

@@ -19,7 +19,6 @@ from zsu_fast.cli.language_models import load_language_model
 from zsu_fast.cli.method_options import parse_settings
 from zsu_fast.cli.outputs import OutputFolder, write_and_tell
 from zsu_fast.cli.session import check_device
-from zsu_fast.cli.signing import check_key
 from zsu_fast.unlearn import ForgetText, TextRecord, sensitive_words
 from zsu_fast.unlearn import forget as forget_request
 from zsu_fast.unlearn.methods import TEXT_METHODS
@@ -50,9 +49,7 @@ def forget_text(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for weights, patch and result.", rich_help_panel=opt.OUTPUT)
-    ] = Path("zsu-fast-out"),
+    out: opt.Out = Path("zsu-fast-out"),
     weights: opt.Weights = None,
     anchors: Annotated[
         Path | None,
@@ -106,7 +103,7 @@ def forget_text(
             show_default="two points less than before",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=opt.METHOD)] = 0,
+    seed: opt.Seed = 0,
     other: opt.Settings = None,
     float32: Annotated[
         bool,
@@ -143,10 +140,6 @@ def forget_text(
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
-    if undo is not None and no_undo:
-        raise ValueError("--no-undo: --undo asks for one")
-    if key is not None:
-        check_key(key)
     check_device(device)
     settings = parse_settings(other, method)
     asked, kept, texts = (_read(path, name) for path, name in
@@ -166,8 +159,7 @@ def forget_text(
             given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "until": until} | settings
             result = forget_request(loaded.model, request, method=method, progress=progress, **given)
         console.show(_table(asked))
-        run = Run(result, None, None, None, None, None, ())
-        write_and_tell(console, folder, loaded, run, time.perf_counter() - started)
+        write_and_tell(console, folder, loaded, Run(result), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
 
 

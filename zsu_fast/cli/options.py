@@ -78,6 +78,8 @@ Settings = Annotated[
         show_default=False,
     ),
 ]
+Seed = Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=METHOD)]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, patch and result.", rich_help_panel=OUTPUT)]
 Undo = Annotated[
     Path | None,
     typer.Option(

@@ -11,7 +11,7 @@ from zsu_fast.cli.console import Console
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.manifest import FILES, manifest_of
 from zsu_fast.cli.models import LoadedModel
-from zsu_fast.cli.signing import sign
+from zsu_fast.cli.signing import check_key, sign
 from zsu_fast.cli.tables import before_after
 from zsu_fast.cli.weights import write_weights
 from zsu_fast.extras import require
@@ -30,7 +30,8 @@ class OutputFolder:
         FileExistsError: results are there and ``force`` is not given.
         BlockingIOError: another run is writing there.
         OSError: the path is a file, or cannot be made or written to.
-        ValueError: the weights to be read are among the files to be overwritten.
+        ValueError: the weights to be read are among the files to be overwritten, a key that cannot sign, an undo file
+            that is asked for and not to be kept.
     """
 
     def __init__(
@@ -43,6 +44,10 @@ class OutputFolder:
         key: Path | None = None,
     ) -> None:
         self.path, self.undo, self.keep_undo, self.key = path, undo, keep_undo, key
+        if undo is not None and not keep_undo:
+            raise ValueError("--no-undo: --undo asks for one")
+        if key is not None:
+            check_key(key)
         if weights is not None and weights.resolve() in [(path / name).resolve() for name in FILES.values()]:
             raise ValueError(f"--out: would overwrite {weights}, the weights to start from: give another folder")
         if undo is not None:

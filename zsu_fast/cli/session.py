@@ -39,6 +39,12 @@ class Session:
         self.adopt(images)
         return images
 
+    def read_labelled(self, path: Path, option: str) -> ImageSet:
+        found = self.read(path, option)
+        if found.labels is None:
+            raise ValueError(f"{option} must be labelled (class folders, or labels in the .npz), got {path}")
+        return found
+
     def adopt(self, images: ImageSet) -> None:
         """Refuse images that are not of the model's classes; their names of the classes are the model's from here."""
         if self.classes is None:
@@ -50,6 +56,11 @@ class Session:
     def tensor(self, images: ImageSet) -> Tensor:
         """All images, model-ready, on the model's device."""
         return images.tensor(self.loaded.preprocess, self.batch_size).to(self.device)
+
+    def pair(self, images: ImageSet) -> Tensor | tuple[Tensor, Tensor]:
+        """All images, with their labels if they have some, as `zsu_fast.forget` takes them."""
+        found = self.tensor(images)
+        return found if images.labels is None else (found, images.labels.to(found.device))
 
     def photos(self, batch: Tensor) -> np.ndarray[Any, Any]:
         """Model-ready images [n, C, H, W] as people see them: uint8 [n, H, W, 1 or 3]."""
