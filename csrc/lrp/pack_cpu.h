@@ -109,16 +109,11 @@ ZSU_HOST_DEVICE void store(Pack<accumulate_t<Scalar>> pack, Scalar* memory) {
     store_vector(pack.v, memory);
   } else if constexpr (std::is_same_v<Scalar, c10::BFloat16>) {
     using Bits = typename VectorOf<uint32_t, P::kLanes>::type;
+    using Halves = typename VectorOf<uint16_t, P::kLanes>::type;
     const Bits bits = (Bits)pack.v;
     const Bits rounded = (bits + (0x7fff + ((bits >> 16) & 1))) >> 16;
     const Bits quiet_nan = Bits{} + 0x7fc0;  // rounding could carry a NaN's payload into infinity
-    const Bits lower = pack != pack ? quiet_nan : rounded;
-#if defined(__AVX512F__)  // where the compiler would permute words
-    store_vector(_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)lower), memory);
-#else
-    using Halves = typename VectorOf<uint16_t, P::kLanes>::type;
-    store_vector(__builtin_convertvector(lower, Halves), memory);
-#endif
+    store_vector(__builtin_convertvector(pack != pack ? quiet_nan : rounded, Halves), memory);
   } else {
 #if defined(__AVX512F__)
     store_vector(_mm512_maskz_cvtps_ph(0xffff, pack.v, _MM_FROUND_TO_NEAREST_INT), memory);

@@ -39,7 +39,8 @@ struct Row {
   int64_t stride(int64_t) const { return matrix.stride(1); }
 };
 
-constexpr int64_t kForOneBlock = 1 << 15;  // units: about where reading them takes a block longer than six launches
+// Units that one block may read for a sample: estimated (the time of six launches), not measured.
+constexpr int64_t kForOneBlock = 1 << 15;
 
 Tensor topk_count(const Tensor& relevance, int64_t k, bool absolute) {
   ZSU_CHECK(relevance.dim() == 2, "topk_count: relevance must be [samples, units]");
