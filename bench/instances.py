@@ -9,10 +9,8 @@ work on the machine does not lengthen. `--parts` renews some parts of the file.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +23,7 @@ from torch import Tensor, nn
 import zsu_fast
 from bench import machine
 from bench.instance_masks import SCORES, masked
-from bench.report import insert_table
+from bench.parts import run_parts
 from zsu_fast.evaluate import evaluate, membership
 from zsu_fast.unlearn import ForgetInstances
 
@@ -230,28 +228,11 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with models.py and its files")
-    parser.add_argument("--json", type=Path, required=True, help="write the results here")
-    parser.add_argument("--parts", default=",".join(PARTS), help="of the measurement; others stay in the file")
-    parser.add_argument("--table", action="store_true", help="renew docs/instances.md from the file, and nothing else")
-    arguments = parser.parse_args()
-    path = arguments.json
-    if arguments.table:
-        PAGE.write_text(insert_table(PAGE.read_text(), table(json.loads(path.read_text())), BEGIN, END))
-        return
-    torch.set_num_threads(1)
-    bench = Bench(arguments.data)
-    results: dict[str, Any] = (
-        json.loads(path.read_text()) if path.exists() else {"kind": "zsu_fast instances", "parts": {}}
-    )
-    results |= {"machine": machine.describe(torch.device("cpu")), "original": bench.accuracy(bench.net)}
-    for part in arguments.parts.split(","):
-        rows: list[Row] = []
-        for found in PARTS[part](bench):
-            rows.append(found)
-            results["parts"][part] = rows
-            path.write_text(json.dumps(results, indent=1) + "\n")
+    def start(data: Path) -> tuple[tuple[Bench], dict[str, Any]]:
+        bench = Bench(data)
+        return (bench,), {"original": bench.accuracy(bench.net)}
+
+    run_parts(__doc__, "zsu_fast instances", PARTS, start, table, PAGE, (BEGIN, END))
 
 
 if __name__ == "__main__":

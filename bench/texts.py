@@ -8,9 +8,7 @@ the fact itself, whatever words the request was given. Seconds are those of the 
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +22,7 @@ import zsu_fast
 from bench import machine
 from bench.authors import PHRASINGS, Fact
 from bench.oracles import CACHE
-from bench.report import insert_table
+from bench.parts import run_parts
 from bench.tiny_gpt import Recipe, taught, texts_of
 from zsu_fast.evaluate.texts import (
     answers,
@@ -261,26 +259,12 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of trained weights (%(default)s)")
-    parser.add_argument("--json", type=Path, required=True, help="write the results here")
-    parser.add_argument("--parts", default=",".join(PARTS), help="of the measurement; others stay in the file")
-    parser.add_argument("--table", action="store_true", help="renew docs/texts.md from the file, and nothing else")
-    arguments = parser.parse_args()
-    path = arguments.json
-    if arguments.table:
-        PAGE.write_text(insert_table(PAGE.read_text(), table(json.loads(path.read_text())), BEGIN, END))
-        return
-    torch.set_num_threads(1)
-    bench = Bench(arguments.cache)
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"kind": "zsu_fast texts", "parts": {}}
-    results |= {"machine": machine.describe(torch.device("cpu")), "original": bench.measured(bench.model)}
-    for part in arguments.parts.split(","):
-        rows: list[Row] = []
-        for found in PARTS[part](bench):
-            rows.append(found)
-            results["parts"][part] = rows
-            path.write_text(json.dumps(results, indent=1) + "\n")
+    def start(cache: Path) -> tuple[tuple[Bench], dict[str, Any]]:
+        bench = Bench(cache)
+        return (bench,), {"original": bench.measured(bench.model)}
+
+    folder = ("--cache", CACHE, "folder of trained weights")
+    run_parts(__doc__, "zsu_fast texts", PARTS, start, table, PAGE, (BEGIN, END), folder)
 
 
 if __name__ == "__main__":
