@@ -15,8 +15,9 @@ from zsu_fast.evaluate.given import check_int
 from zsu_fast.unlearn.generated import ForgetGenerated
 from zsu_fast.unlearn.generator_view import GeneratorView
 from zsu_fast.unlearn.methods.base import Given, Method, Proposal
+from zsu_fast.unlearn.methods.generators.latent_options import LatentOptions
 from zsu_fast.unlearn.methods.training import batches_for_ever, descend, taught
-from zsu_fast.unlearn.options import Options, check_positive, option
+from zsu_fast.unlearn.options import check_positive, option
 from zsu_fast.unlearn.structure import Structure
 
 LOOK = 25
@@ -24,9 +25,7 @@ LOOK = 25
 
 
 @dataclass(frozen=True)
-class CascadeOptions(Options):
-    until: float | None = option("Share of what is made that may still be of the class.", shown="0.01")
-    utility_floor: float | None = option("Share of the other latents that must keep their class.", 0.93)
+class CascadeOptions(LatentOptions):
     steps: int = option("Most cascades: a step that unlearns and one that learns.", 1500)
     learning_rate: float = option("Of Adam (0.5, 0.999), of the generator and of the discriminator.", 2e-4)
     train_batch_size: int = option("Latents of either kind in a step.", 64)
@@ -38,9 +37,6 @@ class CascadeOptions(Options):
         check_int("train_batch_size", self.train_batch_size, 2)
         check_positive("learning_rate", self.learning_rate)
         check_positive("adversarial_weight", self.adversarial_weight, or_zero=True)
-
-    def batch(self, images: Tensor) -> int:
-        return self.batch_size if isinstance(self.batch_size, int) else 250
 
 
 class Cascade(Method):

@@ -22,8 +22,9 @@ from zsu_fast.unlearn.generator_view import CONFIDENT, GeneratorView
 from zsu_fast.unlearn.methods.base import Given, Method, Proposal
 from zsu_fast.unlearn.methods.generators.displaced import displaced
 from zsu_fast.unlearn.methods.generators.last_layer import last_layer, refitted, through
+from zsu_fast.unlearn.methods.generators.latent_options import LatentOptions
 from zsu_fast.unlearn.methods.training import Values, descend, learned_values, student_of
-from zsu_fast.unlearn.options import Options, check_positive, check_share, option
+from zsu_fast.unlearn.options import check_positive, check_share, option
 from zsu_fast.unlearn.picks import Picks, rank_units, unit_relevance
 from zsu_fast.unlearn.plan import plan
 from zsu_fast.unlearn.structure import Structure
@@ -37,9 +38,7 @@ SURE = 0.8
 
 
 @dataclass(frozen=True)
-class SubstituteOptions(Options):
-    until: float | None = option("Share of what is made that may still be of the class.", shown="0.01")
-    utility_floor: float | None = option("Share of the other latents that must keep their class.", 0.93)
+class SubstituteOptions(LatentOptions):
     masked: float = option("Share of the last hidden layer's units to mask, by relevance; 0: none.", 0.03)
     rounds: int = option("Most rounds of the closed form: what is left of the class weighs more in the next.", 4)
     ridge: float = option("Of the closed form, in parts of its mean curvature.", 1e-4)
@@ -60,10 +59,6 @@ class SubstituteOptions(Options):
             check_positive(name, getattr(self, name))
         for name in ("judge_weight", "lead"):
             check_positive(name, getattr(self, name), or_zero=True)
-
-    def batch(self, images: Tensor) -> int:
-        """Latents are small, and what is made of them goes through nets that are mostly small too."""
-        return self.batch_size if isinstance(self.batch_size, int) else 250
 
 
 class Substitute(Method):
