@@ -19,7 +19,7 @@ from zsu_fast.unlearn.replicas import agreed
 from zsu_fast.unlearn.requests import ForgetClass, Request, check_finite, labelled
 from zsu_fast.unlearn.result import ForgetResult
 from zsu_fast.unlearn.task import Task
-from zsu_fast.unlearn.transaction import Transaction, transact
+from zsu_fast.unlearn.transaction import Transaction, roll_back, transact
 
 
 def forget(
@@ -72,9 +72,15 @@ def forget(
     Raises:
         ValueError, TypeError: naming the argument; the model is as it was. So it is after any other exception.
     """
-    return _carry_out(
-        model, target, probes, probe_labels, retain_probes, evaluate_on, progress, method, options, Task.run, front
-    )
+    opened: list[Transaction] = []
+    try:
+        return _carry_out(
+            model, target, probes, probe_labels, retain_probes, evaluate_on, progress, method, options, Task.run, front,
+            opened,
+        )  # fmt: skip
+    except BaseException:
+        roll_back(opened)
+        raise
 
 
 def select(
@@ -119,6 +125,7 @@ def _carry_out(
     options: dict[str, Any],
     run: Any,
     front: Any = None,
+    opened: list[Transaction] | None = None,
 ) -> Any:
     """Everything checked at the door, then one transaction around all the rest."""
     bare = check_model(model)
@@ -149,7 +156,7 @@ def _carry_out(
             lambda result: _decision(result) if isinstance(result, ForgetResult) else None,
         )
 
-    return transact(bare, work, request.view(bare))
+    return transact(bare, work, request.view(bare), opened)
 
 
 def _decision(result: ForgetResult) -> object:

@@ -7,7 +7,7 @@ knows whether these touched the same elements: only then must they be undone fir
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,15 +28,23 @@ class _Ledger:
 _ledgers: weakref.WeakKeyDictionary[nn.Module, _Ledger] = weakref.WeakKeyDictionary()
 
 
-def note(model: nn.Module, digests: Digests, entries: Sequence[Entry], undone: bool = False) -> None:
-    """An edit was made, or undone."""
+def note(
+    model: nn.Module, digests: Digests, entries: Sequence[Entry], undone: bool = False
+) -> Callable[[], None]:
+    """An edit was made, or undone. What is returned makes the ledger forget that again."""
     ledger = _ledgers.setdefault(model, _Ledger())
+    before = ledger.edits.copy(), ledger.state.copy()
     if undone:
         ledger.edits = [edit for edit in ledger.edits if edit[0] != digests]
     elif entries:
         ledger.edits.append((digests, entries))
     tensors = Tensors(model)
     ledger.state |= {name: tensor_digest(tensors[name]) for name in digests}
+
+    def take_back() -> None:
+        ledger.edits, ledger.state = before
+
+    return take_back
 
 
 def only_disjoint_since(model: nn.Module, digests: Digests, entries: Sequence[Entry]) -> bool:

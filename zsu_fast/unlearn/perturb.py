@@ -12,7 +12,7 @@ from zsu_fast.unlearn.patch import Patch, patch_of
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.plan import PATHS, check_picks, describe, plan
 from zsu_fast.unlearn.requests import check_finite
-from zsu_fast.unlearn.transaction import Transaction, transact
+from zsu_fast.unlearn.transaction import Transaction, roll_back, transact
 
 
 def perturb_(
@@ -61,4 +61,9 @@ def perturb_(
         record = {"mode": mode, "path": path, "strength": strength, "seed": seed, "picks": describe(picks)}
         return patch_of(transaction, record | {"certificate": certificate})
 
-    return transact(bare, work)
+    opened: list[Transaction] = []
+    try:
+        return transact(bare, work, opened=opened)
+    except BaseException:
+        roll_back(opened)
+        raise

@@ -56,7 +56,8 @@ class Transaction:
         self.journal: list[Written] = []
         self._flags: list[tuple[nn.Module, bool]] = []
         self._handler = handler_of_interrupts()
-        self._at_commit: list[Callable[[], None]] = []
+        self._at_commit: list[Callable[[], Callable[[], None]]] = []
+        self._after_commit: list[Callable[[], None]] = []
         names, running = self.tensors.by_identity(), Tensors(self.view)
         self._buffers = [
             (names.get(id(running.held(name))), running[name], running[name].clone())
@@ -122,14 +123,14 @@ class Transaction:
             found[name] = (tensor_digest(before), tensor_digest(self.tensors[name]))
         return found
 
-    def at_commit(self, action: Callable[[], None]) -> None:
-        """What is to be done when the changes stay."""
+    def at_commit(self, action: Callable[[], Callable[[], None]]) -> None:
+        """What is to be done when the changes stay; it returns what takes that back, and is safe to repeat."""
         self._at_commit.append(action)
 
     def commit(self) -> None:
         self.leave()
-        for action in self._at_commit:
-            action()
+        with interrupts_wait():
+            self._after_commit += [action() for action in self._at_commit]
 
     def leave(self) -> None:
         """Flags as they were; buffers that a forward pass moved, too. Safe to repeat."""
@@ -144,18 +145,29 @@ class Transaction:
     def roll_back(self) -> None:
         """Everything as it was; safe to repeat."""
         answer_interrupts_by(self._handler)
-        self.undo()
-        self.leave()
+        with lock_of(self.model):
+            self.undo()
+            self.leave()
+            for action in self._after_commit:
+                action()
 
 
-def transact(model: nn.Module, work: Callable[[Transaction], _Result], view: nn.Module | None = None) -> _Result:
+def transact(
+    model: nn.Module,
+    work: Callable[[Transaction], _Result],
+    view: nn.Module | None = None,
+    opened: list[Transaction] | None = None,
+) -> _Result:
     """`work(transaction)` with the model locked and in evaluation mode, without gradients, the RNG put back.
 
     view: what runs in it, if it is more than the model: all that it holds is locked and in evaluation mode, too.
+    opened: gets the transaction. A public function whose result alone can undo the edit rolls it back where Ctrl-C
+        comes on the way out from here: Python answers between two returns, too, once torch.compile evaluates frames.
     If it returns, the edits of the transaction stay; if it raises, the model is bit for bit what it was.
     """
     parts = [] if view is None or view is model else [bare_model(part) for part in view.children()]
-    return _locked([lock_of(part) for part in sorted(parts, key=id)], lambda: _transact(model, work, view))
+    held = [] if opened is None else opened
+    return _locked([lock_of(part) for part in sorted(parts, key=id)], lambda: _transact(model, work, view, held))
 
 
 def _locked(locks: Sequence[AbstractContextManager], action: Callable[[], _Result]) -> _Result:
@@ -165,12 +177,13 @@ def _locked(locks: Sequence[AbstractContextManager], action: Callable[[], _Resul
         return _locked(locks[1:], action)
 
 
-def _transact(model: nn.Module, work: Callable[[Transaction], _Result], view: nn.Module | None) -> _Result:
+def _transact(
+    model: nn.Module, work: Callable[[Transaction], _Result], view: nn.Module | None, opened: list[Transaction]
+) -> _Result:
     lock, grad = lock_of(model), torch.is_grad_enabled()
-    transaction: Transaction | None = None
     try:
         with lock, function_modes_as_found(), torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(model)):
-            transaction = Transaction(model, view)
+            opened.append(transaction := Transaction(model, view))
             try:
                 transaction.enter()
                 result = work(transaction)
@@ -181,10 +194,14 @@ def _transact(model: nn.Module, work: Callable[[Transaction], _Result], view: nn
         return result  # inside of the try: an interrupt may also hit the exits of the contexts above
     except BaseException:
         torch.set_grad_enabled(grad)
-        with lock:
-            if transaction is not None:
-                transaction.roll_back()
+        roll_back(opened)
         raise
+
+
+def roll_back(opened: Sequence[Transaction]) -> None:
+    """The models as they were; safe to repeat."""
+    for transaction in opened:
+        transaction.roll_back()
 
 
 def _changed_rows(piece: Replacement, whole: Tensor) -> Written:
