@@ -80,7 +80,9 @@ def test_auto(make: type, composite: str, device: torch.device) -> None:
     assert len(traces(plan)) == 1
 
 
-def test_inductor() -> None:
+def test_inductor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # of nobody else, who may be writing to his
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # without a pool of processes
     model, images, target = (
         nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)),
         torch.rand(4, 6),
