@@ -17,6 +17,7 @@ from zsu_fast.evaluate.accuracy import Evaluation, evaluate
 from zsu_fast.evaluate.attacks import mlp_probe, nearest_prototype, neighbour_probe, prototype_row
 from zsu_fast.evaluate.depth import Attack, Depth, depth, share_of_the_way
 from zsu_fast.evaluate.intervals import auc_interval, upper_bound, wilson_interval
+from zsu_fast.evaluate.lira import LikelihoodRatio, likelihood_ratio
 from zsu_fast.evaluate.membership import Membership, membership
 from zsu_fast.evaluate.probe import ProbeResult, features, linear_probe
 from zsu_fast.evaluate.relearn import Relearning, relearn
@@ -25,6 +26,7 @@ __all__ = [
     "Attack",
     "Depth",
     "Evaluation",
+    "LikelihoodRatio",
     "Membership",
     "ProbeResult",
     "Relearning",
@@ -34,6 +36,7 @@ __all__ = [
     "distances",
     "evaluate",
     "features",
+    "likelihood_ratio",
     "linear_probe",
     "membership",
     "mlp_probe",
