@@ -38,7 +38,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "ssd": {},
 }
 PROBES, RETAIN = 36, 20
-RELEARN_BY = (("adam", 1e-3), ("sgd", 1e-2), ("sgd", 1e-1))
 LESSONS, TEST = 2000, 2500  # unseen images of all classes, apart
 SHOWN = {
     "answers": "answers",
@@ -110,9 +109,8 @@ def measure(
     result = zsu_fast.forget(edited, case.target, images[own], **arguments)
     seconds = time.process_time() - start
     found = depth(
-        edited, case.original, case.lessons, case.test, case.target, oracle=case.oracle, relearn_by=RELEARN_BY,
-        relearn_steps=relearn_steps,
-    )  # fmt: skip
+        edited, case.original, case.lessons, case.test, case.target, oracle=case.oracle, relearn_steps=relearn_steps
+    )
     return {"verdict": result.verdict.to_dict(), "cpu_seconds": round(seconds, 1), "depth": found.to_dict()}
 
 

@@ -66,37 +66,44 @@ def prototype_row(
         raise ValueError(f"lesson_labels must hold class {wanted} and others")
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
-    lessons, lesson_logits = lessons.double().cpu(), lesson_logits.double().cpu()
     features, logits = features.double().cpu(), logits.double().cpu()
-    others = known != wanted
-    centre = lessons[others].mean(0)
-    rivals, test_rivals = (_without(values, wanted) for values in (lesson_logits, logits))
-    kept = others & (lesson_logits.argmax(1) == known)
+    rivals = _without(logits, wanted)
+    rest = logits.clone()
+    rest[:, wanted] = -torch.inf
     found = []
     for _ in range(draws):
         drawn = own[torch.randperm(len(own), generator=generator)[:images]]
-        shots = lessons[drawn] - centre
-        row = shots.mean(0)
-        if images > 1:  # an image must not vouch for itself
-            each = (shots.sum(0) - shots) / (images - 1)
-            seen = (shots * each).sum(1)
-        else:
-            seen = shots @ row
-        spread = (lesson_logits[others].std() / ((lessons[others] - centre) @ row).std().clamp_min(1e-30)).item()
-        best: tuple[int, float, float] | None = None
-        for scale in (spread * 2.0**power for power in range(-4, 5)):
-            lost = (rivals - scale * ((lessons - centre) @ row))[kept].sort().values
-            bias = lost[min(len(lost) - 1, int(ALLOWED * len(lost)))].item() if len(lost) else 0.0
-            back = int((scale * seen + bias > rivals[drawn]).sum())
-            if best is None or back > best[0]:
-                best = (back, scale, bias)
-        assert best is not None
-        mine = best[1] * ((features - centre) @ row) + best[2] > test_rivals
-        rest = logits.clone()
-        rest[:, wanted] = -torch.inf
-        answers = torch.where(mine, wanted, rest.argmax(1))
+        row, bias = row_from(lessons, known, lesson_logits, wanted, drawn)
+        answers = torch.where(features @ row + bias > rivals, wanted, rest.argmax(1))
         found.append((answers == truth).double())
     return ProbeResult.of(torch.stack(found).mean(0), truth, [wanted])
+
+
+def row_from(lessons: Tensor, known: Tensor, lesson_logits: Tensor, wanted: int, drawn: Tensor) -> tuple[Tensor, float]:
+    """Weights float64 [D] and bias of the row for the class that :func:`prototype_row` makes of the drawn lessons."""
+    lessons, lesson_logits = lessons.double().cpu(), lesson_logits.double().cpu()
+    others = known != wanted
+    centre = lessons[others].mean(0)
+    rivals = _without(lesson_logits, wanted)
+    kept = others & (lesson_logits.argmax(1) == known)
+    shots = lessons[drawn] - centre
+    row = shots.mean(0)
+    if len(drawn) > 1:  # an image must not vouch for itself
+        each = (shots.sum(0) - shots) / (len(drawn) - 1)
+        seen = (shots * each).sum(1)
+    else:
+        seen = shots @ row
+    spread = (lesson_logits[others].std() / ((lessons[others] - centre) @ row).std().clamp_min(1e-30)).item()
+    best: tuple[int, float, float] | None = None
+    for scale in (spread * 2.0**power for power in range(-4, 5)):
+        lost = (rivals - scale * ((lessons - centre) @ row))[kept].sort().values
+        bias = lost[min(len(lost) - 1, int(ALLOWED * len(lost)))].item() if len(lost) else 0.0
+        back = int((scale * seen + bias > rivals[drawn]).sum())
+        if best is None or back > best[0]:
+            best = (back, scale, bias)
+    assert best is not None
+    _, scale, bias = best
+    return scale * row, bias - scale * float(centre @ row)
 
 
 def nearest_prototype(

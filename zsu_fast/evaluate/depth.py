@@ -30,7 +30,8 @@ class Attack:
     on the others. share: of the way from the original to the oracle, see :func:`share_of_the_way`; interval: of it,
     95 %, by the bootstrap over test images of the class. oracle_at_most: one-sided 95 % upper bound of the oracle's.
     others_at_least: what the other classes must keep, two points less than the worse of original and oracle gives them.
-    settings: model -> the optimiser and rate by which relearning had most back.
+    settings: model -> the optimiser and rate by which relearning had most back, and whether from "its own row" of the
+    class or "a fresh row", a prototype put in its place.
     """
 
     forget: dict[str, float]
@@ -39,7 +40,7 @@ class Attack:
     interval: tuple[float, float] | None = None
     oracle_at_most: float | None = None
     others_at_least: float | None = None
-    settings: dict[str, Setting] = field(default_factory=dict)
+    settings: dict[str, tuple[str, float, str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -122,8 +123,9 @@ def depth(
     """Attack the features of an edited model, of the original and of an oracle, all with the same images.
 
     The attacks: a prototype row from 5, 10 and 36 lessons (as many as there are); nearest prototype, 10 neighbours,
-    linear probe and a small MLP on the features; and relearning from all lessons, and from those of the other classes,
-    for each model by the optimiser and rate that has most back, after half of the steps and after all.
+    linear probe and a small MLP on the features; and relearning from all lessons, with the class's own row or a fresh
+    one, and from the lessons of the other classes, for each model by the start, optimiser and rate that has most back,
+    after half of the steps and after all.
 
     Args:
         edited, original, oracle: classifiers of the same classes. The oracle was retrained without the class by the
@@ -154,7 +156,7 @@ def depth(
     models = {"original": original, "edited": edited} | ({} if oracle is None else {"oracle": oracle})
     (shown, known), (judging, truth) = given["lessons"], given["test"]
     rates: dict[str, dict[str, Tensor]] = {}  # attack -> model -> [M] how often each test image gets its class
-    settings: dict[str, dict[str, Setting]] = {}  # attack -> model -> what had most back
+    settings: dict[str, dict[str, tuple[str, float, str]]] = {}  # attack -> model -> what had most back
     most, measured = int((known == wanted).sum()), sorted({max(1, relearn_steps // 2), relearn_steps})
     for who, model in models.items():
         lesson_features, lesson_logits = features_and_logits(model, shown, layer, batch_size, progress)
@@ -184,7 +186,8 @@ def depth(
                 for step, best in relearned.items():
                     name = f"{kind}, {step} steps"
                     found[name] = best.rates
-                    settings.setdefault(name, {})[who] = best.setting
+                    start = "a fresh row" if best.fresh_row else "its own row"
+                    settings.setdefault(name, {})[who] = (*best.setting, start)
         for name, of_model in found.items():
             rates.setdefault(name, {})[who] = of_model
     own = truth == wanted

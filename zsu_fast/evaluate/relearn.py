@@ -190,8 +190,12 @@ def learning(
     parameters: Sequence[str] = ("*",),
     seed: int = 0,
     optimizer: str = "adam",
+    prepare: Callable[[nn.Module], object] = lambda student: None,
 ) -> Iterator[tuple[int, nn.Module]]:
-    """(0, a copy of the model), then the copy after 1, 2, .. `steps` mini-batches; see :func:`relearn`."""
+    """(0, a copy of the model), then the copy after 1, 2, .. `steps` mini-batches; see :func:`relearn`.
+
+    prepare: what the attacker does to the copy before anything.
+    """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
     if not isinstance(learning_rate, float | int) or not 0.0 < learning_rate < math.inf:
@@ -200,6 +204,7 @@ def learning(
     # Whoever calls this inside of no_grad or inference_mode gets the same.
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=cuda_devices(model)):
         student = copy.deepcopy(model)
+        prepare(student)
         learned = _learned(student, parameters)
         for module in student.modules():
             module.training = False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.accuracy import predict
+from zsu_fast.evaluate.fresh_row import fresh_row
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.evaluate.relearn import DivergedError, learning
 
@@ -20,10 +22,14 @@ PRICE = 0.02
 
 @dataclass(frozen=True)
 class Relearned:
-    """By the strongest setting. rates: float64 [M], 1 for each test image that gets its class."""
+    """By the strongest setting. rates: float64 [M], 1 for each test image that gets its class.
+
+    fresh_row: whether the class began with a prototype row in place of the one that the model had.
+    """
 
     rates: Tensor
     setting: Setting
+    fresh_row: bool
 
 
 def strongest_relearning(
@@ -44,6 +50,9 @@ def strongest_relearning(
     the model gives them; where all cost more, the one that costs least. A setting that diverges is left out. Picked by
     the test images, the figure is an upper bound of what an attacker gets, for each model alike.
 
+    With lessons of the class and of others each setting is tried twice: from the model as it is, and with the class's
+    prototype row put in place of its own (see `fresh_row`), which edits like to turn far away.
+
     Args:
         lessons, test: (images, labels int64 on the CPU), checked; test holds images of the target and of others.
 
@@ -54,16 +63,21 @@ def strongest_relearning(
     judging, truth = test
     own = truth == target
     allowed = _right(model, judging, truth, batch_size)[~own].mean() - PRICE
+    starts: list[tuple[bool, Callable[[nn.Module], object]]] = [(False, lambda student: None)]
+    if 0 < int((labels == target).sum()) < len(labels):
+        put = fresh_row(model, images, labels, target, batch_size, progress)
+        starts += [] if put is None else [(True, put)]
     found: dict[int, list[Relearned]] = {step: [] for step in steps}
-    for optimizer, rate in settings:
+    for (fresh, prepare), (optimizer, rate) in product(starts, settings):
         try:
             for step, student in learning(
-                model, images, labels, max(steps), rate, batch_size, seed=seed, optimizer=optimizer
+                model, images, labels, max(steps), rate, batch_size, seed=seed, optimizer=optimizer, prepare=prepare
             ):
                 if step in found:
-                    found[step].append(Relearned(_right(student, judging, truth, batch_size), (optimizer, rate)))
+                    right = _right(student, judging, truth, batch_size)
+                    found[step].append(Relearned(right, (optimizer, rate), fresh))
                 if progress is not None and step:
-                    progress(step, max(steps), f"relearn by {optimizer}, {rate:g}")
+                    progress(step, max(steps), f"relearn by {optimizer}, {rate:g}{', fresh row' if fresh else ''}")
         except DivergedError:
             continue
     if not all(found.values()):
