@@ -1,7 +1,7 @@
 """Can it be told which images a model was trained on? Membership inference from the loss and entropy of its answers.
 
 The attacks are the simple ones of the unlearning literature. They bound a leak from below: an attacker with shadow
-models sees more.
+models sees more, see `zsu_fast.evaluate.likelihood_ratio`.
 """
 
 from __future__ import annotations
