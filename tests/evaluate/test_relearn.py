@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import math
 import sys
 import types
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from zsu_fast.evaluate import Relearning, evaluate, relearn
+from zsu_fast.evaluate import Relearning, anamnesis_index, evaluate, relearn
 
 
 class Net(nn.Module):
@@ -157,6 +158,21 @@ def test_relearn_time_by_hand() -> None:
     for arguments in ((0.0,), (1.1,), (0.5, 1.0), (0.5, -0.1)):
         with pytest.raises(ValueError, match="reference|tolerance"):
             found.relearn_time(*arguments)
+
+
+def test_anamnesis_index_by_hand() -> None:
+    def curve(*forget: float, images: int = 3) -> Relearning:
+        evaluations = (types.SimpleNamespace(forget_accuracy=f, retain_accuracy=0.9) for f in forget)
+        return Relearning((0, 1, 2, 4), tuple(evaluations), images, 3)  # type: ignore[arg-type]
+
+    fast, slow, never, known = curve(0, 0.9, 1, 1), curve(0, 0.1, 0.2, 0.8), curve(0, 0, 0, 0), curve(0.9, 1, 1, 1)
+    assert anamnesis_index(fast, slow, 0.8) == 1 / 4 and anamnesis_index(slow, fast, 0.8) == 4
+    assert anamnesis_index(slow, slow, 0.8) == 1 and anamnesis_index(known, slow, 0.8) == 0
+    assert anamnesis_index(never, slow, 0.8) == math.inf
+    assert anamnesis_index(fast, never, 0.8) is None and anamnesis_index(fast, known, 0.8) is None
+    assert anamnesis_index(fast, slow, 0.8, retain_reference=1.0) is None
+    with pytest.raises(ValueError, match="^edited, oracle: expected the same call"):
+        anamnesis_index(fast, curve(0, 0, 0, 1, images=4), 0.8)
 
 
 def test_the_model_is_untouched() -> None:

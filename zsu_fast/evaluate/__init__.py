@@ -20,7 +20,7 @@ from zsu_fast.evaluate.intervals import auc_interval, upper_bound, wilson_interv
 from zsu_fast.evaluate.lira import LikelihoodRatio, likelihood_ratio
 from zsu_fast.evaluate.membership import Membership, membership
 from zsu_fast.evaluate.probe import ProbeResult, features, linear_probe
-from zsu_fast.evaluate.relearn import Relearning, relearn
+from zsu_fast.evaluate.relearn import Relearning, anamnesis_index, relearn
 
 __all__ = [
     "Attack",
@@ -30,6 +30,7 @@ __all__ = [
     "Membership",
     "ProbeResult",
     "Relearning",
+    "anamnesis_index",
     "attacks",
     "auc_interval",
     "depth",

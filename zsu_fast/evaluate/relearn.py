@@ -74,8 +74,8 @@ class Relearning:
     ) -> int | None:
         """Steps until the accuracy on the class reaches (1 - tolerance) of a reference, None if it does not.
 
-        It is r_t of Chundawat et al. (2023), to the resolution of `steps`. Divided by r_t of a model that was retrained
-        without the class it is their Anamnesis index: ideal 1, lower if knowledge was left.
+        It is r_t of Chundawat et al., "Zero-shot machine unlearning" (2023), to the resolution of `steps`; see
+        :func:`anamnesis_index`.
 
         Args:
             reference: accuracy of the original model on the class, in (0, 1].
@@ -105,6 +105,37 @@ class Relearning:
             "target_images": self.target_images,
             "retain_only": self.retain_only,
         }
+
+
+def anamnesis_index(
+    edited: Relearning,
+    oracle: Relearning,
+    reference: float,
+    tolerance: float = 0.05,
+    *,
+    retain_reference: float | None = None,
+) -> float | None:
+    """r_t of an edited model over r_t of one that was retrained without the class, see `Relearning.relearn_time`.
+
+    Ideal 1; less if knowledge was left, more if the edit stands in the way of learning ("Streisand effect"). Infinite if
+    only the retrained model reaches the accuracy. None if it does not, or has it before the first step: then nothing
+    can be said. Source: Chundawat et al., "Zero-shot machine unlearning" (2023), section 5.
+
+    Args:
+        edited, oracle: what `relearn` found by the same call but for the model.
+        reference, tolerance, retain_reference: as in `Relearning.relearn_time`.
+
+    Raises:
+        ValueError: measured after other steps, or on other images; naming the argument.
+    """
+    if (edited.steps, edited.images, edited.target_images) != (oracle.steps, oracle.images, oracle.target_images):
+        raise ValueError("edited, oracle: expected the same call of relearn, got other steps or images to learn from")
+    own, others = (
+        curve.relearn_time(reference, tolerance, retain_reference=retain_reference) for curve in (edited, oracle)
+    )
+    if not others:
+        return None
+    return math.inf if own is None else own / others
 
 
 def relearn(
