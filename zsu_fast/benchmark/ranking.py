@@ -9,7 +9,7 @@ from statistics import mean
 
 from zsu_fast.benchmark.results import Row
 from zsu_fast.benchmark.settings import REFERENCES
-from zsu_fast.evaluate.relearn_attack import PRICE
+from zsu_fast.evaluate.depth import PRICE
 from zsu_fast.unlearn.verdict import FORGOTTEN_AT_MOST
 
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from zsu_fast.benchmark.cells import Cell
 from zsu_fast.benchmark.settings import ORIGINAL, REFERENCES, RETRAINED, Measures
-from zsu_fast.evaluate.depth import Attack, Depth, share_of_the_way
-from zsu_fast.evaluate.relearn_attack import PRICE
+from zsu_fast.evaluate.depth import PRICE, Attack, Depth, share_of_the_way
 from zsu_fast.unlearn.verdict import FORGOTTEN_AT_MOST
 
 Row = dict[str, Any]
