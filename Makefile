@@ -30,7 +30,7 @@ help:
 	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it"
 	@echo "make test    set up, build, run the tests (at most 10 minutes on 2 cores)"
 	@echo "make fuzz    100,000 calls of ops, functions and damaged files with drawn arguments (4 minutes); SEED=1 others"
-	@echo "make test-zoo  relevance on the models of timm, torchvision and transformers: docs/models.md (15 minutes)"
+	@echo "make test-zoo  relevance on the models of timm, torchvision and transformers: docs/models.md (half an hour)"
 	@echo "make native  set up, build the C++ and (with nvcc) CUDA libraries into zsu_fast/lib"
 	@echo "make bench   measure models and ops against their peers: bench/results/, and the README's tables"
 	@echo "make lint    ruff, mypy, clang-format;   make format  apply them"

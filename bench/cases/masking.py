@@ -248,3 +248,34 @@ register(
         dtypes=(torch.float32, torch.bfloat16),
     )
 )
+
+
+Prepared = tuple[list[Tensor], list[Tensor], list[int], ops.PreparedMask]
+
+
+def _prepared(blocks: int, width: int, heads: int, hidden: int) -> Callable[[torch.device, torch.dtype], Prepared]:
+    def make(device: torch.device, dtype: torch.dtype) -> Prepared:
+        tensors, scores, k, of, dims = _transformer(blocks, width, heads, hidden)(device, dtype)
+        picks = ops.topk_indices(scores, k)
+        indices = [picks[i] for i in of]
+        return tensors, indices, dims, ops.PreparedMask(tensors, indices, dims)
+
+    return make
+
+
+# Of 16 units a layer, what is to be masked takes no time: what a call costs that has 144 tensors to look at.
+for _name, _sizes in (("ViT-L", (24, 1024, 16, 4096)), ("ViT-L with 16 units a layer", (24, 16, 8, 40))):
+    register(
+        Case(
+            name=f"mask_neurons_/{_name}, prepared",
+            make=_prepared(*_sizes),
+            small=_prepared(2, 32, 8, 40),
+            run=lambda tensors, indices, dims, mask: mask(),
+            reference=lambda tensors, indices, dims, mask: _slices(tensors, indices, dims),
+            bytes=lambda tensors, indices, dims, mask: _slice_traffic(tensors, indices, dims),
+            peers={
+                "eager": lambda tensors, indices, dims, mask: _slices(tensors, indices, dims),
+                "not prepared": lambda tensors, indices, dims, mask: ops.mask_neurons_(tensors, indices, dims),
+            },
+        )
+    )

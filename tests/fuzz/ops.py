@@ -178,7 +178,7 @@ def mask_neurons(rng: random.Random) -> None:
             indices, wrong = [*indices, indices[0]], True
     wrong = wrong or any(is_wrong for _, _, is_wrong in drawn)
     options, wrong_options = _mode(rng, [t.dtype for t in tensors])
-    record = rng.random() < 0.5
+    record, prepared = rng.random() < 0.5, rng.random() < 0.3
     given: Any = tensors[0] if single else tensors
     if rng.random() < 0.02:
         given, wrong = rng.choice((None, "ab", 3, [None])), True
@@ -187,6 +187,8 @@ def mask_neurons(rng: random.Random) -> None:
 
     def run() -> Any:
         generator = torch.Generator().manual_seed(5) if options["mode"] in ("gaussian", "laplace") else None
+        if prepared:
+            return ops.PreparedMask(given, indices, dim)(record=record, generator=generator, **options)
         return ops.mask_neurons_(given, indices, dim, record=record, generator=generator, **options)
 
     memories = [whole(tensor).clone() for tensor in tensors]

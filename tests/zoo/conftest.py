@@ -14,10 +14,10 @@ _RESULTS: dict[str, dict] = {}
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     properties = dict(report.user_properties)
     if report.when == "call" and report.passed and "zoo" in properties:
-        _RESULTS[properties["zoo"]] = properties
+        _RESULTS.setdefault(properties["zoo"], {}).update(properties)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     path = os.environ.get("ZSU_FAST_ZOO_TABLE")
-    if path and exitstatus == 0 and len(_RESULTS) == len(ZOO):
+    if path and exitstatus == 0 and sum("costs" in found for found in _RESULTS.values()) == len(ZOO):
         write(Path(path), _RESULTS)

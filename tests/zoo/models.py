@@ -25,7 +25,7 @@ class ZooModel:
     """How to build a model.
 
     `absorbs`: why some relevance ends inside of it though no bias and no token is there. `mixes`: how its samples see
-    each other.
+    each other. `unplanned`: why no plan stands for it.
     """
 
     library: str
@@ -34,6 +34,7 @@ class ZooModel:
     options: Mapping[str, Any] = field(default_factory=dict)
     absorbs: str = ""
     mixes: str = ""
+    unplanned: str = ""
 
     @property
     def id(self) -> str:
@@ -134,7 +135,10 @@ _TRAITS: dict[str, dict[str, str]] = {
         "mixes": "its spatial attention is [N, N], over the samples",
     },
     "edgenext_xx_small": {"absorbs": "positions (sines) that are no parameters"},
-    "gemma4_vit_167m": {"absorbs": "pixels are shifted by a constant"},
+    "gemma4_vit_167m": {
+        "absorbs": "pixels are shifted by a constant",
+        "unplanned": "Python reads values of its tensors",
+    },
     "iformer_t": {"absorbs": "a sigmoid on the path of the values"},
     "xcit_nano_12_p16_224": {"absorbs": "positions (sines) that are no parameters"},
 }

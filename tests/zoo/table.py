@@ -31,6 +31,10 @@ third and the fourth):
   constant, LRP-0, gamma and flat lose nothing at all;
 - parameters, buffers, hooks, flags, gradients and the random state are left as they were.
 
+Under "plan", "works" says that a plan (`zsu_fast.lrp.compile`, {planned}, float32) gives the bits of `relevance` on
+images and classes that it was not traced on; "refused", that it says why it cannot. Models of more than 40 million
+parameters were not tried.
+
 Time, and peak memory of the first call, are ratios to the plain gradient of the logit with respect to the input
 (weights frozen), for one image, float32: {machine}. Inputs and models are the smallest there are, so that much of the
 time is Python's: on larger inputs the ratios are smaller.
@@ -50,11 +54,12 @@ def rows(text: str) -> set[str]:
 
 
 def write(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """`results` by model: its number of parameters and the ratios of `measure.cost_ratios`."""
+    """`results` by model: parameters, ratios of `measure.cost_ratios`, and what became of its plan, if it was tried."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
     machine = in_a_line(describe(torch.device("cpu")))
-    lines = [_HEAD.format(models=len(results), versions=versions, machine=machine)]
-    columns = [*RULES, *(f"{what}, {rule.partition(',')[0]}" for what in ("time", "memory") for rule in MEASURED)]
+    lines = [_HEAD.format(models=len(results), versions=versions, machine=machine, planned=next(iter(RULES)))]
+    ratios = [f"{what}, {rule.partition(',')[0]}" for what in ("time", "memory") for rule in MEASURED]
+    columns = [*RULES, "plan", *ratios]
     for library in _LIBRARIES:
         lines += [f"## {library}", "", "| model | input | parameters | " + " | ".join(columns) + " |"]
         lines.append("| --- " * (len(columns) + 3) + "|")
@@ -63,7 +68,8 @@ def write(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
                 continue
             result = results[model.id]
             costs = [f"{result['costs'][rule][i]:.1f}" for i in (0, 1) for rule in MEASURED]
-            cells = [model.name, model.size, f"{result['parameters'] / 1e6:.1f} M", *["works"] * len(RULES), *costs]
+            cells = [model.name, model.size, f"{result['parameters'] / 1e6:.1f} M", *["works"] * len(RULES)]
+            cells += [result.get("plan", ""), *costs]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
         lines.append("")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,10 +62,8 @@ def _count_versions(name: str, mutates: tuple[int, ...]) -> None:
     op = getattr(torch.ops.zsu_fast, name).default
 
     def kernel(keyset: Any, *args: Any) -> None:
-        for position in mutates:
-            for tensor in _tensors(args[position]):
-                if not tensor.is_inference():  # inference tensors have no version counter
-                    torch.autograd.graph.increment_version(tensor)
+        # All at once; passes over inference tensors, which have no version counter.
+        torch.autograd.graph.increment_version([t for position in mutates for t in _tensors(args[position])])
         op.redispatch(keyset & _AFTER_IN_PLACE, *args)
 
     library.impl(name, kernel, "ADInplaceOrView", with_keyset=True)

@@ -1,9 +1,12 @@
 """Checks of tensor arguments that the ops share; every message names the argument, what came and what was expected."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from ..reference.layout import accumulate_dtype
+from .memory import overlaps_itself
 
 
 def check_tensors(*optional: str, **tensors: Tensor | None) -> None:
@@ -52,3 +55,38 @@ def check_vector(label: str, tensor: Tensor | None, like: Tensor) -> None:
             f"{label} must be {like.dtype} or {accumulate_dtype(like.dtype)} on {like.device}, "
             f"got {tensor.dtype} on {tensor.device}"
         )
+
+
+def check_allowed(label: str, tensor: Tensor) -> None:
+    """`tensor` may be written to in the modes that are on."""
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{label} requires grad: masking in place is not differentiable, wrap it in torch.no_grad()")
+    # Tracing cannot ask for inference mode.
+    if not torch.compiler.is_compiling() and tensor.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(f"{label} is an inference tensor: write to it under torch.inference_mode(), or clone it")
+
+
+def check_apart(label: str, tensor: Tensor) -> None:
+    """Every element of `tensor` has an address of its own."""
+    if overlaps_itself(tensor):
+        raise ValueError(
+            f"{label} must have every element at an address of its own, got shape {tuple(tensor.shape)} with strides "
+            f"{tensor.stride()} (expanded or overlapping): clone it first"
+        )
+
+
+def check_number(label: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{label} must be a float, got {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{label} must be a float, got an integer beyond its range") from None
+
+
+def check_value(label: str, value: float, dtype: torch.dtype) -> float:
+    """`value` is a number that `dtype` can hold, if perhaps not exactly."""
+    value = check_number(label, value)
+    if math.isfinite(value) and abs(value) > torch.finfo(dtype).max:
+        raise ValueError(f"{label} {value} cannot be held by {dtype}")
+    return value

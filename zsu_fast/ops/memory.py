@@ -12,7 +12,11 @@ from torch import Tensor
 
 def has_addresses(tensor: Tensor) -> bool:
     """False where memory cannot be compared: fake and meta tensors, subclasses without memory, while tracing."""
-    if torch.compiler.is_compiling() or tensor.is_meta:
+    return not torch.compiler.is_compiling() and _has_memory(tensor)
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    if tensor.is_meta:
         return False
     if type(tensor) in (Tensor, torch.nn.Parameter):
         return True
@@ -53,11 +57,12 @@ def first_overlap(tensors: Sequence[Tensor]) -> tuple[int, int] | None:
     """
     if torch.compiler.is_compiling():
         return None
-    ranges = sorted(
-        (tensor.data_ptr(), _end(tensor), position)
-        for position, tensor in enumerate(tensors)
-        if has_addresses(tensor) and tensor.numel()
-    )
+    ranges = []
+    for position, tensor in enumerate(tensors):
+        if _has_memory(tensor) and (elements := _extent(tensor)):
+            begin = tensor.data_ptr()
+            ranges.append((begin, begin + elements * tensor.element_size(), position))
+    ranges.sort()
     group: list[int] = []
     group_end = 0
     for begin, end, position in ranges:
@@ -65,17 +70,19 @@ def first_overlap(tensors: Sequence[Tensor]) -> tuple[int, int] | None:
             group.append(position)
             group_end = max(group_end, end)
             continue
-        if len(group) > 1 and (pair := _collision(tensors, group)):
+        if len(group) > 1 and (pair := _collision(tensors, group, group_end)):
             return pair
         group, group_end = [position], end
-    return _collision(tensors, group) if len(group) > 1 else None
+    return _collision(tensors, group, group_end) if len(group) > 1 else None
 
 
-def _collision(tensors: Sequence[Tensor], group: Sequence[int]) -> tuple[int, int] | None:
-    """The first two of `group` that share memory. Their ranges meet, so they are looked at element by element."""
+def _collision(tensors: Sequence[Tensor], group: Sequence[int], end: int) -> tuple[int, int] | None:
+    """The first two of `group` that share memory. Their ranges meet, so they are looked at element by element, up to
+    `end`.
+    """
     start = min(tensors[i].data_ptr() for i in group)
     unit = math.gcd(*(n for i in group for n in (tensors[i].data_ptr() - start, tensors[i].element_size())))
-    marked = torch.zeros((max(_end(tensors[i]) for i in group) - start) // unit, dtype=torch.bool)
+    marked = torch.zeros((end - start) // unit, dtype=torch.bool)
 
     def elements(i: int) -> Tensor:
         # A last dimension of the units within an element makes different dtypes comparable.
@@ -99,6 +106,7 @@ def _last_offset(tensor: Tensor) -> int:
     return sum(stride * (size - 1) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _end(tensor: Tensor) -> int:
-    elements = tensor.numel() if tensor.is_contiguous() else _last_offset(tensor) + 1
-    return tensor.data_ptr() + elements * tensor.element_size()
+def _extent(tensor: Tensor) -> int:
+    """Elements from the first to the last in memory."""
+    elements = tensor.numel()
+    return _last_offset(tensor) + 1 if elements and not tensor.is_contiguous() else elements

@@ -21,14 +21,13 @@ def index_per_tensor(
 
     All are checked; those in CUDA memory, which must be waited for, only with `check`.
     """
-    if isinstance(indices, Tensor) or _is_ints(indices):
-        labels = ["indices"] * len(sizes)
-        each: list[Indices] = [indices] * len(sizes)
+    one = isinstance(indices, Tensor) or _is_ints(indices)
+    if one:
+        each = [cast("Indices", indices)] * len(sizes)
     else:
         if not isinstance(indices, Sequence):
             raise TypeError(f"indices must be ints, a tensor or a sequence of those, got {type(indices).__name__}")
         each = cast("list[Indices]", list(indices))
-        labels = [f"indices[{i}]" for i in range(len(each))]
         if len(each) != len(sizes):
             expected = "ints" if single else f"one for each of the {len(sizes)} tensors"
             raise ValueError(f"indices must be {expected}, got {len(each)}")
@@ -36,11 +35,13 @@ def index_per_tensor(
     known: dict[tuple[int, int], Tensor] = {}
     unchecked: list[tuple[str, Tensor, int]] = []
     result = []
-    for position, (label, index, size) in enumerate(zip(labels, each, sizes, strict=True)):
+    compiling = torch.compiler.is_compiling()
+    for position, (index, size) in enumerate(zip(each, sizes, strict=True)):
         assert device is not None
         # The compiler of torch 2.11 knows no id() of a list; it finds by itself what is computed twice.
-        key = (position if torch.compiler.is_compiling() else id(index), size)
+        key = (position if compiling else id(index), size)
         if key not in known:
+            label = "indices" if one else f"indices[{position}]"
             known[key] = _index(label, index, size, device)
             if check and isinstance(index, Tensor) and index.is_cuda and index.dtype != torch.bool:
                 unchecked.append((label, known[key], size))
