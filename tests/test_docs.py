@@ -21,7 +21,7 @@ from tests.concepts_data import USER, with_square
 from tests.examples import BLOCK, run_examples
 from tests.generators import generator_and_judges
 from zsu_fast.unlearn import TextRecord
-from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS, TEXT_METHODS
+from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS, RESUMABLE, TEXT_METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "lrp.md"
@@ -76,6 +76,7 @@ def test_the_page_on_forgetting(guide: tuple[Path, dict]) -> None:
     given = {"edited": edited, "original": original, "retrained": edited}
     given |= {"x": x, "y": y, "test_x": test_x, "test_y": test_y}
     found = run_examples(FORGETTING, given)["found"]
+    assert ", ".join(f"`{name}`" for name in RESUMABLE) in " ".join(FORGETTING.read_text().split())
     assert found.attacks["answers"].forget["edited"] < 0.05 < 0.8 < found.attacks["linear probe"].forget["edited"]
 
 

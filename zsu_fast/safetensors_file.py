@@ -1,5 +1,6 @@
 """Safetensors files that are there whole or not at all. Nothing in them is executed when they are read."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zsu_fast.atomic import replacing
+from zsu_fast.model.tensors import update_digest
 
 
 def save_atomically(
@@ -18,3 +20,14 @@ def save_atomically(
     """
     with replacing(Path(path), mode) as temporary:
         save_file(tensors, temporary, metadata)
+
+
+def checksum(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of everything in a file but itself, which stands in the metadata as "sha256"."""
+    digest = hashlib.sha256()
+    for name in sorted(metadata):
+        if name != "sha256":
+            digest.update(f"{name}\0{len(metadata[name])}\0{metadata[name]}\0".encode())
+    for name in sorted(tensors):
+        update_digest(digest, name, tensors[name])
+    return digest.hexdigest()

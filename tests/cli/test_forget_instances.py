@@ -1,11 +1,14 @@
 """`zsu-fast forget instances`: another kind of request through the same folder, and the plain form stays the class."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from zsu_fast.cli.models import load_model
-from zsu_fast.unlearn import model_digest
+from zsu_fast.safetensors_file import save_atomically
+from zsu_fast.unlearn import checkpoint, model_digest
 
 pytest.importorskip("typer")
 
@@ -73,3 +76,44 @@ def test_the_plain_form_is_the_class(few, run, tmp_path):
         )
     assert "Single training images" in run("forget", "--help").out
     assert "--images" in run("forget", "instances", "--help").out
+
+
+def test_a_killed_run_goes_on(few, run, tmp_path, monkeypatch):
+    kept = tmp_path / "kept"
+    few_steps = ("--set", "budget=1", "--set", "steps=5")  # whatever they reach
+    run(*forget("-o", tmp_path / "whole", *few_steps))
+    writes = []
+
+    def save(*arguments, **named):
+        if len(writes) == 3:
+            raise KeyboardInterrupt
+        writes.append(save_atomically(*arguments, **named))
+
+    again = ("-o", tmp_path / "o", "--checkpoint", kept, "--checkpoint-every", 0, *few_steps)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_atomically", save)
+        assert run(*forget(*again)).code not in (0, 3) and len(list(kept.iterdir())) == 1
+    refused = run(*forget(*again))
+    assert refused.code == 2 and "kept holds one of an earlier run" in refused.err
+    changed = run(*forget("--resume", "--set", "growth=0.1", *again))
+    assert changed.code == 2 and "option growth was 0.002 and is 0.1" in changed.err
+    run(*forget("--resume", *again))
+    assert not list(kept.iterdir())
+    first, second = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "o"))
+    assert first["record"]["model"]["after"] == second["record"]["model"]["after"]
+    assert first["record"]["cost"] == second["record"]["cost"]
+
+
+def test_checkpoints_that_cannot_be(few, run, tmp_path):
+    out = tmp_path / "o"
+    for arguments, text in (
+        (("--resume",), "resume: needs checkpoint"),
+        (("--checkpoint", out), "--checkpoint: expected another folder than --out"),
+    ):
+        result = run(*forget("-o", out, *arguments))
+        assert result.code == 2 and text in result.err
+    classes = ("forget", *MODEL, "-t", 2, "-p", "probes.npz", "-o", out, "--no-report", "--checkpoint", tmp_path / "k")
+    assert "method 'lra-npp' cannot go on from one" in run(*classes).err
+    for kind in ("class", "instances", "text", "generator"):
+        assert "--checkpoint" in run("forget", kind, "--help").out
+    assert "--checkpoint" not in run("forget", "concept", "--help").out

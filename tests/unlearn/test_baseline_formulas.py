@@ -12,8 +12,8 @@ import zsu_fast
 from tests.baselines import NOTHING, made
 from zsu_fast.unlearn.methods.base import Given
 from zsu_fast.unlearn.methods.baselines import boundary, damp, dampening, kodge, relabel, retrain, scrub
-from zsu_fast.unlearn.methods.baselines.baseline import mini_batches
 from zsu_fast.unlearn.methods.baselines.layer_inputs import features, patches
+from zsu_fast.unlearn.methods.training import mini_batches
 from zsu_fast.unlearn.structure import Head, Structure
 
 

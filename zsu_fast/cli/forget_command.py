@@ -104,6 +104,9 @@ def forget(
     photos: Annotated[
         bool, typer.Option(help="Show probes in the report; without, heat maps only.", rich_help_panel=opt.OUTPUT)
     ] = False,
+    checkpoint: opt.Checkpoint = None,
+    resume: opt.Resume = False,
+    checkpoint_every: opt.CheckpointEvery = 30.0,
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
     key: opt.Sign = None,
@@ -143,6 +146,7 @@ def forget(
     started = time.perf_counter()
     console = Console(as_json, quiet)
     others = parse_settings(other, method)
+    kept = opt.kept(checkpoint, resume, checkpoint_every, out)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
         for name, asked in (("--linear-probe", linear_probe), ("--front", front)):
             if asked and evaluation is None:
@@ -173,7 +177,7 @@ def forget(
             "batch_size": batch_size,
         }
         settings = {"method": method} | {name: value for name, value in given.items() if value is not None}
-        settings |= others
+        settings |= others | kept
         with console.progress() as progress:
             run = run_forget(
                 session, images, settings, linear_probe=linear_probe, front=front, report=report, photos=photos,

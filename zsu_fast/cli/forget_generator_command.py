@@ -99,6 +99,9 @@ def forget_generator(
             rich_help_panel=opt.OUTPUT,
         ),
     ] = True,
+    checkpoint: opt.Checkpoint = None,
+    resume: opt.Resume = False,
+    checkpoint_every: opt.CheckpointEvery = 30.0,
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
     key: opt.Sign = None,
@@ -130,6 +133,7 @@ def forget_generator(
     for name, value in (("until", until), ("utility_floor", utility_floor)):
         if value is not None:
             settings[name] = value
+    kept = opt.kept(checkpoint, resume, checkpoint_every, out)
     nothing: dict[str, Any] = {"classes": None, "mean": None, "std": None, "size": None}
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
         session = open_session(judge, judge_weights, device=device, batch_size=250, **nothing)
@@ -149,7 +153,7 @@ def forget_generator(
         shown, before = _made(loaded.model, request, low, high)
         with console.progress() as progress:
             result = forget_request(
-                loaded.model, request, method=method, progress=progress, **({"seed": seed} | settings)
+                loaded.model, request, method=method, progress=progress, **({"seed": seed} | settings | kept)
             )
         page = None
         if report:

@@ -91,6 +91,9 @@ def forget_instances(
     ] = None,
     seed: opt.Seed = 0,
     other: opt.Settings = None,
+    checkpoint: opt.Checkpoint = None,
+    resume: opt.Resume = False,
+    checkpoint_every: opt.CheckpointEvery = 30.0,
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
     key: opt.Sign = None,
@@ -120,12 +123,14 @@ def forget_instances(
     started = time.perf_counter()
     console = Console(as_json, quiet)
     settings = parse_settings(other, method)
+    kept = opt.kept(checkpoint, resume, checkpoint_every, out)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
         session = open_session(
             model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
         )
         x, y = session.pair(session.read_labelled(images, "--images"))
-        given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size} | settings
+        given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size}
+        given |= settings | kept
         if retain is not None:
             given["retain_probes"] = session.pair(session.read(retain, "--retain"))
         if evaluation is not None:

@@ -110,6 +110,9 @@ def forget_text(
         typer.Option("--float32", help="Convert weights of half precision, which no training takes.",
                      rich_help_panel=opt.MODEL),
     ] = False,
+    checkpoint: opt.Checkpoint = None,
+    resume: opt.Resume = False,
+    checkpoint_every: opt.CheckpointEvery = 30.0,
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
     key: opt.Sign = None,
@@ -142,6 +145,7 @@ def forget_text(
     console = Console(as_json, quiet)
     check_device(device)
     settings = parse_settings(other, method)
+    keeping = opt.kept(checkpoint, resume, checkpoint_every, out)
     asked, kept, texts = (_read(path, name) for path, name in
                           ((records, "--records"), (anchors, "--anchors"), (held_out, "--held-out")))  # fmt: skip
     if show_words:
@@ -156,7 +160,7 @@ def forget_text(
         with console.progress() as progress:
             asked = sensitive_words(loaded.model, asked, tokenizer, by=words, seed=seed, progress=progress)
             request = ForgetText(asked, tokenizer, kept, [(record.prompt, record.response) for record in texts])
-            given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "until": until} | settings
+            given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "until": until} | settings | keeping
             result = forget_request(loaded.model, request, method=method, progress=progress, **given)
         console.show(_table(asked))
         write_and_tell(console, folder, loaded, Run(result), time.perf_counter() - started)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from zsu_fast.unlearn.methods import RESUMABLE
 
 MODEL = "Model"
 IMAGES = "Images"
 METHOD = "Method"
+TRAINING = "Training that may be interrupted"
 OUTPUT = "Output"
 
 Model = Annotated[
@@ -101,3 +104,33 @@ Sign = Annotated[
         show_default=False,
     ),
 ]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="DIR",
+        help=f"Keep here what training has come to; emptied when it is done. Methods: {', '.join(RESUMABLE)}.",
+        rich_help_panel=TRAINING,
+        show_default=False,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on from what a killed run left in --checkpoint, to the same bits as one that was not; or begin, where "
+        "nothing is there.",
+        rich_help_panel=TRAINING,
+    ),
+]
+CheckpointEvery = Annotated[
+    float,
+    typer.Option("--checkpoint-every", metavar="SECONDS", min=0, help="0: after every step.", rich_help_panel=TRAINING),
+]
+
+
+def kept(checkpoint: Path | None, resume: bool, every: float, out: Path) -> dict[str, Any]:
+    """As `forget` takes them. ValueError for the folder of the results, which another lock is on."""
+    if checkpoint is not None and checkpoint.resolve() == out.resolve():
+        raise ValueError(f"--checkpoint: expected another folder than --out, got {checkpoint}")
+    return {"checkpoint": checkpoint, "resume": resume, "checkpoint_every": every}

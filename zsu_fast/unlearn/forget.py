@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from zsu_fast.extras import require
 from zsu_fast.model.tensors import tensor_digest
+from zsu_fast.unlearn.checkpoint import Checkpoint, kept_in
 from zsu_fast.unlearn.door import check_model
-from zsu_fast.unlearn.methods import Method, find_method, methods_for
+from zsu_fast.unlearn.methods import RESUMABLE, Method, find_method, methods_for
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import check_progress
 from zsu_fast.unlearn.picks import Picks
@@ -33,6 +35,9 @@ def forget(
     evaluate_on: tuple[Tensor, Tensor] | None = None,
     front: tuple[Tensor, Tensor] | None = None,
     progress: Progress | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    checkpoint_every: float = 30.0,
     **options: Any,
 ) -> ForgetResult:
     """Make a trained classifier forget, in place, from a few images that it was not trained on.
@@ -59,6 +64,12 @@ def forget(
         front: (images, labels) of the class and of others, on which edits of other sizes are measured too: see
             `result.front`. They have no part in the choice. Needs scikit-learn.
         progress: called as progress(done, total, text).
+        checkpoint: a folder in which a method that trains (`zsu_fast.unlearn.methods.RESUMABLE`) keeps what it has come
+            to; it is empty again when the call returns. One that was killed is called again with the same arguments and
+            `resume`: the edit has the same bits. Each process needs a folder of its own.
+        resume: go on from what is in that folder, or begin, where nothing is. What was kept of another model, other
+            images, options, versions, or another number of threads is refused.
+        checkpoint_every: seconds; more where writing takes more than a twentieth of the time. 0: after every step.
         options: of the method; `method_options(method)` has them all, with their defaults. Common to all: `budget`,
             `until`, `utility_floor`, `mode`, `strength`, `seed`, `batch_size`.
 
@@ -74,10 +85,11 @@ def forget(
     """
     opened: list[Transaction] = []
     try:
-        return _carry_out(
-            model, target, probes, probe_labels, retain_probes, evaluate_on, progress, method, options, Task.run, front,
-            opened,
-        )  # fmt: skip
+        with kept_in(checkpoint, resume, checkpoint_every) as kept:
+            return _carry_out(
+                model, target, probes, probe_labels, retain_probes, evaluate_on, progress, method, options, Task.run,
+                front, opened, kept,
+            )  # fmt: skip
     except BaseException:
         roll_back(opened)
         raise
@@ -126,6 +138,7 @@ def _carry_out(
     run: Any,
     front: Any = None,
     opened: list[Transaction] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Any:
     """Everything checked at the door, then one transaction around all the rest."""
     bare = check_model(model)
@@ -137,6 +150,8 @@ def _carry_out(
         request = ForgetClass(request, probes, probe_labels)
     chosen = configured(method, options)
     _check_kind(request, chosen)
+    if checkpoint is not None and not chosen.resumable:
+        raise ValueError(f"checkpoint: method {method!r} cannot go on from one; these can: {', '.join(RESUMABLE)}")
     if isinstance(retain_probes, (tuple, list)):
         retain_probes = labelled("retain_probes", retain_probes)
     elif retain_probes is not None:
@@ -148,11 +163,12 @@ def _carry_out(
         front = labelled("front", front)
         require("sklearn", "evaluate")
 
+    given = {"front": front, "checkpoint": checkpoint} | ({} if progress is None else {"progress": progress})
+
     def work(transaction: Transaction) -> Any:
-        given = {} if progress is None else {"progress": progress}
         return agreed(
             model,
-            lambda: run(Task(transaction, request, chosen, retain_probes, evaluate_on, front=front, **given)),
+            lambda: run(Task(transaction, request, chosen, retain_probes, evaluate_on, **given)),
             lambda result: _decision(result) if isinstance(result, ForgetResult) else None,
         )
 

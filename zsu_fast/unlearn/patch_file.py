@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -13,8 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zsu_fast.model.tensors import update_digest
-from zsu_fast.safetensors_file import save_atomically
+from zsu_fast.safetensors_file import checksum, save_atomically
 from zsu_fast.unlearn.entry import Entry
 
 FORMAT = "zsu_fast.patch"
@@ -45,7 +43,7 @@ def save(
         "digests": _text({name: list(pair) for name, pair in digests.items()}),
         "key": key,
     }
-    save_atomically(tensors, path, metadata | {"sha256": _checksum(metadata, tensors)}, mode=0o600)
+    save_atomically(tensors, path, metadata | {"sha256": checksum(metadata, tensors)}, mode=0o600)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[tuple[Entry, ...], dict[str, Any], dict[str, tuple[str, str]], str]:
@@ -65,7 +63,7 @@ def load(path: str | os.PathLike[str]) -> tuple[tuple[Entry, ...], dict[str, Any
             if version not in ("1", "2"):
                 raise ValueError(f"path: {path} has patch version {version}, expected 1 or {FORMAT_VERSION}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if version == "2" and metadata.get("sha256") != _checksum(metadata, tensors):
+        if version == "2" and metadata.get("sha256") != checksum(metadata, tensors):
             raise ValueError(f"path: {path} is damaged: its checksum is not that of its contents")
         described, record = json.loads(metadata["entries"]), json.loads(metadata["record"])
         digests = json.loads(metadata.get("digests", "{}"))
@@ -80,17 +78,6 @@ def load(path: str | os.PathLike[str]) -> tuple[tuple[Entry, ...], dict[str, Any
 
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _checksum(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of everything in the file but itself."""
-    digest = hashlib.sha256()
-    for name in sorted(metadata):
-        if name != "sha256":
-            digest.update(f"{name}\0{len(metadata[name])}\0{metadata[name]}\0".encode())
-    for name in sorted(tensors):
-        update_digest(digest, name, tensors[name])
-    return digest.hexdigest()
 
 
 def _entry(described: dict[str, Any], indices: Tensor | None, old: Tensor | None, new: Tensor | None) -> Entry:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from zsu_fast.evaluate.given import check_classes
 from zsu_fast.model.tensors import model_digest
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
+from zsu_fast.unlearn.checkpoint import Checkpoint, Stretch, fingerprint
 from zsu_fast.unlearn.door import check_runs, check_taken
 from zsu_fast.unlearn.edits import Edits
 from zsu_fast.unlearn.front import Front
@@ -66,8 +68,9 @@ class Task:
         evaluate_on: Pair | None = None,
         progress: Progress = lambda done, total, text: None,
         front: Pair | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        self.transaction, self.request, self.method = transaction, request, method
+        self.transaction, self.request, self.method, self.checkpoint = transaction, request, method, checkpoint
         self.retain_given, self.evaluate_on = retain_given, evaluate_on
         self.model, self.view = transaction.model, transaction.view
         self.targets = request.classes
@@ -108,6 +111,10 @@ class Task:
         margins = self.request.margins(logits, torch.ones_like(self.labels, dtype=torch.bool))
         evaluation = measurement.evaluation(self.evaluate_on)
         digest, unknown = model_digest(self.model), self.request.unknown(logits)
+        if self.checkpoint is not None:
+            given = {"request": (self.request, self.probes, self.labels), "retain images": measurement.retain}
+            decides = fingerprint(self.model, digest, self.method.name, self.method.asked, given)
+            self.checkpoint.begin(self.model, decides, measurement.cost)
         proposals = iter(()) if unknown is not None else self.method.propose(self._given())
         first = next(proposals, None)  # the analysis, which may know more than the images
         metrics = self._metrics(margins, measurement.retain_accuracy_before())
@@ -216,9 +223,12 @@ class Task:
         def note(logits: Tensor) -> None:
             measurement.known = logits
 
+        def stretch(things: Sequence[Any]) -> Stretch:
+            return Stretch() if self.checkpoint is None else self.checkpoint.stretch(things)
+
         return Given(
             self.model, self.structure, self.targets, self.probes, self.labels, measurement.retain, measurement.forward,
-            count, measurement.progress, self.request, note, self._classified, self.request.view,
+            count, measurement.progress, self.request, note, self._classified, self.request.view, stretch,
         )  # fmt: skip
 
     def _first_look(self) -> Tensor:

@@ -24,6 +24,8 @@ _OURS: dict[str, type[Method]] = {
     "concept": Concept,
 }
 _BUILT_IN = _OURS | INSTANCE_METHODS | GENERATOR_METHODS | TEXT_METHODS | BASELINES
+RESUMABLE = tuple(name for name, kind in _BUILT_IN.items() if kind.resumable)
+"""Those that can go on from a checkpoint."""
 
 
 def method_names() -> list[str]:
@@ -56,6 +58,7 @@ __all__ = [
     "GENERATOR_METHODS",
     "GROUP",
     "INSTANCE_METHODS",
+    "RESUMABLE",
     "TEXT_METHODS",
     "Channels",
     "Deep",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from zsu_fast.unlearn.checkpoint import Stretch
 from zsu_fast.unlearn.edits import Edits, Slice
 from zsu_fast.unlearn.options import Options
 from zsu_fast.unlearn.picks import Picks, Ranking
@@ -31,7 +32,7 @@ class Given:
     be run again. classified: what enters the classifier [N, D], and logits of the images, where a run already has them
     (`reads_classifier`). request: what the images and labels are of; needed by methods that take other kinds than
     classes. view: the model, or a copy of it -> what runs on the images and gives logits; for a classifier the model
-    itself.
+    itself. stretch: all that the coming steps of training change, or draw from -> what keeps them in a checkpoint.
     """
 
     model: nn.Module
@@ -47,6 +48,7 @@ class Given:
     note: Callable[[Tensor], None] = lambda logits: None
     classified: tuple[Tensor, Tensor] | None = None
     view: Callable[[nn.Module], nn.Module] = lambda model: model
+    stretch: Callable[[Sequence[Any]], Stretch] = lambda things: Stretch()
 
 
 class Choice(Protocol):
@@ -107,7 +109,7 @@ class Method(ABC):
     options. until: its default aim. folds: in how many parts the probes are held out in turn, each judged by an edit
     that was chosen without it; 1: none are, only other images can judge. learns: from the retain images too, which are
     then held out likewise. reads_classifier: it looks at what enters the classifier, which the first pass of the images
-    then keeps.
+    then keeps. resumable: its training is in a `stretch`, so that it can go on from a checkpoint.
     """
 
     name: ClassVar[str]
@@ -118,6 +120,7 @@ class Method(ABC):
     folds: int = 4
     learns: ClassVar[bool] = False
     reads_classifier: ClassVar[bool] = False
+    resumable: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:
         self.asked = options

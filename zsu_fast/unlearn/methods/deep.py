@@ -22,7 +22,7 @@ from zsu_fast.evaluate.given import check_int
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.methods.base import FORGET, RETAIN, Given, Method, Proposal
 from zsu_fast.unlearn.methods.entry_module import entered, entry_module, inputs_kept
-from zsu_fast.unlearn.methods.training import Values, batches_for_ever, descend, values_of_learning
+from zsu_fast.unlearn.methods.training import EndlessBatches, Values, descend, values_of_learning
 from zsu_fast.unlearn.methods.views import MEMORY, views
 from zsu_fast.unlearn.options import Options, check_layers, check_positive, option
 from zsu_fast.unlearn.structure import Head, Structure
@@ -79,6 +79,7 @@ class Deep(Method):
     needs: ClassVar[frozenset[str]] = frozenset({FORGET, RETAIN})
     until: ClassVar[float] = 0.02
     learns: ClassVar[bool] = True
+    resumable: ClassVar[bool] = True
 
     asked: DeepOptions
 
@@ -152,7 +153,7 @@ class Deep(Method):
         parameters = _learned(student, given.structure, _layers(given.structure, asked.layers))
         optimizer = torch.optim.Adam(parameters, lr=asked.learning_rate)
         steps = self._steps(given.structure)
-        batches = batches_for_ever(len(aims), min(asked.train_batch_size, len(aims)), generator)
+        batches = EndlessBatches(len(aims), min(asked.train_batch_size, len(aims)), generator)
         own = Tensors(student).held(head.weight)
 
         def loss_of(step: int) -> Tensor:
@@ -164,7 +165,8 @@ class Deep(Method):
             found = pool.features_of(student, own, where)
             return still.loss(found, aims[where], weight * asked.pressure, weight * asked.contrast)
 
-        descend(loss_of, parameters, optimizer, steps, given.progress, "features")
+        stretch = given.stretch([student, optimizer, generator, batches])
+        descend(loss_of, parameters, optimizer, steps, given.progress, "features", stretch)
         silence(Tensors(student), head, given.targets, pool.logits)
 
 

@@ -6,6 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from zsu_fast.evaluate.inference import cuda_devices
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.model.tensors import Tensors, same_bits
+from zsu_fast.unlearn.checkpoint import Stretch
 from zsu_fast.unlearn.edits import Edits, Replacement
 from zsu_fast.unlearn.methods.base import Given, Method, Progress, Proposal
 from zsu_fast.unlearn.picks import Picks
@@ -140,15 +142,21 @@ def descend(
     steps: int,
     progress: Progress,
     text: str,
+    stretch: Stretch,
     after_step: Callable[[], None] = lambda: None,
-    enough: Callable[[], bool] = lambda: False,
+    enough: Callable[[], bool] | None = None,
     clip: float | None = None,
+    last: bool = True,
 ) -> None:
     """`steps` steps down loss_of(step), fewer if after one `enough` is true. clip: largest norm of all gradients.
+
+    stretch: of `Given.stretch`; steps that it has behind it are not taken again. last: of it there are no more steps.
 
     ValueError if the loss becomes infinite or NaN: that is not forgetting.
     """
     for step in range(steps):
+        if stretch.behind():
+            continue
         loss = loss_of(step)
         _check_finite(f"the loss at step {step + 1} is {loss.item()}", loss)
         gradients: Any = torch.autograd.grad(loss, parameters, allow_unused=True) if loss.requires_grad else [None]
@@ -161,7 +169,9 @@ def descend(
         optimizer.step()
         after_step()
         progress(step + 1, steps, f"{text}, loss {loss.item():.3f}")
-        if enough():
+        ended = enough is not None and enough()
+        stretch.done(ended or (last and step + 1 == steps))
+        if ended:
             break
     _check_finite("in the end parameters are infinite or NaN", *parameters)
 
@@ -176,7 +186,29 @@ def mini_batches(count: int, size: int, generator: torch.Generator) -> tuple[Ten
     return torch.randperm(count, generator=generator).tensor_split(-(-count // size))
 
 
-def batches_for_ever(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of mini-batches, epoch after epoch, each in a new order."""
-    while True:
-        yield from mini_batches(count, size, generator)
+class EndlessBatches(Iterator[Tensor]):
+    """Indices of mini-batches, epoch after epoch, each in a new order; of nothing, empty ones.
+
+    epoch: how many make one.
+    """
+
+    def __init__(self, count: int, size: int, generator: torch.Generator) -> None:
+        self._draw = partial(mini_batches, count, size, generator)
+        self.epoch = -(-count // size)
+        self._batches: tuple[Tensor, ...] = ()
+        self._next = 0
+
+    def __next__(self) -> Tensor:
+        if not self.epoch:
+            return torch.arange(0)
+        if self._next == len(self._batches):
+            self._batches, self._next = self._draw(), 0
+        self._next += 1
+        return self._batches[self._next - 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order": torch.cat(self._batches) if self._batches else None, "next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        order, self._next = state["order"], state["next"]
+        self._batches = () if order is None else order.tensor_split(self.epoch)

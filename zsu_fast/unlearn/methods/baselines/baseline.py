@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from zsu_fast.evaluate.given import check_int
 from zsu_fast.evaluate.inference import logits_of, model_device
 from zsu_fast.unlearn.methods.base import Given
-from zsu_fast.unlearn.methods.training import LearningMethod, descend, mini_batches
+from zsu_fast.unlearn.methods.training import EndlessBatches, LearningMethod, descend
 from zsu_fast.unlearn.options import Options, check_positive, option
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -68,7 +68,10 @@ class Baseline(LearningMethod):
 
 
 class Trainer:
-    """Gradient descent on the parameters of a student, epoch by epoch. The same seed draws the same mini-batches."""
+    """Gradient descent on the parameters of a student, epoch by epoch. The same seed draws the same mini-batches.
+
+    kept: what a checkpoint holds; who changes more with a step adds it before the first one.
+    """
 
     def __init__(
         self, student: nn.Module, given: Given, options: LearningOptions, learning_rate: float | None = None
@@ -83,6 +86,9 @@ class Trainer:
             if options.optimizer == "adam"
             else torch.optim.SGD(self.parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0)
         )
+        self.kept: list[Any] = [student, self.optimizer, self.generator]
+        self._batches: dict[int, EndlessBatches] = {}
+        self._stretch = given.stretch(self.kept)
 
     def epochs(
         self, images: Tensor, labels: Tensor, loss: Loss, text: str, after_step: Callable[[], None] = lambda: None
@@ -95,12 +101,20 @@ class Trainer:
         self, images: Tensor, labels: Tensor, loss: Loss, text: str, after_step: Callable[[], None] = lambda: None
     ) -> None:
         """Every image once, in an order of its own."""
-        batches = mini_batches(len(images), self.options.train_batch_size, self.generator)
+        batches = self.batches(len(images))
         self.given.count(len(images))
         descend(
-            lambda step: loss(*on_device_of(self.student, batches[step], images, labels)),
-            self.parameters, self.optimizer, len(batches), self.given.progress, text, after_step,
+            lambda step: loss(*on_device_of(self.student, next(batches), images, labels)),
+            self.parameters, self.optimizer, batches.epoch, self.given.progress, text, self._stretch, after_step,
+            last=False,
         )  # fmt: skip
+
+    def batches(self, count: int) -> EndlessBatches:
+        """Of so many images. An epoch takes all of its own, so that the next one begins with a new order."""
+        if count not in self._batches:
+            self._batches[count] = EndlessBatches(count, self.options.train_batch_size, self.generator)
+            self.kept.append(self._batches[count])
+        return self._batches[count]
 
 
 def on_device_of(model: nn.Module, chosen: Tensor, *data: Tensor) -> list[Tensor]:

@@ -48,6 +48,7 @@ class BoundaryShrink(Baseline):
 
     name: ClassVar[str] = "boundary-shrink"
     options: ClassVar[type[BoundaryShrinkOptions]] = BoundaryShrinkOptions
+    resumable: ClassVar[bool] = True
 
     asked: BoundaryShrinkOptions
 
@@ -81,6 +82,7 @@ class BoundaryExpand(Baseline):
 
     name: ClassVar[str] = "boundary-expand"
     options: ClassVar[type[BoundaryOptions]] = BoundaryOptions
+    resumable: ClassVar[bool] = True
 
     asked: BoundaryOptions
 

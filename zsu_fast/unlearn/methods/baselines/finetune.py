@@ -36,6 +36,7 @@ class Finetune(Baseline):
     options: ClassVar[type[LearningOptions]] = FinetuneOptions
     needs: ClassVar[frozenset[str]] = frozenset({RETAIN})
     train_mode: ClassVar[bool] = True
+    resumable: ClassVar[bool] = True
 
     asked: LearningOptions
 
@@ -63,6 +64,7 @@ class L1Sparse(Baseline):
     options: ClassVar[type[L1SparseOptions]] = L1SparseOptions
     needs: ClassVar[frozenset[str]] = frozenset({RETAIN})
     train_mode: ClassVar[bool] = True
+    resumable: ClassVar[bool] = True
 
     asked: L1SparseOptions
 

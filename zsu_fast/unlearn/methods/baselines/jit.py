@@ -43,6 +43,7 @@ class Jit(Baseline):
 
     name: ClassVar[str] = "jit"
     options: ClassVar[type[JitOptions]] = JitOptions
+    resumable: ClassVar[bool] = True
 
     asked: JitOptions
 

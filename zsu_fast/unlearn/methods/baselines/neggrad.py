@@ -16,7 +16,7 @@ from zsu_fast.unlearn.methods.baselines.baseline import (
     on_device_of,
     retained,
 )
-from zsu_fast.unlearn.methods.training import batches_for_ever
+from zsu_fast.unlearn.methods.training import EndlessBatches
 from zsu_fast.unlearn.options import check_share, option
 
 
@@ -28,6 +28,7 @@ class NegGrad(Baseline):
 
     name: ClassVar[str] = "neggrad"
     options: ClassVar[type[LearningOptions]] = LearningOptions
+    resumable: ClassVar[bool] = True
 
     asked: LearningOptions
 
@@ -54,13 +55,15 @@ class NegGradPlus(Baseline):
     name: ClassVar[str] = "neggrad+"
     options: ClassVar[type[NegGradPlusOptions]] = NegGradPlusOptions
     needs: ClassVar[frozenset[str]] = frozenset({FORGET, RETAIN})
+    resumable: ClassVar[bool] = True
 
     asked: NegGradPlusOptions
 
     def learn(self, student: nn.Module, given: Given, images: Tensor, labels: Tensor) -> None:
         trainer = Trainer(student, given, self.asked)
         classification, beta = cross_entropy(student), self.asked.beta
-        batches = batches_for_ever(len(images), self.asked.train_batch_size, trainer.generator)
+        batches = EndlessBatches(len(images), self.asked.train_batch_size, trainer.generator)
+        trainer.kept.append(batches)
 
         def loss(retain_images: Tensor, retain_labels: Tensor) -> Tensor:
             forgotten = on_device_of(student, next(batches), images, labels)

@@ -37,6 +37,7 @@ class RandomLabel(Baseline):
 
     name: ClassVar[str] = "random-label"
     options: ClassVar[type[RandomLabelOptions]] = RandomLabelOptions
+    resumable: ClassVar[bool] = True
 
     asked: RandomLabelOptions
 
@@ -78,6 +79,7 @@ class Salun(Baseline):
     name: ClassVar[str] = "salun"
     options: ClassVar[type[SalunOptions]] = SalunOptions
     needs: ClassVar[frozenset[str]] = frozenset({FORGET, RETAIN})
+    resumable: ClassVar[bool] = True
 
     asked: SalunOptions
 

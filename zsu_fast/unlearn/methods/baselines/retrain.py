@@ -42,6 +42,7 @@ class Retrain(Baseline):
     options: ClassVar[type[RetrainOptions]] = RetrainOptions
     needs: ClassVar[frozenset[str]] = frozenset({RETAIN})
     train_mode: ClassVar[bool] = True
+    resumable: ClassVar[bool] = True
 
     asked: RetrainOptions
 
@@ -56,6 +57,7 @@ class Retrain(Baseline):
             if self.asked.schedule == "one-cycle"
             else ConstantLR(trainer.optimizer, 1.0)
         )
+        trainer.kept.append(schedule)
         trainer.epochs(images, labels, cross_entropy(student), "retrain", schedule.step)
 
 

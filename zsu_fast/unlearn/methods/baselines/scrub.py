@@ -50,6 +50,7 @@ class Scrub(Baseline):
     name: ClassVar[str] = "scrub"
     options: ClassVar[type[ScrubOptions]] = ScrubOptions
     needs: ClassVar[frozenset[str]] = frozenset({FORGET, RETAIN})
+    resumable: ClassVar[bool] = True
 
     asked: ScrubOptions
 

@@ -58,6 +58,7 @@ class Unsir(Baseline):
     options: ClassVar[type[UnsirOptions]] = UnsirOptions
     needs: ClassVar[frozenset[str]] = frozenset({RETAIN})
     train_mode: ClassVar[bool] = True
+    resumable: ClassVar[bool] = True
 
     asked: UnsirOptions
 
@@ -89,6 +90,7 @@ class Unsir(Baseline):
 
         optimizer = torch.optim.Adam([noise], asked.noise_learning_rate)
         text = f"unsir, noise of class {target}"
-        descend(loss, [noise], optimizer, asked.noise_steps, given.progress, text)
+        stretch = given.stretch([noise, optimizer])
+        descend(loss, [noise], optimizer, asked.noise_steps, given.progress, text, stretch)
         given.count(asked.noise_steps * len(noise))
         return noise.detach()

@@ -16,7 +16,7 @@ from zsu_fast.unlearn.generated import ForgetGenerated
 from zsu_fast.unlearn.generator_view import GeneratorView
 from zsu_fast.unlearn.methods.base import Given, Method, Proposal
 from zsu_fast.unlearn.methods.generators.latent_options import LatentOptions
-from zsu_fast.unlearn.methods.training import batches_for_ever, descend, taught
+from zsu_fast.unlearn.methods.training import EndlessBatches, descend, taught
 from zsu_fast.unlearn.options import check_positive, option
 from zsu_fast.unlearn.structure import Structure
 
@@ -54,6 +54,7 @@ class Cascade(Method):
     takes: ClassVar[frozenset[str]] = frozenset({ForgetGenerated.kind})
     until: ClassVar[float] = 0.01
     folds: int = 1
+    resumable: ClassVar[bool] = True
 
     asked: CascadeOptions
 
@@ -79,10 +80,10 @@ class Cascade(Method):
         if request.discriminator is not None:
             critic = _Critic(copy.deepcopy(request.discriminator), asked, real)
         generator = torch.Generator().manual_seed(asked.seed)
-        draws = [batches_for_ever(len(part), asked.train_batch_size, generator) for part in (own, others, real)]
+        draws = [EndlessBatches(len(part), asked.train_batch_size, generator) for part in (own, others, real)]
         parameters = [p for p in student.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(parameters, asked.learning_rate, (0.5, 0.999))
-        reached = 0
+        looks = {"steps": 0, "met": 0}
 
         def loss(step: int) -> Tensor:
             """Even steps unlearn, odd ones learn."""
@@ -100,21 +101,20 @@ class Cascade(Method):
             critic.learn(real[next(draws[2]).to(real.device)], found.detach())
             return away + asked.adversarial_weight * F.softplus(-critic.logits(found)).mean()
 
-        taken = 0
-
         def enough() -> bool:
-            nonlocal reached, taken
-            taken += 1
-            if taken % (2 * LOOK):
+            looks["steps"] += 1
+            if looks["steps"] % (2 * LOOK):
                 return False
             until = self.until if asked.until is None else asked.until
             with torch.no_grad():
                 logits = torch.cat([view(part) for part in asked.batches(images)])
             left = int((~(request.margins(logits, labels) < 0)).sum())
-            reached = reached + 1 if left <= until * len(images) else 0
-            return reached == 2
+            looks["met"] = looks["met"] + 1 if left <= until * len(images) else 0
+            return looks["met"] == 2
 
-        descend(loss, parameters, optimizer, 2 * asked.steps, given.progress, "cascade", enough=enough)
+        learning = [] if critic is None else [critic.net, critic.optimizer]
+        stretch = given.stretch([student, optimizer, *learning, generator, *draws, looks])
+        descend(loss, parameters, optimizer, 2 * asked.steps, given.progress, "cascade", stretch, enough=enough)
 
 
 class _Critic:
@@ -122,7 +122,7 @@ class _Critic:
 
     def __init__(self, net: nn.Module, asked: CascadeOptions, real: Tensor) -> None:
         self.net = net.requires_grad_(True)
-        self._optimizer = torch.optim.Adam(net.parameters(), asked.learning_rate, (0.5, 0.999))
+        self.optimizer = torch.optim.Adam(net.parameters(), asked.learning_rate, (0.5, 0.999))
         with torch.no_grad():
             opinion = [self.logits(part).sigmoid() for part in real.split(asked.batch(real))]
         self.fake_label = float(torch.cat(opinion).mean())
@@ -141,6 +141,6 @@ class _Critic:
         self._step(F.softplus(-self.logits(real)).mean() + F.softplus(self.logits(made)).mean())
 
     def _step(self, loss: Tensor) -> None:
-        self._optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        self._optimizer.step()
+        self.optimizer.step()

@@ -77,6 +77,7 @@ class Substitute(Method):
     takes: ClassVar[frozenset[str]] = frozenset({ForgetGenerated.kind})
     until: ClassVar[float] = 0.01
     folds: int = 1
+    resumable: ClassVar[bool] = True
 
     asked: SubstituteOptions
 
@@ -205,7 +206,8 @@ class _Fit:
                     + asked.judge_weight * F.relu(left + asked.lead).mean()
                 )
 
-            descend(loss, parameters, optimizer, asked.tuning_steps, given.progress, "tuning")
+            stretch = given.stretch([student, optimizer, generator])
+            descend(loss, parameters, optimizer, asked.tuning_steps, given.progress, "tuning", stretch)
         return learned_values(given.model, student)
 
 

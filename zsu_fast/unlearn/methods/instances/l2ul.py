@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from zsu_fast.unlearn.methods.baselines.baseline import check_floating, logits
 from zsu_fast.unlearn.methods.instances.adversarial import targeted_pgd
 from zsu_fast.unlearn.methods.instances.importance import synapse_importance, unimportance
 from zsu_fast.unlearn.methods.instances.instance_method import InstanceMethod, request_of
-from zsu_fast.unlearn.methods.training import batches_for_ever, descend, set_training
+from zsu_fast.unlearn.methods.training import EndlessBatches, descend, set_training
 from zsu_fast.unlearn.options import Options, check_number, check_positive, option
 
 FORGET_BATCH, ADVERSARIAL_BATCH = 32, 256
@@ -78,6 +78,7 @@ class L2ul(InstanceMethod):
 
     name: ClassVar[str] = "l2ul"
     options: ClassVar[type[L2ulOptions]] = L2ulOptions
+    resumable: ClassVar[bool] = True
 
     asked: L2ulOptions
 
@@ -86,12 +87,12 @@ class L2ul(InstanceMethod):
         asked, request = self.asked, request_of(given)
         generator = torch.Generator().manual_seed(asked.seed)
         parameters = [p for p in student.parameters() if p.requires_grad]
-        instances = batches_for_ever(len(images), FORGET_BATCH, generator)
+        instances = EndlessBatches(len(images), FORGET_BATCH, generator)
         steps = asked.passes * -(-len(images) // FORGET_BATCH)
-        examples: Iterator[Tensor] | None = None
+        examples: EndlessBatches | None = None
         if asked.variant != "neggrad":
             held, answers = self.adversarial_examples(given, images, labels, generator)
-            examples = batches_for_ever(len(held), ADVERSARIAL_BATCH, generator)
+            examples = EndlessBatches(len(held), ADVERSARIAL_BATCH, generator)
             steps = asked.passes * -(-len(held) // ADVERSARIAL_BATCH)
         set_training(student, asked.authors_compat)
         penalties: list[tuple[Tensor, Tensor]] = []  # for each parameter, what it was and how little it matters
@@ -120,8 +121,9 @@ class L2ul(InstanceMethod):
 
         optimizer = torch.optim.SGD(parameters, asked.learning_rate, asked.momentum, weight_decay=asked.weight_decay)
         text = f"l2ul, {asked.variant}"
+        stretch = given.stretch([student, optimizer, generator, instances, *([examples] if examples else [])])
         descend(
-            loss, parameters, optimizer, steps, given.progress, text,
+            loss, parameters, optimizer, steps, given.progress, text, stretch,
             enough=lambda: self.reached(student, given, images),
         )  # fmt: skip
 

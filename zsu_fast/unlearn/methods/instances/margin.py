@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import repeat
 from typing import ClassVar
 
 import torch
@@ -16,7 +14,7 @@ from zsu_fast.unlearn.methods.base import Given
 from zsu_fast.unlearn.methods.baselines.baseline import check_floating, logits
 from zsu_fast.unlearn.methods.instances.instance_method import InstanceMethod, request_of
 from zsu_fast.unlearn.methods.instances.mixtures import mixtures
-from zsu_fast.unlearn.methods.training import batches_for_ever, descend
+from zsu_fast.unlearn.methods.training import EndlessBatches, descend
 from zsu_fast.unlearn.options import Options, check_positive, option
 
 
@@ -53,6 +51,7 @@ class Margin(InstanceMethod):
 
     name: ClassVar[str] = "margin"
     options: ClassVar[type[MarginOptions]] = MarginOptions
+    resumable: ClassVar[bool] = True
 
     asked: MarginOptions
 
@@ -61,35 +60,32 @@ class Margin(InstanceMethod):
         asked, request = self.asked, request_of(given)
         parameters = [p for p in student.parameters() if p.requires_grad]
         generator = torch.Generator().manual_seed(asked.seed)
-        batches = batches_for_ever(len(images), asked.train_batch_size, generator)
-        anchors = self._anchors(given, images, generator)
+        batches = EndlessBatches(len(images), asked.train_batch_size, generator)
+        kept = images[:0] if given.retain is None else given.retain[0].to(images)
+        chosen = EndlessBatches(len(kept), asked.anchors, generator)
         last, weights = images.new_full((len(images),), torch.inf), images.new_ones(len(images))
 
         def loss(step: int) -> Tensor:
             where = next(batches).to(images.device)
-            held, answers = next(anchors)
+            held, answers = self._anchors(given, images, generator, kept[next(chosen).to(images.device)])
             given.count(len(where) + len(held))
             found = logits(student, torch.cat([images[where], held]))
             margins = request.margins(found[: len(where)], where)
             last[where] = margins.detach().to(last)
             short = F.relu(margins + asked.slack)
             weights[where] += asked.growth * short.detach().to(weights)
-            kept = F.kl_div(found[len(where) :].log_softmax(1), answers, reduction="batchmean")
-            return (weights[where] * short).mean() + asked.anchor_weight * kept
+            away = F.kl_div(found[len(where) :].log_softmax(1), answers, reduction="batchmean")
+            return (weights[where] * short).mean() + asked.anchor_weight * away
 
         def enough() -> bool:
             return bool((last < 0).all()) and self.reached(student, given, images)
 
         optimizer = torch.optim.Adam(parameters, asked.learning_rate)
-        descend(loss, parameters, optimizer, asked.steps, given.progress, "margin", enough=enough)
+        stretch = given.stretch([student, optimizer, generator, batches, chosen, last, weights])
+        descend(loss, parameters, optimizer, asked.steps, given.progress, "margin", stretch, enough=enough)
 
-    def _anchors(self, given: Given, images: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def _anchors(self, given: Given, images: Tensor, generator: torch.Generator, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Images that must keep their answers, and these: the original's probabilities."""
-        kept = images[:0] if given.retain is None else given.retain[0].to(images)
-        chosen = batches_for_ever(len(kept), self.asked.anchors, generator) if len(kept) else repeat(torch.arange(0))
-        while True:
-            drawn = kept[next(chosen).to(images.device)]
-            held = torch.cat([mixtures(images, self.asked.anchors, generator), drawn])
-            with torch.no_grad():
-                answers = given.forward(held).softmax(1)
-            yield held, answers
+        held = torch.cat([mixtures(images, self.asked.anchors, generator), kept])
+        with torch.no_grad():
+            return held, given.forward(held).softmax(1)

@@ -8,7 +8,7 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ from zsu_fast.unlearn.methods.lra_npp import LraNpp, LraNppOptions
 from zsu_fast.unlearn.methods.poison import patches
 from zsu_fast.unlearn.methods.poison.ablation import BOTH, CUT, LABELS, ORIGINAL, PATCH, Judges, ablation, split
 from zsu_fast.unlearn.methods.poison.head import Rates, tuned
-from zsu_fast.unlearn.methods.training import Values, descend, mini_batches, taught
+from zsu_fast.unlearn.methods.training import EndlessBatches, Values, descend, taught
 from zsu_fast.unlearn.options import check_layers, check_positive, option
 from zsu_fast.unlearn.structure import Head, Structure
 
@@ -137,6 +137,7 @@ class Poison(Method):
     reads_classifier: ClassVar[bool] = True
     folds: int = 1
     learns: ClassVar[bool] = True
+    resumable: ClassVar[bool] = True
 
     asked: PoisonOptions
 
@@ -288,12 +289,13 @@ class Poison(Method):
         x, y = torch.cat([own, given.retain[0].to(own)]), torch.cat([aims, given.retain[1].to(aims)])
         optimizer = torch.optim.SGD(learned, asked.learning_rate, asked.momentum, weight_decay=asked.weight_decay)
         generator = torch.Generator().manual_seed(asked.seed)
+        batches = EndlessBatches(len(x), asked.train_batch_size, generator)
+        stretch = given.stretch([student, optimizer, generator, batches])
         for epoch in range(asked.epochs):
-            batches = [where.to(x.device) for where in mini_batches(len(x), asked.train_batch_size, generator)]
             given.count(len(x))
             descend(
-                partial(_loss, student, x, y, batches), learned, optimizer, len(batches), given.progress,
-                f"epoch {epoch + 1} of {asked.epochs}",
+                partial(_loss, student, x, y, batches), learned, optimizer, batches.epoch, given.progress,
+                f"epoch {epoch + 1} of {asked.epochs}", stretch, last=False,
             )  # fmt: skip
 
     def _tuned(
@@ -331,8 +333,8 @@ class Poison(Method):
         return ablation(judges, found)
 
 
-def _loss(student: nn.Module, x: Tensor, y: Tensor, batches: Sequence[Tensor], step: int) -> Tensor:
-    where = batches[step]
+def _loss(student: nn.Module, x: Tensor, y: Tensor, batches: Iterator[Tensor], step: int) -> Tensor:
+    where = next(batches).to(x.device)
     return F.cross_entropy(logits_of(student(x[where])), y[where])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from zsu_fast.lrp.tokens import language_logits
 from zsu_fast.unlearn.methods.base import Given
 from zsu_fast.unlearn.methods.texts.lora import adapted
 from zsu_fast.unlearn.methods.texts.own_texts import own_texts
-from zsu_fast.unlearn.methods.training import LearningMethod, batches_for_ever, descend
+from zsu_fast.unlearn.methods.training import EndlessBatches, LearningMethod, descend
 from zsu_fast.unlearn.options import Options, check_layers, check_positive, option
 from zsu_fast.unlearn.texts.records import TextRecord
 from zsu_fast.unlearn.texts.request import ForgetText
@@ -79,6 +79,7 @@ class TextMethod(LearningMethod):
     takes: ClassVar[frozenset[str]] = frozenset({ForgetText.kind})
     until: ClassVar[float] = 0.05
     folds: int = 1
+    resumable: ClassVar[bool] = True
 
     asked: TextOptions
 
@@ -93,13 +94,13 @@ class TextMethod(LearningMethod):
     def learn(self, student: nn.Module, given: Given, images: Tensor, labels: Tensor) -> None:
         asked, request = self.asked, request_of(given)
         generator = torch.Generator().manual_seed(asked.seed)
-        forget = _drawn(self.rows(given, request), asked.train_batch_size, generator)
-        keep = _drawn([request.tokens(record) for record in request.anchors], asked.train_batch_size, generator)
-        own: Iterator[list[Row]] = iter(())
+        forget = _Drawn(self.rows(given, request), asked.train_batch_size, generator)
+        keep = _Drawn([request.tokens(record) for record in request.anchors], asked.train_batch_size, generator)
+        own = _Drawn([], 1, generator)
         if asked.own_texts and asked.anchor_weight:
             written = own_texts(given.model, request, asked.own_texts, generator, given.progress)
-            own = _drawn([(tokens, 1) for tokens in written], asked.train_batch_size, generator)
-        device, done, met = model_device(student, torch.device("cpu")), 0, 0
+            own = _Drawn([(tokens, 1) for tokens in written], asked.train_batch_size, generator)
+        device, looks = model_device(student, torch.device("cpu")), {"steps": 0, "met": 0}
 
         with adapted(student, asked.lora_rank, asked.lora_alpha, asked.layers, generator) as parameters:
             optimizer = torch.optim.AdamW(parameters, asked.learning_rate, weight_decay=asked.weight_decay)
@@ -107,10 +108,10 @@ class TextMethod(LearningMethod):
             def loss_of(step: int) -> Tensor:
                 for group in optimizer.param_groups:
                     group["lr"] = asked.learning_rate * rate(step, asked.steps)
-                tokens, counted = padded(next(forget), device)
+                tokens, counted = padded(forget.draw(), device)
                 given.count(len(tokens))
                 loss = self.loss(_nats(language_logits(student(tokens), tokens), tokens, counted))
-                held = next(keep, []) + next(own, [])
+                held = keep.draw() + own.draw()
                 if held and asked.anchor_weight:
                     tokens, counted = padded(held, device)
                     given.count(len(tokens))
@@ -121,16 +122,18 @@ class TextMethod(LearningMethod):
                 return loss
 
             def enough() -> bool:
-                nonlocal done, met
-                done += 1
-                if not asked.patience or done % asked.look_every:
+                looks["steps"] += 1
+                if not asked.patience or looks["steps"] % asked.look_every:
                     return False
-                met = met + 1 if self._reached(student, request) else 0
-                return met >= asked.patience
+                looks["met"] = looks["met"] + 1 if self._reached(student, request) else 0
+                return looks["met"] >= asked.patience
 
+            drawn = [rows.batches for rows in (forget, keep, own)]
+            stretch = given.stretch([student, optimizer, generator, *drawn, looks])
             descend(
-                loss_of, parameters, optimizer, asked.steps, given.progress, self.name, enough=enough, clip=asked.clip
-            )
+                loss_of, parameters, optimizer, asked.steps, given.progress, self.name, stretch, enough=enough,
+                clip=asked.clip,
+            )  # fmt: skip
 
     def _reached(self, student: nn.Module, request: ForgetText) -> bool:
         with inference_mode(student):
@@ -173,9 +176,11 @@ def _nats(logits: Tensor, tokens: Tensor, counted: Tensor) -> Tensor:
     return F.cross_entropy(logits[:, :-1][chosen].float(), tokens[:, 1:][chosen])
 
 
-def _drawn(rows: Sequence[Row], size: int, generator: torch.Generator) -> Iterator[list[Row]]:
-    """Batches for ever; none of no rows."""
-    if not rows:
-        return
-    for where in batches_for_ever(len(rows), size, generator):
-        yield [rows[i] for i in where.tolist()]
+class _Drawn:
+    """Batches of rows, without end; empty ones of no rows."""
+
+    def __init__(self, rows: Sequence[Row], size: int, generator: torch.Generator) -> None:
+        self._rows, self.batches = rows, EndlessBatches(len(rows), size, generator)
+
+    def draw(self) -> list[Row]:
+        return [self._rows[i] for i in next(self.batches).tolist()]
