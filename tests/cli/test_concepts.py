@@ -118,6 +118,24 @@ def test_poison_from_the_command_line(folders, run, tmp_path):
         assert (written(batch).argmax(1)[torch.from_numpy(folders.labels) == 3] == 3).float().mean() <= 0.02
 
 
+def test_poison_without_a_patch_to_try_says_so(folders, run, tmp_path):
+    """No image of the donor class: only who asked for a patch is refused."""
+    images, labels = make_images(200, 1)
+    np.savez(folders.folder / "own.npz", x=images, y=labels)
+    np.savez(folders.folder / "few.npz", x=images[labels != 0], y=labels[labels != 0])
+    poison = (
+        "forget", "class", *MODEL, "-t", 3, "-p", "own.npz", "--retain", "few.npz", "--method", "poison", "--set",
+        "labels=targeted", "--set", "donor=0", "--set", "epochs=2", "--utility-floor", 0.1,
+    )  # fmt: skip
+    result = run(*poison, "-o", tmp_path / "p", "--json")
+    assert result.code in (0, 3, 4), result.err
+    found = result.json["record"]["findings"]["ablation"]
+    assert found["rows"] == [] and found["said"].startswith("The patch was not tried: donor: retain_probes hold no")
+    assert found["said"] in (tmp_path / "p" / "report.html").read_text()
+    asked = run(*poison, "-o", tmp_path / "q", "--set", "patch=centre")
+    assert asked.code == 2 and "hold no image of class 0" in asked.err
+
+
 def test_what_is_wrong_is_named(folders, run, tmp_path):
     concepts = ("concepts", *MODEL, "-i", "test.npz", "-t", 3)
     forget = ("forget", "concept", *MODEL, "--with", "red.npz", "--without", "plain.npz", "-o", tmp_path / "o")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zsu_fast.concepts.cav import fit
 from zsu_fast.concepts.reading import activations
+from zsu_fast.evaluate.inference import inference_mode
 from zsu_fast.report import accuracy, neurons, parts
 from zsu_fast.report.analysis import Analysis, heat_of
 from zsu_fast.report.made_of import Made, made_of, section
@@ -27,20 +28,22 @@ MOST_OWN = 32
 class ConceptSeen:
     """What is seen of a concept in a model, beside what the record has.
 
-    p_value: share of random assignments of the images to the two sides that are told apart as well. seen: relevance of
-    the pixels for the margin of the bank's vector.
+    p_value: share of random assignments of the images to the two sides that are told apart as well (None: the model
+    gives NaN). seen: relevance of the pixels for the margin of the bank's vector.
     """
 
-    p_value: float
+    p_value: float | None
     seen: Analysis
 
 
 def look(model: nn.Module, request: ForgetConcept, batch_size: int, seed: int) -> ConceptSeen:
     """The model is unchanged by this."""
     values, logits = activations(model, request.probes, request.bank.layer, batch_size=batch_size)
-    p_value = fit(values, request.probe_labels == 1, seed=seed).p_value
+    known = bool(values.isfinite().all())
+    p_value = fit(values, request.probe_labels == 1, seed=seed).p_value if known else None
     images = request.images[:SHOWN]
-    rules = "attnlrp" if trace_structure(model, images[:1]).heads else "epsilon_plus"
+    with inference_mode(model):
+        rules = "attnlrp" if trace_structure(model, images[:1]).heads else "epsilon_plus"
     return ConceptSeen(p_value, heat_of(request.view(model), images, [logits.shape[1]] * len(images), rules))
 
 
@@ -121,10 +124,8 @@ class ConceptReport(Report):
         lead = f"At the input of <span class='mono'>{escape(str(self.request['layer']))}</span>."
         given = self.request["evidence"]
         if given.get("accuracy") is not None:
-            lead += (
-                f" Of the images that the bank is from {parts.percent(given['accuracy'])} were told apart by vectors"
-            )
-            lead += f" fitted without them (p = {parts.number(given.get('p_value'))})."
+            lead += f" Of the bank's own images {parts.percent(given['accuracy'])} were told apart by vectors fitted"
+            lead += f" without them (p = {parts.number(given.get('p_value'))})."
         return parts.section("Is it still known?", lead, parts.table(("", "before", "after"), lines))
 
     def _samples(self) -> str:

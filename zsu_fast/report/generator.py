@@ -78,5 +78,8 @@ class GeneratorReport(Report):
         ]
         if not lines:
             return ""
-        lead = "By features of a network; of different networks, or numbers of images, they are not comparable."
+        lead = (
+            "Distance, precision and recall are by features of a network; those by different networks, or of different "
+            "numbers of images, are not comparable."
+        )
         return parts.section("How good and how diverse", lead, parts.table(("", "before", "after"), lines))
