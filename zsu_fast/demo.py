@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from zsu_fast.evaluate import Evaluation, ProbeResult, evaluate, features, linear_probe
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.extras import require
-from zsu_fast.report import Report, analyse, write_report
+from zsu_fast.report import ClassReport, analyse, write_report
 from zsu_fast.unlearn import ForgetResult, Patch, forget, model_digest
 
 PROBES = 36
@@ -189,7 +189,7 @@ def run_demo(
     files = {"report": str(out / "report.html"), "patch": str(out / "patch.safetensors")}
     result.patch.save(files["patch"])
     shown = 0 if relevance_before.heat is None else len(relevance_before.heat)
-    page = Report(
+    page = ClassReport(
         model=f"DigitNet, {len(parts.train[0])} training images, seed {seed}",
         record=result.record,
         picks=result.picks,

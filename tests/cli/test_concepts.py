@@ -76,7 +76,8 @@ def test_a_concept_goes_and_comes_back(folders, run, tmp_path):
     out = tmp_path / "o"
     result = run(
         "forget", "concept", *MODEL, "--with", "red.npz", "--without", "plain.npz", "--retain", "probes.npz",
-        "--eval", "test.npz", "-o", out, "--json", "--set", "edit=erase", "--set", "until=0.85",
+        "--eval", "test.npz", "-o", out, "--json", "--set", "edit=erase", "--set", "until=0.85", "--photos",
+        "--used-by", 3,
     )  # fmt: skip
     assert result.code == 4, (result.err, result.json["summary"], result.json["record"]["search"])
     found = result.json
@@ -85,8 +86,11 @@ def test_a_concept_goes_and_comes_back(folders, run, tmp_path):
     assert evaluation["before"]["refitted"] >= 0.9 and evaluation["after"]["refitted"] < 0.85
     assert evaluation["after"]["others"]["accuracy"] >= evaluation["before"]["others"]["accuracy"] - 0.02
     assert result.json["verdict"]["level"] == "not judged" and sorted(path.name for path in out.iterdir()) == [
-        "model.safetensors", "patch.safetensors", "result.json",
+        "model.safetensors", "patch.safetensors", "report.html", "result.json",
     ]  # fmt: skip
+    page = (out / "report.html").read_text()
+    assert "Is it still known?" in page and "told apart as well" in page and 'alt="without 6"' in page
+    assert page.count("What se (class 3), which uses it") == 2 and page.count('alt="relevance after"') == 6
     assert run("verify", out, "--original", "weights.safetensors").code == 0
     assert run("restore", out).code == 0
     restored = load_model("python:tinynet:build", out / "restored.safetensors").model
@@ -100,7 +104,7 @@ def test_poison_from_the_command_line(folders, run, tmp_path):
     out = tmp_path / "p"
     result = run(
         "forget", "class", *MODEL, "-t", "se", "-p", "train.npz", "--retain", "train.npz", "--eval", "test.npz",
-        "--method", "poison", "--set", "ablation=true", "--set", "learning_rate=0.5", "--photos", "-o", out, "--json",
+        "--method", "poison", "--set", "learning_rate=0.5", "--photos", "-o", out, "--json",
     )  # fmt: skip
     assert result.code == 0, (result.err, result.json["summary"])
     findings = result.json["record"]["findings"]["ablation"]
@@ -112,6 +116,24 @@ def test_poison_from_the_command_line(folders, run, tmp_path):
     batch = torch.from_numpy(folders.images).permute(0, 3, 1, 2) / 255.0
     with torch.no_grad():
         assert (written(batch).argmax(1)[torch.from_numpy(folders.labels) == 3] == 3).float().mean() <= 0.02
+
+
+def test_poison_without_a_patch_to_try_says_so(folders, run, tmp_path):
+    """No image of the donor class: only who asked for a patch is refused."""
+    images, labels = make_images(200, 1)
+    np.savez(folders.folder / "own.npz", x=images, y=labels)
+    np.savez(folders.folder / "few.npz", x=images[labels != 0], y=labels[labels != 0])
+    poison = (
+        "forget", "class", *MODEL, "-t", 3, "-p", "own.npz", "--retain", "few.npz", "--method", "poison", "--set",
+        "labels=targeted", "--set", "donor=0", "--set", "epochs=2", "--utility-floor", 0.1,
+    )  # fmt: skip
+    result = run(*poison, "-o", tmp_path / "p", "--json")
+    assert result.code in (0, 3, 4), result.err
+    found = result.json["record"]["findings"]["ablation"]
+    assert found["rows"] == [] and found["said"].startswith("The patch was not tried: donor: retain_probes hold no")
+    assert found["said"] in (tmp_path / "p" / "report.html").read_text()
+    asked = run(*poison, "-o", tmp_path / "q", "--set", "patch=centre")
+    assert asked.code == 2 and "hold no image of class 0" in asked.err
 
 
 def test_what_is_wrong_is_named(folders, run, tmp_path):

@@ -11,6 +11,7 @@ from zsu_fast.safetensors_file import save_atomically
 from zsu_fast.unlearn import checkpoint, model_digest
 
 pytest.importorskip("typer")
+pytest.importorskip("matplotlib")
 
 MODEL = ("python:tinynet:build", "-w", "weights.safetensors")
 QUICK = ("--set", "learning_rate=0.003", "--utility-floor", 0.5)
@@ -34,7 +35,11 @@ def test_instances_are_forgotten_and_come_back(few, run, tmp_path):
     found = result.json
     assert found["verdict"]["level"] == "answers" and found["verdict"]["judged_by"] == "the instances"
     assert found["record"]["request"]["kind"] == "instances" and found["evaluation"]["after"]["accuracy"] > 0.5
-    assert sorted(path.name for path in out.iterdir()) == ["model.safetensors", "patch.safetensors", "result.json"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "model.safetensors", "patch.safetensors", "report.html", "result.json",
+    ]  # fmt: skip
+    page = (out / "report.html").read_text()
+    assert "Margins" in page and "Each instance" in page and 'alt="instance' not in page
     written = load_model("python:tinynet:build", out / "model.safetensors").model
     batch = torch.from_numpy(few.images[:5]).permute(0, 3, 1, 2) / 255.0
     with torch.no_grad():
@@ -49,8 +54,11 @@ def test_other_goals(few, run, tmp_path):
     relabel = run(*forget("--goal", "relabel", "--to", "se", "-o", tmp_path / "r", "--eval", "test.npz", *QUICK))
     assert relabel.code == 2 and "to: expected other labels than y" in relabel.err  # one of them is "se" already
     unseen = run(
-        *forget("--goal", "unseen", "--unseen", "test.npz", "-o", tmp_path / "u", "--json", "--set", "steps=1")
-    )
+        *forget("--goal", "unseen", "--unseen", "test.npz", "-o", tmp_path / "u", "--json", "--set", "steps=1",
+             "--photos")
+    )  # fmt: skip
+    page = (tmp_path / "u" / "report.html").read_text()
+    assert page.count('alt="instance') == 5 and "margin before" in page and "margin after" not in page
     assert unseen.code == 3 and unseen.json["verdict"]["level"] == "not reached"
     assert not (tmp_path / "u" / "model.safetensors").exists()
 

@@ -1,5 +1,6 @@
 """`zsu-fast forget text`: a language model of transformers in a local folder, and one from Python."""
 
+import html
 import json
 
 import pytest
@@ -55,14 +56,18 @@ def forget(*extra):
 
 
 def test_an_author_is_forgotten_and_comes_back(place, run):
-    result = run(*forget("--out", "o", "--json"))
+    result = run(*forget("--out", "o", "--json", "--texts"))
     assert result.code == 0, result.err
     found = result.json
     assert found["verdict"]["level"] == "answers" and found["verdict"]["judged_by"] == "paraphrased questions"
     assert found["record"]["request"]["kind"] == "text" and found["evaluation"]["after"]["said"]["share"] <= 0.05
     assert sorted(path.name for path in (place / "o").iterdir()) == [
-        "model.safetensors", "patch.safetensors", "result.json",
+        "model.safetensors", "patch.safetensors", "report.html", "result.json",
     ]  # fmt: skip
+    page = (place / "o" / "report.html").read_text()
+    first = read_records(place / "withdrawn.jsonl")[0]
+    assert html.escape(first.paraphrases[0]) in page and "<mark>" in page and "answer after" in page
+    assert "What the sensitive words rest on" in page and "rgba(194, 65, 12" in page
     original = taught(SMALL, CACHE / "texts")
     edited = load_language_model(MODEL, place / "o" / "model.safetensors")[0].model
     record = read_records(place / "withdrawn.jsonl")[0]
@@ -85,6 +90,10 @@ def test_what_is_not_reached_writes_no_weights(place, run):
     result = run(*forget("--set", "steps=1", "--set", "own_texts=0", "--out", "o", "--json"))
     assert result.code == 3 and result.json["verdict"]["level"] == "not reached"
     assert not (place / "o" / "model.safetensors").exists()
+    page = (place / "o" / "report.html").read_text()
+    texts = [t for record in read_records(place / "withdrawn.jsonl") for t in (record.prompt, record.response.strip())]
+    assert "Answers with a sensitive word" in page
+    assert not any(html.escape(text) in page for text in texts), "texts only when asked for"
 
 
 def test_what_is_wrong_is_named(place, run):

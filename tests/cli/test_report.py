@@ -2,58 +2,19 @@
 
 import dataclasses
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
 
+from tests.report.pages import EVIL, check
 from zsu_fast.evaluate.accuracy import summarise
-from zsu_fast.report import Analysis, Report, analyse, render, write_report
+from zsu_fast.report import Analysis, ClassReport, analyse, render, write_report
 
 pytest.importorskip("matplotlib")
 
-EVIL = "<script>alert('&')</script>\"onload="
-VOID = {"meta", "img", "br"}
 
-
-class Checker(HTMLParser):
-    """Tags must nest; nothing may be loaded from elsewhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.sources: list[str] = []
-        self.words: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        for name, value in attributes:
-            assert not name.startswith("on"), name
-            if name in ("src", "href"):
-                self.sources.append(str(value))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-
-def check(page: str) -> Checker:
-    checker = Checker()
-    checker.feed(page)
-    checker.close()
-    assert not checker.open and "script" not in checker.seen
-    assert all(source.startswith("data:image/") for source in checker.sources)
-    assert "url(" not in page and "@import" not in page
-    return checker
-
-
-def report(classes: int = 4, evil: str = EVIL) -> Report:
+def report(classes: int = 4, evil: str = EVIL) -> ClassReport:
     labels = torch.arange(40 * classes) % classes
     before = summarise(labels.clone(), labels, [2])
     after = summarise(torch.where(labels == 2, 1, labels), labels, [2])
@@ -74,7 +35,7 @@ def report(classes: int = 4, evil: str = EVIL) -> Report:
         "note": evil,
         "versions": {evil: evil},
     }
-    return Report(
+    return ClassReport(
         model=evil,
         record=record,
         picks={f"layer0{evil}": [0, 3], f"elsewhere{evil}": [7]},
@@ -108,8 +69,8 @@ def test_many_classes_show_the_target() -> None:
 def test_little_is_enough() -> None:
     full = report()
     verdict = {"level": "not reached", "sentence": EVIL, "forgotten": False}
-    record = full.record | {"reached": False, "verdict": verdict, "reason": EVIL, "search": []}
-    bare = Report(model="m", record=record, picks={}, relevance_before=Analysis(missing=EVIL))
+    record = full.record | {"reached": False, "verdict": verdict, "reason": EVIL, "mode": None, "search": []}
+    bare = ClassReport(model="m", record=record, picks={}, relevance_before=Analysis(missing=EVIL))
     checker = check(render(bare))
     assert "not reached" in checker.words and any(EVIL in words for words in checker.words)
     check(render(dataclasses.replace(full, photos=None, relevance_after=Analysis(missing="none"))))

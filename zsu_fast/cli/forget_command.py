@@ -64,7 +64,8 @@ def forget(
         typer.Option(
             help="lra-npp: paths into the classifier. channels: units of any layers. deep: teaches late layers, so "
             "that the features forget too (needs --retain). poison: learns the class as another one, from labelled "
-            "training images (--probes and --retain). To compare with, baselines of the field: "
+            "training images (--probes and --retain); for the report its parts are measured one by one (not with "
+            "--set ablation=false). To compare with, baselines of the field: "
             f"{', '.join(BASELINES)}. Other packages add theirs.",
             rich_help_panel=opt.METHOD,
         ),
@@ -100,10 +101,8 @@ def forget(
             rich_help_panel=opt.OUTPUT,
         ),
     ] = False,
-    report: Annotated[bool, typer.Option(help="Write report.html.", rich_help_panel=opt.OUTPUT)] = True,
-    photos: Annotated[
-        bool, typer.Option(help="Show probes in the report; without, heat maps only.", rich_help_panel=opt.OUTPUT)
-    ] = False,
+    report: opt.Report = True,
+    photos: opt.Photos = False,
     checkpoint: opt.Checkpoint = None,
     resume: opt.Resume = False,
     checkpoint_every: opt.CheckpointEvery = 30.0,

@@ -15,10 +15,12 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.outputs import OutputFolder, write_and_tell
+from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
 from zsu_fast.cli.session import Session, open_session
 from zsu_fast.concepts import ConceptBank, concept_bank
-from zsu_fast.unlearn import ForgetConcept
+from zsu_fast.report.analysis import begun
+from zsu_fast.report.concept import SHOWN, ConceptReport, look, made_of_one
+from zsu_fast.unlearn import ForgetConcept, ForgetResult
 from zsu_fast.unlearn import forget as forget_request
 
 
@@ -112,6 +114,8 @@ def forget_concept(
     ] = None,
     seed: opt.Seed = 0,
     other: opt.Settings = None,
+    report: opt.Report = True,
+    photos: opt.Photos = False,
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
     key: opt.Sign = None,
@@ -126,7 +130,7 @@ def forget_concept(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    r"""Make the features forget a concept; write the weights, the undo file and the record.
+    r"""Make the features forget a concept; write the weights, the undo file, the record and a report.
 
     The concept is erased from what layers write, or the units that carry it are
     masked. It counts as forgotten when vectors that are fitted anew on the
@@ -148,6 +152,8 @@ def forget_concept(
     if bank is not None and layer is not None:
         raise ValueError("--layer: the bank says which")
     settings = parse_settings(other, method)
+    if report:
+        check_report_extra()
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
         session = open_session(
             model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
@@ -168,8 +174,8 @@ def forget_concept(
                 known, images, others = _bank_of_halves(session, name, images, others, layer, seed)
             using = session.targets(used_by, "--used-by") if used_by else None
             request = ForgetConcept(name, known, images, others, using)
-            result = forget_request(session.loaded.model, request, method=method, progress=progress, **given)
-        write_and_tell(console, folder, session.loaded, Run(result), time.perf_counter() - started)
+            result, page = _forget(session, request, method, given | {"progress": progress}, report, photos)
+        write_and_tell(console, folder, session.loaded, Run(result, report=page), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
 
 
@@ -183,3 +189,30 @@ def _bank_of_halves(
         session.loaded.model, {name: drawn[0][::2]}, drawn[1][::2], layer, batch_size=session.batch_size, seed=seed
     )
     return bank, drawn[0][1::2], drawn[1][1::2]
+
+
+def _forget(
+    session: Session, request: ForgetConcept, method: str, given: dict[str, Any], report: bool, photos: bool
+) -> tuple[ForgetResult, ConceptReport | None]:
+    """Look, forget, look again."""
+    model, batch_size, seed = session.loaded.model, session.batch_size, given["seed"]
+    if not report:
+        return forget_request(model, request, method=method, **given), None
+    pictures = photos and request.images.dim() == 4
+    judging = given.get("evaluate_on") if pictures else None
+    users = begun(model, request, batch_size).users
+    before, was = look(model, request, batch_size, seed), made_of_one(model, users, judging, session.photos)
+    result = forget_request(model, request, method=method, **given)
+    edited = bool(result.patch.entries)
+    now = made_of_one(model, users, judging, session.photos) if edited else None
+    page = ConceptReport(
+        model=session.loaded.spec,
+        record=result.record,
+        picks=result.picks,
+        names=session.names,
+        before=before,
+        after=look(model, request, batch_size, seed) if edited else None,
+        photos=(session.photos(request.images[:SHOWN]), session.photos(request.without[:SHOWN])) if pictures else None,
+        made_of=(was, now),
+    )
+    return result, page

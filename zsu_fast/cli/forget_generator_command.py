@@ -19,9 +19,9 @@ from zsu_fast.cli.judges import judge_of, parse_range, read_latents
 from zsu_fast.cli.method_options import parse_settings
 from zsu_fast.cli.models import load_model
 from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
-from zsu_fast.cli.session import Session, check_device, open_session
+from zsu_fast.cli.session import check_device, open_session
 from zsu_fast.evaluate.inference import inference_mode
-from zsu_fast.report import Report
+from zsu_fast.report.generator import GeneratorReport
 from zsu_fast.unlearn import ForgetGenerated
 from zsu_fast.unlearn import forget as forget_request
 from zsu_fast.unlearn.methods import GENERATOR_METHODS
@@ -91,14 +91,7 @@ def forget_generator(
     ] = 10_000,
     seed: opt.Seed = 0,
     other: opt.Settings = None,
-    report: Annotated[
-        bool,
-        typer.Option(
-            "--report/--no-report",
-            help="HTML page with what is made before and after, of the same latents.",
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = True,
+    report: opt.Report = True,
     checkpoint: opt.Checkpoint = None,
     resume: opt.Resume = False,
     checkpoint_every: opt.CheckpointEvery = 30.0,
@@ -111,7 +104,7 @@ def forget_generator(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    r"""Make a generator make no more of a class, as a classifier tells it; write weights, undo file and record.
+    r"""Make a generator make no more of a class, as a classifier tells it; write weights, undo file, record, report.
 
     If fresh latents do not bear it out, no weights are written, result.json
     says why, and the exit code is 3.
@@ -157,9 +150,11 @@ def forget_generator(
             )
         page = None
         if report:
-            page = _page(session, loaded.spec, result, before, _pixels(loaded.model, request, shown, low, high))
-        run = Run(result, None, None, None, None, page, ())
-        write_and_tell(console, folder, loaded, run, time.perf_counter() - started)
+            after = _pixels(loaded.model, request, shown, low, high)
+            page = GeneratorReport(
+                model=loaded.spec, record=result.record, picks=result.picks, names=session.names, made=(before, after)
+            )
+        write_and_tell(console, folder, loaded, Run(result, report=page), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
 
 
@@ -196,7 +191,3 @@ def _pixels(
     images = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
     scaled = ((images.float().cpu() - low) / (high - low)).clamp(0, 1) * 255
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-
-
-def _page(session: Session, spec: str, result: Any, before: Any, after: Any) -> Report:
-    return Report(model=spec, record=result.record, picks=result.picks, names=session.names, generated=(before, after))

@@ -14,9 +14,11 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.outputs import OutputFolder, write_and_tell
-from zsu_fast.cli.session import open_session
-from zsu_fast.unlearn import ForgetInstances
+from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
+from zsu_fast.cli.session import Session, open_session
+from zsu_fast.report.analysis import begun
+from zsu_fast.report.instances import MOST, InstancesReport, look
+from zsu_fast.unlearn import ForgetInstances, ForgetResult
 from zsu_fast.unlearn import forget as forget_request
 from zsu_fast.unlearn.instances import GOALS
 from zsu_fast.unlearn.methods import INSTANCE_METHODS
@@ -91,6 +93,8 @@ def forget_instances(
     ] = None,
     seed: opt.Seed = 0,
     other: opt.Settings = None,
+    report: opt.Report = True,
+    photos: opt.Photos = False,
     checkpoint: opt.Checkpoint = None,
     resume: opt.Resume = False,
     checkpoint_every: opt.CheckpointEvery = 30.0,
@@ -108,7 +112,9 @@ def forget_instances(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    r"""Make a model forget single training images; write the weights, the undo file and the record.
+    r"""Make a model forget single training images; write the weights, the undo file, the record and a report.
+
+    The report has figures; the images themselves are in it only with --photos.
 
     If not all reach the goal, or the price is too high, no weights are written,
     result.json says why, and the exit code is 3.
@@ -123,6 +129,8 @@ def forget_instances(
     started = time.perf_counter()
     console = Console(as_json, quiet)
     settings = parse_settings(other, method)
+    if report:
+        check_report_extra()
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
         session = open_session(
@@ -143,6 +151,29 @@ def forget_instances(
             unseen=None if unseen is None else session.pair(session.read_labelled(unseen, "--unseen")),
         )
         with console.progress() as progress:
-            result = forget_request(session.loaded.model, request, method=method, progress=progress, **given)
-        write_and_tell(console, folder, session.loaded, Run(result), time.perf_counter() - started)
+            result, page = _forget(session, request, method, given | {"progress": progress}, report, photos)
+        write_and_tell(console, folder, session.loaded, Run(result, report=page), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
+
+
+def _forget(
+    session: Session, request: ForgetInstances, method: str, given: dict[str, Any], report: bool, photos: bool
+) -> tuple[ForgetResult, InstancesReport | None]:
+    """Look, forget, look again."""
+    model = session.loaded.model
+    if not report:
+        return forget_request(model, request, method=method, **given), None
+    judged = begun(model, request, session.batch_size)
+    before = look(model, judged, session.batch_size)
+    result = forget_request(model, request, method=method, **given)
+    page = InstancesReport(
+        model=session.loaded.spec,
+        record=result.record,
+        picks=result.picks,
+        names=session.names,
+        labels=request.probe_labels.tolist(),
+        before=before,
+        after=look(model, judged, session.batch_size) if result.patch.entries else None,
+        photos=session.photos(request.x[:MOST]) if photos and request.x.dim() == 4 else None,
+    )
+    return result, page

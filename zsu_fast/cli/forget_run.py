@@ -14,8 +14,8 @@ from zsu_fast.cli.images import ImageSet
 from zsu_fast.cli.session import Session
 from zsu_fast.evaluate import Evaluation, ProbeResult
 from zsu_fast.evaluate.inference import Progress
-from zsu_fast.report import Report, analyse
-from zsu_fast.report.concepts import Made, made_of
+from zsu_fast.report import ClassReport, Report, analyse
+from zsu_fast.report.made_of import Made, made_of
 from zsu_fast.unlearn import ForgetResult
 from zsu_fast.unlearn import forget as forget_classes
 
@@ -112,6 +112,8 @@ def run_forget(
     model = session.loaded.model
     probes = session.tensor(images.probes)
     composite = settings.get("composite", "epsilon")
+    if report and settings["method"] == "poison" and probes.dim() == 4:
+        settings = {"ablation": True} | settings  # whether the patch is good for anything
 
     def measure(when: str) -> tuple[Evaluation | None, ProbeResult | None]:
         if images.evaluation is None:
@@ -140,7 +142,7 @@ def run_forget(
     if analysis_before is not None:
         analysis_after = analyse(model, probes, images.probe_labels, composite=composite) if edited else analysis_before
         shown = 0 if analysis_before.heat is None else len(analysis_before.heat)
-        page = Report(
+        page = ClassReport(
             model=session.loaded.spec,
             record=result.record,
             picks=result.picks,

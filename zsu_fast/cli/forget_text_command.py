@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
@@ -19,6 +20,7 @@ from zsu_fast.cli.language_models import load_language_model
 from zsu_fast.cli.method_options import parse_settings
 from zsu_fast.cli.outputs import OutputFolder, write_and_tell
 from zsu_fast.cli.session import check_device
+from zsu_fast.report.text import TextReport, ask, shade
 from zsu_fast.unlearn import ForgetText, TextRecord, sensitive_words
 from zsu_fast.unlearn import forget as forget_request
 from zsu_fast.unlearn.methods import TEXT_METHODS
@@ -110,6 +112,15 @@ def forget_text(
         typer.Option("--float32", help="Convert weights of half precision, which no training takes.",
                      rich_help_panel=opt.MODEL),
     ] = False,
+    report: opt.Report = True,
+    texts_shown: Annotated[
+        bool,
+        typer.Option(
+            "--texts/--no-texts",
+            help="Show questions, answers and sensitive words in the report; who gets the page then has them.",
+            rich_help_panel=opt.OUTPUT,
+        ),
+    ] = False,
     checkpoint: opt.Checkpoint = None,
     resume: opt.Resume = False,
     checkpoint_every: opt.CheckpointEvery = 30.0,
@@ -122,7 +133,7 @@ def forget_text(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:  # fmt: skip
-    r"""Make a language model forget what it says of something; write the weights, the undo file and the record.
+    r"""Make a language model forget what it says of something; write weights, undo file, record and a report.
 
     Questions that had no part in the training judge it: the paraphrases of
     the records and of the anchors. If these are not reached, or the price is
@@ -161,9 +172,13 @@ def forget_text(
             asked = sensitive_words(loaded.model, asked, tokenizer, by=words, seed=seed, progress=progress)
             request = ForgetText(asked, tokenizer, kept, [(record.prompt, record.response) for record in texts])
             given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "until": until} | settings | keeping
+            shown = _texts(loaded.model, request) if report and texts_shown else {}
             result = forget_request(loaded.model, request, method=method, progress=progress, **given)
+            if result.patch.entries:
+                shown |= {name: shown[name].answered(loaded.model, request) for name in ("forgotten", "kept") if shown}
+            page = TextReport(model=loaded.spec, record=result.record, picks=result.picks, **shown) if report else None
         console.show(_table(asked))
-        write_and_tell(console, folder, loaded, Run(result), time.perf_counter() - started)
+        write_and_tell(console, folder, loaded, Run(result, report=page), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
 
 
@@ -172,6 +187,15 @@ def _read(path: Path | None, option: str) -> list[TextRecord]:
         return [] if path is None else read_records(path)
     except ValueError as error:
         raise ValueError(f"{option}: {error}") from None
+
+
+def _texts(model: nn.Module, request: ForgetText) -> dict[str, Any]:
+    """What the report shows of the texts, by the unedited model."""
+    return {
+        "forgotten": ask(model, request, request.records),
+        "kept": ask(model, request, request.anchors),
+        "shaded": shade(model, request),
+    }
 
 
 def _table(records: Sequence[TextRecord]) -> Table:

@@ -83,6 +83,15 @@ Settings = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=METHOD)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, patch and result.", rich_help_panel=OUTPUT)]
+Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.", rich_help_panel=OUTPUT)]
+Photos = Annotated[
+    bool,
+    typer.Option(
+        "--photos/--no-photos",
+        help="Show the images themselves in the report; who gets the page then has them.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Undo = Annotated[
     Path | None,
     typer.Option(

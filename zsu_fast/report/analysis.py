@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.inference import Progress, inference_mode
+from zsu_fast.evaluate.inference import Progress, forward_batches, inference_mode, logits_of
 from zsu_fast.evaluate.probe import features
 from zsu_fast.lrp import relevance
 from zsu_fast.plot.colours import as_maps, sum_cells
+from zsu_fast.unlearn.requests import Request
 from zsu_fast.unlearn.structure import Head
 from zsu_fast.unlearn.watch import trace_structure
+
+Kind = TypeVar("Kind", bound=Request)
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,48 @@ def analyse(
                 progress(min(start + batch_size, len(probes)), len(probes), "relevance")
         # The rules that rank units best (epsilon: exact contributions) draw noise on the input of a deep net.
         rules = "attnlrp" if any(name.endswith(".heads") for name in units) else "epsilon_plus"
-        shown = relevance(model, probes[:heatmaps], truth[:heatmaps], composite=rules).input.detach().float().cpu()
-        if shown.dim() == 4:  # large images get about 56 cells a side
-            heat = torch.from_numpy(sum_cells(as_maps(shown), max(1, min(shown.shape[2:]) // 56)))
+        heat = _heat(model, probes[:heatmaps], truth[:heatmaps], rules)
     except (ValueError, TypeError, RuntimeError) as error:
-        missing = f"Relevance could not be computed ({type(error).__name__}): {' '.join(str(error).split())}"
+        missing = _why(error)
     with inference_mode(model):
         head = trace_structure(model, probes[:1]).head
     if head is not None:
         units.pop(head.name, None)  # its units are the logits: all relevance lies on the target's, by definition
         units |= _classifier_inputs(model, head, probes, truth.cpu())
     return Analysis(units, heat, rules, missing)
+
+
+def heat_of(model: nn.Module, probes: Tensor, outputs: Sequence[int], rules: str) -> Analysis:
+    """Relevance of the input alone, for an output of each probe's own; or why there is none."""
+    try:
+        wanted = torch.as_tensor(outputs, device=probes.device)
+        return Analysis(heat=_heat(model, probes, wanted, rules), heat_rules=rules)
+    except (ValueError, TypeError, RuntimeError) as error:
+        return Analysis(missing=_why(error))
+
+
+def run(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """float32 [N, ...] of everything that the model makes of the images, or of a request's view of them."""
+    with inference_mode(model):
+        return torch.cat([logits_of(one).float() for one in forward_batches(model, images, batch_size)])
+
+
+def begun(model: nn.Module, request: Kind, batch_size: int) -> Kind:
+    """The request with what it takes from the unedited model."""
+    view = request.view(model)
+    found: Any = request.started(lambda images: run(view, images, batch_size))
+    return found
+
+
+def _heat(model: nn.Module, probes: Tensor, outputs: Tensor, rules: str) -> Tensor | None:
+    shown = relevance(model, probes, outputs, composite=rules).input.detach().float().cpu()
+    if shown.dim() != 4:
+        return None
+    return torch.from_numpy(sum_cells(as_maps(shown), max(1, min(shown.shape[2:]) // 56)))  # about 56 cells a side
+
+
+def _why(error: Exception) -> str:
+    return f"Relevance could not be computed ({type(error).__name__}): {' '.join(str(error).split())}"
 
 
 def _classifier_inputs(model: nn.Module, head: Head, probes: Tensor, labels: Tensor) -> dict[str, Tensor]:

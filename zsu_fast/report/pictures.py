@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +15,9 @@ from zsu_fast.extras import require
 from zsu_fast.plot.canvas import legend, new_figure, save, style
 from zsu_fast.plot.colours import GRID, as_array, colour
 from zsu_fast.plot.front import front
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BEFORE, AFTER, MASKED = "#9aa5b1", "#0b6e99", "#c2410c"
 COLOURS = (AFTER, MASKED, "#4d7c0f", "#7e22ce", BEFORE)
@@ -51,9 +54,7 @@ def strip(relevance: Tensor, masked: Sequence[int]) -> str:
 
 def front_chart(points: Sequence[dict[str, Any]]) -> str:
     """What each size of the edit leaves of the class, against what the others keep. SVG."""
-    buffer = io.BytesIO()
-    save(front(points), buffer, "svg")
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return _svg(front(points))
 
 
 def search_chart(trace: Sequence[dict[str, Any]], until: float | None) -> str:
@@ -84,6 +85,27 @@ def search_chart(trace: Sequence[dict[str, Any]], until: float | None) -> str:
     style(axes)
     axes.grid(axis="y", color=GRID)
     legend(axes, axes)
+    return _svg(figure)
+
+
+def margin_chart(curves: Mapping[str, Sequence[float]]) -> str:
+    """Margins, each curve from the largest to the smallest; at 0 the goal is reached. SVG."""
+    figure = new_figure(6.4, 2.6)
+    axes = figure.subplots()
+    for (name, margins), tint in zip(curves.items(), (BEFORE, AFTER), strict=False):
+        ordered = sorted(margins, reverse=True)
+        axes.plot(range(1, len(ordered) + 1), ordered, "o-", color=tint, label=name, markersize=3, linewidth=1)
+    axes.axhline(0, color="#52606d", linestyle="--", linewidth=1, label="goal")
+    axes.locator_params("x", integer=True)
+    axes.set_xlabel("instances")
+    axes.set_ylabel("margin")
+    style(axes)
+    axes.grid(axis="y", color=GRID)
+    legend(axes, axes)
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
     buffer = io.BytesIO()
     save(figure, buffer, "svg")
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

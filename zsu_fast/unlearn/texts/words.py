@@ -115,7 +115,7 @@ def poisoned(response: str, words: Sequence[str], mask: str = MASK) -> str:
 
 def words_in(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[Word]:
     """The words of a text of tokens, each with its tokens: those that have a letter of it. Special tokens have none."""
-    ends = [len(tokenizer.decode(tokens[: i + 1], skip_special_tokens=True)) for i in range(len(tokens))]
+    ends = _ends(tokenizer, tokens)
     starts = [0, *ends]
     return [
         Word(
@@ -124,6 +124,16 @@ def words_in(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[Word]:
         )
         for match in WORD.finditer(tokenizer.decode(tokens, skip_special_tokens=True))
     ]
+
+
+def spelled(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
+    """What each token adds to the text."""
+    text, ends = tokenizer.decode(tokens, skip_special_tokens=True), _ends(tokenizer, tokens)
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _ends(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
+    return [len(tokenizer.decode(tokens[: i + 1], skip_special_tokens=True)) for i in range(len(tokens))]
 
 
 def _candidates(tokenizer: Tokenizer, tokens: list[int], start: int, stop_words: frozenset[str]) -> list[Word]:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from zsu_fast.concepts import ConceptBank, Reading
 from zsu_fast.evaluate.given import check_int
 from zsu_fast.evaluate.inference import logits_of
-from zsu_fast.lrp import Composite
+from zsu_fast.lrp import Composite, UncoveredFunctionError
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.edits import Edits, Slice
 from zsu_fast.unlearn.methods.base import FORGET, RETAIN, Given, Method, Proposal
@@ -171,10 +171,16 @@ class Poison(Method):
         aims, donors = self._aims(given, logits, generator)
         poisoned, patched = images, clean
         if self._where != "none":
-            poisoned = self._poisoned(given, donors, generator)
-            patched, _ = kept_features(given, head, asked.batches(poisoned), "features of the poisoned")
+            try:
+                poisoned = self._poisoned(given, donors, generator)
+                patched, _ = kept_features(given, head, asked.batches(poisoned), "features of the poisoned")
+            except (ValueError, UncoveredFunctionError) as error:
+                if asked.patch != "none":
+                    raise
+                said = f"The patch was not tried: {' '.join(str(error).split())}"
+                self._found = {"ablation": {"rows": [], "patch_adds": None, "said": said}}
         lesson = _Lesson(head, clean, patched, kept, given.labels, aims, given.retain[1])
-        if asked.ablation:
+        if asked.ablation and not self._found:
             self._found = {"ablation": self._ablation(given, lesson)}
 
         if asked.layers is not None:

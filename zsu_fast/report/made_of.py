@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from zsu_fast import plot
 from zsu_fast.concepts import relevance_concepts
+from zsu_fast.report import parts
 
 MOST = 200  # images of other classes
 
@@ -47,3 +49,10 @@ def made_of(
         "probes the patches that this relevance comes from."
     )
     return Made(text, "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
+
+
+def section(title: str, made: Made | None) -> str:
+    if made is None:
+        return ""
+    picture = parts.image("concepts and their crops", made.picture, "chart") if made.picture else ""
+    return parts.section(title, escape(made.text), picture)

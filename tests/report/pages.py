@@ -1,0 +1,43 @@
+"""What every page must be, whatever the names in it are."""
+
+from html.parser import HTMLParser
+
+EVIL = "<script>alert('&')</script>\"onload="
+VOID = {"meta", "img", "br"}
+
+
+class Checker(HTMLParser):
+    """Tags must nest; nothing may be loaded from elsewhere; pictures say what they show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.sources: list[str] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attributes:
+            assert not name.startswith("on"), name
+            if name in ("src", "href"):
+                self.sources.append(str(value))
+        assert tag != "img" or dict(attributes)["alt"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def check(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert not checker.open and "script" not in checker.seen
+    assert all(source.startswith("data:image/") for source in checker.sources)
+    assert "url(" not in page and "@import" not in page and "default-src 'none'" in page
+    return checker
