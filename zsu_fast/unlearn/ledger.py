@@ -28,9 +28,7 @@ class _Ledger:
 _ledgers: weakref.WeakKeyDictionary[nn.Module, _Ledger] = weakref.WeakKeyDictionary()
 
 
-def note(
-    model: nn.Module, digests: Digests, entries: Sequence[Entry], undone: bool = False
-) -> Callable[[], None]:
+def note(model: nn.Module, digests: Digests, entries: Sequence[Entry], undone: bool = False) -> Callable[[], None]:
     """An edit was made, or undone. What is returned makes the ledger forget that again."""
     ledger = _ledgers.setdefault(model, _Ledger())
     before = ledger.edits.copy(), ledger.state.copy()
