@@ -1,13 +1,15 @@
 """Items of generators: inversion, and images that a generator makes no more, by searches that had no part in it."""
 
 import copy
+import importlib
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import zsu_fast
-from tests.generators import judge_of
+from tests.generators import generator_and_items
 from zsu_fast.evaluate.inversion import invert, squared_error, starts_for
 from zsu_fast.unlearn import ForgetItems, model_digest
 from zsu_fast.unlearn.items import Nearness
@@ -17,21 +19,7 @@ FAST = {"restarts": 8, "search_steps": 120, "draws": 1000}
 
 @pytest.fixture(scope="module")
 def given() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
-    """Generator, classifier, three images that it makes, and images that it does not: of two pixels each."""
-    generator = torch.Generator().manual_seed(5)
-    layers = nn.Linear(6, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 24), nn.Tanh()
-    model = nn.Sequential(*layers)
-    with torch.no_grad():
-        for layer in model:
-            if isinstance(layer, nn.Linear):
-                layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
-                layer.weight.mul_((2 / layer.in_features) ** 0.5)
-                layer.bias.zero_()
-        judge = judge_of(model(torch.randn(1000, 6, generator=generator)), 1)
-        items = model(torch.randn(3, 6, generator=generator))
-        made = model(torch.randn(16, 6, generator=generator))
-    unseen = 0.9 * made + 0.1 * made.roll(3, 1)
-    return model, judge.eval(), items, unseen
+    return generator_and_items()
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +169,20 @@ def test_what_is_refused(given, change, kind, match):
     assert model_digest(model) == before
     with pytest.raises(ValueError, match="'substitute' takes requests to forget generator, got ForgetItems; .*: hunt"):
         zsu_fast.forget(model, ForgetItems(given[2], 6, given[3]), method="substitute")
+
+
+def test_digits(data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    """The MNIST generator makes an image no more that it made; unseen images are real ones."""
+    monkeypatch.syspath_prepend(str(data_dir))
+    definitions = importlib.import_module("models")
+    original = definitions.load("mnist_gan_generator")[0]
+    preprocess = definitions.load("lenet5_mnist")[1]
+    unseen = preprocess(definitions.images("mnist", "test")[0][:8])
+    with torch.no_grad():
+        item = original(torch.randn(1, 64, generator=torch.Generator().manual_seed(5)))
+    model = copy.deepcopy(original).requires_grad_(True)
+    result = zsu_fast.forget(model, ForgetItems(item, 64, unseen, **FAST), method="hunt")
+    assert result.verdict.level == "answers", result.summary()
+    seen = result.record["evaluation"]
+    assert seen["after"]["errors"][0] > 5 * seen["before"]["errors"][0] and seen["after"]["kept_same"] > 0.9
+    assert seen["after"]["unseen_error"] < 1.5 * seen["before"]["unseen_error"]
