@@ -140,7 +140,7 @@ def test_items_go(gan, run, tmp_path):
     for more, text in (
         ((), "--judge and --target say which class is to go, or --items which images"),
         (files[:2], "--unseen: needed with --items"),
-        ((*files, "--target", 1), "--target: a class of its own request"),
+        ((*files, "--target", 1), "--target and --second-judge are for a class"),
         (("--unseen", "unseen.npz"), "--judge and --target"),
     ):
         result = run("forget", "generator", *arguments, *more, "-o", tmp_path / "p")

@@ -88,12 +88,8 @@ def test_the_patch_undoes_it(given, forgotten, tmp_path):
     assert "share of images that are of an item" in result.summary()
 
 
-def test_what_the_found_latents_alone_do_not_do(given):
-    """One step is no edit: the search finds the items again, and the model is as it was."""
+def test_too_short_an_edit_leaves_the_model(given):
     model, _, items, unseen = copy.deepcopy(given)
-    result = zsu_fast.forget(model, ForgetItems(items, 6, unseen, **FAST), method="hunt", until=1.0, steps=1)
-    assert result.verdict.level in ("answers", "not reached")  # all may remain
-    model = copy.deepcopy(given[0])
     result = zsu_fast.forget(model, ForgetItems(items, 6, unseen, **FAST), method="hunt", steps=1)
     assert result.verdict.level == "not reached" and model_digest(model) == model_digest(given[0])
 

@@ -148,8 +148,8 @@ def forget_generator(
     console = Console(as_json, quiet)
     if items is None and (judge is None or not target):
         raise ValueError("--judge and --target say which class is to go, or --items which images")
-    if items is not None and target:
-        raise ValueError("--target: a class of its own request, not beside --items")
+    if items is not None and (target or second_judge is not None):
+        raise ValueError("--target and --second-judge are for a class, not beside --items")
     if items is None and (unseen is not None or instead is not None):
         raise ValueError("--unseen and --instead go with --items")
     report = report and items is None
