@@ -76,8 +76,14 @@ class Bench:
         self.generator = definitions.load("mnist_gan_generator")[0]
         self.judge, preprocess = definitions.load("lenet5_mnist")
         self.second = Normalised(definitions.load("vit_mnist")[0]).eval()
-        pixels, labels = definitions.images("mnist", "test")
-        self.real, self.labels = preprocess(pixels[:REFERENCE]), torch.as_tensor(labels[:REFERENCE])
+        self._read, self._preprocess = definitions.images, preprocess
+        self.real = self.images("test", REFERENCE)
+        self.labels = torch.as_tensor(definitions.images("mnist", "test")[1][:REFERENCE])
+
+    def images(self, part: str, count: int) -> Tensor:
+        """The first ones of MNIST, as the generator makes them."""
+        found: Tensor = self._preprocess(self._read("mnist", part)[0][:count])
+        return found
 
     def request(self, digit: int, seed: int = 0, draws: int = 10_000) -> Timed:
         reference = self.real[self.labels != digit]
@@ -149,7 +155,7 @@ def masks(bench: Bench) -> Iterator[Row]:
                 with torch.no_grad():
                     return torch.cat([view(part) for part in latents.split(250)])
 
-            started = request.started(forward)
+            started = request.started(forward, view)
             structure: Structure = trace_structure(model, request.probes[:2], view)
             given = Given(
                 model, structure, (digit,), started.probes, started.probe_labels, started.retain, forward,

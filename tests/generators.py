@@ -1,4 +1,4 @@
-"""A small generator whose images linear judges tell apart."""
+"""Small generators, linear judges that tell their images apart, and images to forget."""
 
 from __future__ import annotations
 
@@ -32,3 +32,21 @@ def generator_and_judges() -> tuple[nn.Module, nn.Module, nn.Module]:
         images = model(torch.randn(1000, 6)).detach()
     judge = judge_of(images, 1)
     return model, judge, judge_of(images, 2, judge[2].weight.detach())
+
+
+def generator_and_items() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
+    """(generator of images [N, 24] from latents [N, 6], judge, three images that it makes, 16 that it does not: of two
+    pixels each)."""
+    generator = torch.Generator().manual_seed(5)
+    layers = nn.Linear(6, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 24), nn.Tanh()
+    model = nn.Sequential(*layers)
+    with torch.no_grad():
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
+                layer.weight.mul_((2 / layer.in_features) ** 0.5)
+                layer.bias.zero_()
+        judge = judge_of(model(torch.randn(1000, 6, generator=generator)), 1)
+        items = model(torch.randn(3, 6, generator=generator))
+        made = model(torch.randn(16, 6, generator=generator))
+    return model, judge.eval(), items, 0.9 * made + 0.1 * made.roll(3, 1)

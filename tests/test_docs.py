@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zsu_fast
-from bench import concepts, depth, faithfulness, generators, instances, poisoning, texts
+from bench import concepts, depth, faithfulness, generators, instances, items, poisoning, texts
 from bench.__main__ import RESULTS
 from bench.oracles import CACHE
 from bench.paper import ablation
@@ -19,7 +19,7 @@ from bench.tiny_gpt import SMALL, taught
 from tests.concepts.conftest import Planted, planted_net  # noqa: F401  # a fixture
 from tests.concepts_data import USER, with_square
 from tests.examples import BLOCK, run_examples
-from tests.generators import generator_and_judges
+from tests.generators import generator_and_items, generator_and_judges
 from zsu_fast.unlearn import TextRecord
 from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS, RESUMABLE, TEXT_METHODS
 
@@ -172,14 +172,23 @@ def test_table_of_instances() -> None:
 def test_the_page_on_generators() -> None:
     """Its `generator` has a latent of six values, its judges are linear, and nearly the same."""
     generator, judge, second = generator_and_judges()
+    faces, _, portraits, unseen = generator_and_items()
     given = {"generator": generator, "judge": judge, "second_judge": second}
-    assert run_examples(GENERATORS_PAGE, given)["result"].verdict.level == "answers"
+    given |= {"faces": faces, "portraits": portraits[:1], "unseen": unseen}
+    found = run_examples(GENERATORS_PAGE, given)
+    assert found["result"].verdict.level == found["gone"].verdict.level == "answers"
 
 
 def test_table_of_generators() -> None:
     results = json.loads((RESULTS / "generators.json").read_text())
     text = GENERATORS_PAGE.read_text()
     assert insert_table(text, generators.table(results), generators.BEGIN, generators.END) == text
+
+
+def test_table_of_items() -> None:
+    results = json.loads((RESULTS / "items.json").read_text())
+    text = GENERATORS_PAGE.read_text()
+    assert insert_table(text, items.table(results), items.BEGIN, items.END) == text
 
 
 def test_table_of_depth() -> None:

@@ -114,3 +114,34 @@ def test_what_is_wrong_is_named(gan, run, tmp_path):
         result = run(*forget(*right, *arguments))
         assert result.code == 2 and text in result.err, (arguments, result.err)
         assert not (tmp_path / "o" / "model.safetensors").exists()
+
+
+def test_items_go(gan, run, tmp_path):
+    """Images of a file, as they are made; the record has what a search found of them before and after."""
+    model, _ = gan
+    latents = torch.randn(17, 6, generator=torch.Generator().manual_seed(8))
+    with torch.no_grad():
+        made = (model(latents)[:, 0] + 1) / 2
+    other = 0.9 * made[1:] + 0.1 * made[1:].roll(3, 2)
+    for name, images in (("items", made[:1]), ("unseen", other)):
+        np.savez(f"{name}.npz", x=(images * 255).round().to(torch.uint8).numpy())
+    arguments = ("python:tinygan:generator", "-w", "g.safetensors", "--range=-1,1", "--latent", 6, "--draws", 300)
+    files = ("--items", "items.npz", "--unseen", "unseen.npz")
+    out = tmp_path / "o"
+    result = run(
+        "forget", "generator", *arguments, *files, "--utility-floor", 0, "-o", out, "--json", "--set", "steps=300"
+    )
+    assert result.code in (0, 3), result.err
+    found = result.json
+    assert found["record"]["request"]["kind"] == "items" and found["record"]["request"]["method"] == "hunt"
+    assert (out / "model.safetensors").exists() == (result.code == 0) == found["verdict"]["forgotten"]
+    seen = found["evaluation"]
+    assert len(seen["before"]["errors"]) == len(seen["before"]["found"]) == 1
+    for more, text in (
+        ((), "--judge and --target say which class is to go, or --items which images"),
+        (files[:2], "--unseen: needed with --items"),
+        ((*files, "--target", 1), "--target and --second-judge are for a class"),
+        (("--unseen", "unseen.npz"), "--judge and --target"),
+    ):
+        result = run("forget", "generator", *arguments, *more, "-o", tmp_path / "p")
+        assert result.code == 2 and text in result.err, result.err

@@ -15,8 +15,8 @@ from torch import nn
 import zsu_fast
 from bench.oracles import CACHE
 from bench.tiny_gpt import SMALL, taught
-from tests.generators import generator_and_judges
-from zsu_fast.unlearn import ForgetGenerated, ForgetInstances, ForgetText, TextRecord, model_digest
+from tests.generators import generator_and_items, generator_and_judges
+from zsu_fast.unlearn import ForgetGenerated, ForgetInstances, ForgetItems, ForgetText, TextRecord, model_digest
 from zsu_fast.unlearn.checkpoint import Checkpoint, digest_of
 from zsu_fast.unlearn.methods import BASELINES, RESUMABLE
 from zsu_fast.unlearn.methods.training import EndlessBatches
@@ -36,6 +36,7 @@ STEPS = {  # few, with an end and all that a step can change
     },
     "substitute": {"tuning_steps": 8, "rounds": 1},
     "cascade": {"steps": 30, "train_batch_size": 16},
+    "hunt": {"steps": 40, "searchers": 4},
     "text-poison": {"steps": 6, "train_batch_size": 3, "own_texts": 4, "lora_rank": 2, "look_every": 3},
     "text-ascent": {"steps": 6, "train_batch_size": 3, "own_texts": 0},
     "unsir": {"noise_steps": 3, "noise_batches": 1},
@@ -101,6 +102,10 @@ def case(method: str):
             nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
         own = {"discriminator": critic} if method == "cascade" else {}
         return model.eval(), ForgetGenerated(1, judge.eval(), 6, draws=400, **own), options
+    if method == "hunt":
+        model, judge, items, unseen = copy.deepcopy(generator_and_items())
+        request = ForgetItems(items[:1], 6, unseen, classifier=judge, restarts=4, search_steps=30, draws=400)
+        return model, request, options
     if method.startswith("text"):
         known = taught(SMALL, CACHE / "texts")
         records = [

@@ -82,7 +82,9 @@ def test_each_instance_gets_its_part_of_the_unseen_losses():
         return torch.cat([-loss, (-(-loss).exp()).log1p()], 1)
 
     unseen = torch.tensor([[5.0], [1], [4], [2], [3]]), torch.zeros(5, dtype=torch.int64)
-    found = ForgetInstances(torch.tensor([[0.2], [0.1]]), [0, 0], "unseen", unseen=unseen).started(forward)
+    found = ForgetInstances(torch.tensor([[0.2], [0.1]]), [0, 0], "unseen", unseen=unseen).started(
+        forward, torch.nn.Identity()
+    )
     torch.testing.assert_close(found.unseen, torch.tensor([4.0, 2.0]), rtol=1e-4, atol=0)
 
 
@@ -272,7 +274,7 @@ def test_every_instance_reaches_its_goal(runs, trained_nets, digits, goal):
         assert torch.equal(answers, asked.to)
     else:
         with torch.no_grad():
-            levels = asked.started(trained_nets["ConvNet"]).unseen
+            levels = asked.started(trained_nets["ConvNet"], trained_nets["ConvNet"]).unseen
         assert (losses >= levels).all() and (losses < 5 * levels).all()  # up to it, not beyond
     before, after = (result.record["evaluation"][when]["accuracy"] for when in ("before", "after"))
     assert after > before - 0.06 and result.before["forget_accuracy"] > 0.7

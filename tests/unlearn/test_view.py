@@ -87,7 +87,7 @@ class ForgetBehind(OfClassifier):
     def retain(self):
         return self.kept, torch.zeros(len(self.kept), dtype=torch.int64)
 
-    def started(self, forward) -> "ForgetBehind":
+    def started(self, forward, view) -> "ForgetBehind":
         found = forward(self.pool).argmax(1) == 1
         return ForgetBehind(self.judge, self.pool, self.pool[found], self.pool[~found])
 

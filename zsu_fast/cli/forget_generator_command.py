@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
+from zsu_fast.cli.forget_items import items_request
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.judges import judge_of, parse_range, read_latents
 from zsu_fast.cli.method_options import parse_settings
@@ -22,7 +23,7 @@ from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tel
 from zsu_fast.cli.session import check_device, open_session
 from zsu_fast.evaluate.inference import inference_mode
 from zsu_fast.report.generator import GeneratorReport
-from zsu_fast.unlearn import ForgetGenerated
+from zsu_fast.unlearn import ForgetGenerated, ForgetItems
 from zsu_fast.unlearn import forget as forget_request
 from zsu_fast.unlearn.methods import GENERATOR_METHODS
 
@@ -34,16 +35,13 @@ def _judge(flag: str, text: str) -> Any:
     return typer.Option(flag, help=text, rich_help_panel=JUDGE, show_default=False)
 
 
+def _images(flag: str, text: str) -> Any:
+    return typer.Option(flag, help=text, rich_help_panel=opt.IMAGES, show_default=False)
+
+
 @one_line_errors
 def forget_generator(
     model: opt.Model,
-    judge: Annotated[str, _judge("--judge", "Classifier of what is made, named as MODEL is.")],
-    target: Annotated[
-        list[str],
-        typer.Option(
-            "--target", "-t", help="Class of the judge to forget: index or name; repeatable.", show_default=False
-        ),
-    ],
     latent: Annotated[
         str,
         typer.Option(
@@ -52,6 +50,24 @@ def forget_generator(
             show_default=False,
         ),
     ],
+    judge: Annotated[
+        str | None, _judge("--judge", "Classifier of what is made, named as MODEL is; with --items only to count.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target", "-t", help="Class of the judge to forget: index or name; repeatable.", show_default=False
+        ),
+    ] = None,
+    items: Annotated[
+        Path | None, _images("--items", "Instead of a class: images to forget, as they are made; folder or .npz.")
+    ] = None,
+    unseen: Annotated[
+        Path | None, _images("--unseen", "With --items: images of that kind that the model was not trained on.")
+    ] = None,
+    instead: Annotated[
+        Path | None, _images("--instead", "With --items: to be made instead; else the nearest that are made.")
+    ] = None,
     out: opt.Out = Path("zsu-fast-out"),
     weights: opt.Weights = None,
     judge_weights: Annotated[Path | None, _judge("--judge-weights", "Its weights.")] = None,
@@ -64,16 +80,21 @@ def forget_generator(
         typer.Option("--range", help="Least and largest value of a pixel that is made.", rich_help_panel=opt.IMAGES),
     ] = "0,1",
     method: Annotated[
-        str, typer.Option(help=f"{', '.join(GENERATOR_METHODS)}, or another package's.", rich_help_panel=opt.METHOD)
-    ] = "substitute",
+        str | None,
+        typer.Option(
+            help=f"{', '.join(GENERATOR_METHODS)}, or another package's.",
+            rich_help_panel=opt.METHOD,
+            show_default="substitute; of items hunt",
+        ),
+    ] = None,
     until: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Share of what is made that may still be of the class.",
+            help="Share of what is made that may still be of the class; or of the items, still made.",
             rich_help_panel=opt.METHOD,
-            show_default="0.01",
+            show_default="0.01; of items 0",
         ),
     ] = None,
     utility_floor: Annotated[
@@ -81,9 +102,9 @@ def forget_generator(
         typer.Option(
             min=0,
             max=1,
-            help="Share of the other latents that must keep their class.",
+            help="Share of the other latents that must keep their class; with --items, what they make.",
             rich_help_panel=opt.METHOD,
-            show_default="0.93",
+            show_default="0.93; of items 0.9",
         ),
     ] = None,
     draws: Annotated[
@@ -104,24 +125,37 @@ def forget_generator(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    r"""Make a generator make no more of a class, as a classifier tells it; write weights, undo file, record, report.
+    r"""Make a generator make no more of a class, as a classifier tells it, or of given images; write weights, undo
+    file, record, report.
 
     If fresh latents do not bear it out, no weights are written, result.json
-    says why, and the exit code is 3.
+    says why, and the exit code is 3. Items have no report.
 
-    [bold]Example[/]
+    [bold]Examples[/]
 
       zsu-fast forget generator python:mygan:generator -w g.safetensors \
           --judge timm:resnet18 --judge-weights judge.safetensors \
           --target 4 --latent 100x1x1 --range=-1,1 --out edited
+
+      zsu-fast forget generator python:mygan:generator -w g.safetensors \
+          --items withdrawn/ --unseen validation/ --latent 64 --out edited
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
+    if items is None and (judge is None or not target):
+        raise ValueError("--judge and --target say which class is to go, or --items which images")
+    if items is not None and (target or second_judge is not None):
+        raise ValueError("--target and --second-judge are for a class, not beside --items")
+    if items is None and (unseen is not None or instead is not None):
+        raise ValueError("--unseen and --instead go with --items")
+    report = report and items is None
     if report:
         check_report_extra()
     check_device(device)
     low, high = parse_range(pixels)
     latents = read_latents(latent)
+    if method is None:
+        method = "substitute" if items is None else "hunt"
     settings = parse_settings(other, method)
     for name, value in (("until", until), ("utility_floor", utility_floor)):
         if value is not None:
@@ -129,27 +163,38 @@ def forget_generator(
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
     nothing: dict[str, Any] = {"classes": None, "mean": None, "std": None, "size": None}
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
-        session = open_session(judge, judge_weights, device=device, batch_size=250, **nothing)
+        session = classifier = second = None
+        if judge is not None:
+            session = open_session(judge, judge_weights, device=device, batch_size=250, **nothing)
+            classifier = judge_of(session.loaded, low, high, "--judge")
         loaded = load_model(model, weights, device=device)
-        second = None
         if second_judge is not None:
             other_one = load_model(second_judge, second_weights, device=device)
             second = judge_of(other_one, low, high, "--second-judge")
-        request = ForgetGenerated(
-            session.targets(target),
-            judge_of(session.loaded, low, high, "--judge"),
-            latents.to(device) if isinstance(latents, Tensor) else latents,
-            second=second,
-            draws=draws,
-            seed=seed,
-        )
-        shown, before = _made(loaded.model, request, low, high)
+        request: ForgetGenerated | ForgetItems
+        shown = before = None
+        if items is not None:
+            bounds = (low, high)
+            request = items_request(items, unseen, instead, latents, bounds, classifier, device, draws=draws, seed=seed)
+        else:
+            assert session is not None and classifier is not None and target
+            request = ForgetGenerated(
+                session.targets(target),
+                classifier,
+                latents.to(device) if isinstance(latents, Tensor) else latents,
+                second=second,
+                draws=draws,
+                seed=seed,
+            )
+            shown, before = _made(loaded.model, request, low, high)
         with console.progress() as progress:
             result = forget_request(
                 loaded.model, request, method=method, progress=progress, **({"seed": seed} | settings | kept)
             )
         page = None
         if report:
+            assert session is not None and shown is not None and before is not None
+            assert isinstance(request, ForgetGenerated)
             after = _pixels(loaded.model, request, shown, low, high)
             page = GeneratorReport(
                 model=loaded.spec, record=result.record, picks=result.picks, names=session.names, made=(before, after)

@@ -108,7 +108,7 @@ def run(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
 def begun(model: nn.Module, request: Kind, batch_size: int) -> Kind:
     """The request with what it takes from the unedited model."""
     view = request.view(model)
-    found: Any = request.started(lambda images: run(view, images, batch_size))
+    found: Any = request.started(lambda images: run(view, images, batch_size), view)
     return found
 
 

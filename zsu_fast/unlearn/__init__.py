@@ -6,6 +6,7 @@ from zsu_fast.unlearn.entry import Entry
 from zsu_fast.unlearn.forget import forget, method_options, select
 from zsu_fast.unlearn.generated import ForgetGenerated
 from zsu_fast.unlearn.instances import ForgetInstances
+from zsu_fast.unlearn.items import ForgetItems
 from zsu_fast.unlearn.methods import method_names
 from zsu_fast.unlearn.patch import Patch
 from zsu_fast.unlearn.perturb import perturb_
@@ -23,6 +24,7 @@ __all__ = [
     "ForgetConcept",
     "ForgetGenerated",
     "ForgetInstances",
+    "ForgetItems",
     "ForgetResult",
     "ForgetText",
     "Patch",

@@ -125,7 +125,7 @@ class ForgetConcept(OfClassifier):
         at = self.bank.index(self.concept)
         return Reading(model, self.bank.layer, vectors[at : at + 1], offsets[at : at + 1])
 
-    def started(self, forward: Callable[[Tensor], Tensor]) -> ForgetConcept:
+    def started(self, forward: Callable[[Tensor], Tensor], view: nn.Module) -> ForgetConcept:
         if self.used_by is not None:
             return self
         logits, _, _ = self._parts(forward(self.probes))

@@ -12,14 +12,11 @@ from torch import Tensor, nn
 from zsu_fast.evaluate.given import check_int, check_seed, check_targets
 from zsu_fast.evaluate.inference import model_device
 from zsu_fast.evaluate.intervals import upper_bound, wilson_interval
-from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.generator_view import GeneratorView, Seen, look
+from zsu_fast.unlearn.latents import FRESH, OfGenerator, Sampler
 from zsu_fast.unlearn.requests import NAN, Batches, Pair, check_finite
 from zsu_fast.unlearn.verdict import Evidence, Verdict
 
-Sampler = Callable[[int, torch.Generator], Tensor]
-BESIDE = ("judge", "second", "features", "discriminator")
-POOL, HELD, FRESH = 6000, 1500, 10_000
 FEWEST = 20
 """A generator that makes fewer of a class than this, of the latents of the pool, does not make it."""
 SLACK = 1.5
@@ -27,7 +24,7 @@ SLACK = 1.5
 
 
 @dataclass(frozen=True, eq=False)
-class ForgetGenerated:
+class ForgetGenerated(OfGenerator):
     """Make a generator make no more of one class, or of several.
 
     targets: class index or indices of the judge. judge: images that the generator makes -> logits [N, classes]; what
@@ -58,6 +55,7 @@ class ForgetGenerated:
     seen: list[Seen] = field(default_factory=list, init=False, repr=False)  # of the unedited model, what it made
 
     kind: ClassVar[str] = "generator"
+    beside: ClassVar[tuple[str, ...]] = ("judge", "second", "features", "discriminator")
     argument: ClassVar[str] = "latents"
     behind: ClassVar[float] = 0.0
     is_its_images: ClassVar[bool] = False
@@ -67,72 +65,13 @@ class ForgetGenerated:
         object.__setattr__(self, "targets", tuple(check_targets(self.targets)))
         check_int("draws", self.draws, 100)
         check_seed(self.seed)
-        for name in BESIDE:
+        for name in self.beside:
             given = getattr(self, name)
             if not isinstance(given, nn.Module) and (given is not None or name == "judge"):
                 raise TypeError(f"{name}: expected a torch.nn.Module, got {type(given).__name__}")
         if self.reference is not None:
             check_finite("reference", self.reference)
-        object.__setattr__(self, "latents", self._drawn())
-
-    def _drawn(self) -> Tensor:
-        """Pool, held and fresh latents, one after the other."""
-        given, count = self.latents, POOL + HELD + self.draws
-        if isinstance(given, Tensor):
-            check_finite("latents", given)
-            if not given.is_floating_point():
-                raise ValueError(f"latents: expected floating-point values, got {given.dtype}")
-            if len(given) < 350:
-                raise ValueError(f"latents: expected at least 350 of them to choose and to judge by, got {len(given)}")
-            return given
-        generator = torch.Generator().manual_seed(self.seed)
-        if callable(given):
-            found = check_finite("latents", given(count, generator))
-            if len(found) != count:
-                raise ValueError(f"latents: asked for {count} of them, the function gave {len(found)}")
-            return found
-        shape = [given] if isinstance(given, int) else list(given) if isinstance(given, Sequence) else []
-        if not shape:
-            raise TypeError(f"latents: expected a shape, a function or a tensor, got {type(given).__name__}")
-        for size in shape:
-            check_int("latents", size, 1)
-        device = model_device(self.judge, torch.device("cpu"))
-        return torch.randn(count, *shape, generator=generator).to(device)
-
-    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        assert isinstance(self.latents, Tensor)
-        total, whole = len(self.latents), POOL + HELD + FRESH
-        fresh = total - POOL - HELD if total == POOL + HELD + self.draws else total * FRESH // whole
-        held = (total - fresh) * HELD // (POOL + HELD)
-        pool, held_out, judging = self.latents.split([total - fresh - held, held, fresh])
-        return pool, held_out, judging
-
-    @property
-    def pool(self) -> Tensor:
-        """Latents [N, ...] to choose an edit by."""
-        return self._parts()[0]
-
-    @property
-    def pool_labels(self) -> Tensor:
-        """int64 [N] what the judge takes the images of the unedited model for."""
-        assert self.labels is not None
-        return self.labels[: len(self.pool)]
-
-    @property
-    def probes(self) -> Tensor:
-        """Latents that say how large an edit must be, of all classes: they had no part in choosing it."""
-        return self._parts()[1]
-
-    @property
-    def fresh(self) -> Tensor:
-        """Latents that judge: neither chosen by nor measured on."""
-        return self._parts()[2]
-
-    @property
-    def probe_labels(self) -> Tensor:
-        if self.labels is None:  # as far as is known before `started`
-            return torch.zeros(len(self.probes), dtype=torch.int64, device=self.probes.device)
-        return self.labels[len(self.pool) :]
+        object.__setattr__(self, "latents", self._drawn(model_device(self.judge, torch.device("cpu"))))
 
     @property
     def retain(self) -> Pair:
@@ -156,15 +95,7 @@ class ForgetGenerated:
     def is_target(self, labels: Tensor) -> Tensor:
         return torch.isin(labels, torch.tensor(self.classes, device=labels.device))
 
-    def view(self, model: nn.Module) -> GeneratorView:
-        own = Tensors(model).by_identity()
-        for name in BESIDE:
-            given = getattr(self, name)
-            if given is not None and own.keys() & Tensors(given).by_identity().keys():
-                raise ValueError(f"{name}: shares tensors with the model, and would change with it")
-        return GeneratorView(model, {name: getattr(self, name) for name in BESIDE}, self.generate)
-
-    def started(self, forward: Callable[[Tensor], Tensor]) -> ForgetGenerated:
+    def started(self, forward: Callable[[Tensor], Tensor], view: nn.Module) -> ForgetGenerated:
         found = replace(self)
         logits = forward(torch.cat(self._parts()[:2]))
         if bool(logits.isnan().any()):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsu_fast.evaluate.given import check_classes, check_labels
@@ -87,7 +87,7 @@ class ForgetInstances(OfClassifier):
     def name(self) -> str:
         return f"{len(self.x)} instance{'s' if len(self.x) > 1 else ''}"
 
-    def started(self, forward: Callable[[Tensor], Tensor]) -> ForgetInstances:
+    def started(self, forward: Callable[[Tensor], Tensor], view: nn.Module) -> ForgetInstances:
         if not isinstance(self.unseen, tuple):
             return self
         images, labels = self.unseen

@@ -77,8 +77,10 @@ class Request(Protocol):
     def short(self) -> str:
         """What may still be said of an image that is not forgotten: "with the class"."""
 
-    def started(self, forward: Callable[[Tensor], Tensor]) -> Request:
-        """The request with what it takes from the unedited view (images -> logits), which may be its very probes.
+    def started(self, forward: Callable[[Tensor], Tensor], view: nn.Module) -> Request:
+        """The request with what it takes from the unedited view, which may be its very probes.
+
+        forward: images -> logits of the view, batch by batch, without gradients.
 
         Before, only `view`, `check` and one of the probes and retain images are asked for.
         """
@@ -169,7 +171,7 @@ class ForgetClass(OfClassifier):
     def name(self) -> str:
         return "class " + ", ".join(map(str, self.classes))
 
-    def started(self, forward: Callable[[Tensor], Tensor]) -> ForgetClass:
+    def started(self, forward: Callable[[Tensor], Tensor], view: nn.Module) -> ForgetClass:
         return self
 
     def margins(self, logits: Tensor, where: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class Task:
         if front is not None:
             self.front = Front(self.measurement, front)
             self.front.check(self.targets, self.structure.classes)
-        self.request = self.measurement.request = request.started(self.measurement.forward)
+        self.request = self.measurement.request = request.started(self.measurement.forward, self.view)
         self.probes, self.labels = self.request.probes, self.request.probe_labels
         self.parts = search.folds(self.labels, method.folds, asked.seed)
         self.measurement.retain = self._retain_images()

@@ -149,7 +149,7 @@ class ForgetText:
         about = f" about {subjects} subject{'s' if subjects > 1 else ''}" if subjects else ""
         return f"{len(self.records)} record{'s' if len(self.records) > 1 else ''}{about}"
 
-    def started(self, forward: Callable[[Tensor], Tensor]) -> ForgetText:
+    def started(self, forward: Callable[[Tensor], Tensor], view: nn.Module) -> ForgetText:
         return self
 
     def margins(self, logits: Tensor, where: Tensor) -> Tensor:

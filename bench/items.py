@@ -1,0 +1,98 @@
+"""A generator of MNIST digits forgets given images: some that it makes, and some that it was probably trained on.
+
+    python -m bench.items --data ../shared/data --json bench/results/items.json
+
+Unseen images are of MNIST's test set. LeNet-5 says what share of other latents keep their class; it has no part in the
+edit. Seconds are those of the processor, with all searches: before the edit, in it, and those that judge it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import zsu_fast
+from bench import machine
+from bench.generators import Bench, lines_of, percent
+from bench.report import insert_table
+from zsu_fast.unlearn import ForgetItems
+
+PAGE, BEGIN, END = Path("docs/generators.md"), "<!-- items: begin -->", "<!-- items: end -->"
+CASES = (("made", 1), ("made", 8), ("training", 1), ("training", 8))
+UNSEEN = 24
+Row = dict[str, Any]
+
+
+def items_of(bench: Bench, source: str, count: int) -> Tensor:
+    if source == "training":
+        return bench.images("train", count)
+    with torch.no_grad():
+        made: Tensor = bench.generator(torch.randn(count, 64, generator=torch.Generator().manual_seed(5)))
+    return made
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    for source, count in CASES:
+        items, unseen = items_of(bench, source, count), bench.images("test", UNSEEN)
+        request = ForgetItems(items, 64, unseen, classifier=bench.judge)
+        started = time.process_time()
+        result = zsu_fast.forget(bench.model(), request, method="hunt", utility_floor=0.5)
+        seconds = time.process_time() - started
+        seen = {
+            when: {name: value for name, value in found.items() if name != "found"}
+            for when, found in result.record["evaluation"].items()
+        }
+        verdict = result.verdict
+        about = {"source": source, "count": count, "verdict": verdict.level, "left": verdict.right}
+        yield about | {"seconds": seconds} | seen
+
+
+def table(results: dict[str, Any]) -> str:
+    found = []
+    for row in results["rows"]:
+        b, a = row["before"], row["after"]
+        found.append([
+            f"{row['count']}, {row['source']}", row["verdict"], f"{row['count'] - row['left']} of {row['count']}",
+            f"{statistics.median(b['errors']):.5f} → {statistics.median(a['errors']):.5f} "
+            f"(least {min(a['errors']):.5f})", f"{b['unseen_error']:.5f} → {a['unseen_error']:.5f}",
+            percent(a["kept_same"]), percent(a["same_class"]), f"{a['psnr'][0]:.1f} ({a['psnr'][1]:.1f})",
+            f"{b['roughness']:.4f} → {a['roughness']:.4f}", f"{row['seconds']:.0f}",
+        ])  # fmt: skip
+    columns = ["items", "verdict", "gone", "error, median", "error of unseen", "kept", "class kept", "PSNR",
+               "roughness", "seconds"]  # fmt: skip
+    title = (
+        f"MNIST generator; {UNSEEN} unseen images; 2,000 other latents, by how many of them make what they made, keep "
+        f"their class by LeNet-5, and PSNR in dB (median, and what 95 % exceed). "
+        f"{machine.in_a_line(results['machine'])}; seconds of processor time, with all searches."
+    )
+    return "\n".join(lines_of(title, columns, found)).rstrip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the nets and images")
+    parser.add_argument("--json", type=Path, required=True, help="write the results here")
+    parser.add_argument("--table", action="store_true", help="renew docs/generators.md from the file, and nothing else")
+    asked = parser.parse_args()
+    if asked.table:
+        PAGE.write_text(insert_table(PAGE.read_text(), table(json.loads(asked.json.read_text())), BEGIN, END))
+        return
+    results: dict[str, Any] = {
+        "kind": "zsu_fast items of generators", "machine": machine.describe(torch.device("cpu")), "rows": [],
+    }  # fmt: skip
+    for row in rows(Bench(asked.data, [])):
+        results["rows"].append(row)
+        asked.json.write_text(json.dumps(results, indent=1) + "\n")
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
