@@ -13,6 +13,7 @@ from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.presets import AUTHORS_PRESETS, Preset
 from zsu_fast.unlearn.requests import ForgetClass
 from zsu_fast.unlearn.result import ForgetResult
+from zsu_fast.unlearn.synthetic import SyntheticProbes, synthesise
 from zsu_fast.unlearn.texts import ForgetText, TextRecord, sensitive_words
 from zsu_fast.unlearn.verdict import Verdict
 
@@ -28,6 +29,7 @@ __all__ = [
     "Patch",
     "Picks",
     "Preset",
+    "SyntheticProbes",
     "TextRecord",
     "Verdict",
     "forget",
@@ -37,4 +39,5 @@ __all__ = [
     "perturb_",
     "select",
     "sensitive_words",
+    "synthesise",
 ]
