@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zsu_fast
-from bench import concepts, depth, faithfulness, generators, instances, items, poisoning, texts
+from bench import concepts, depth, faithfulness, generators, instances, items, lira, poisoning, synthetic, texts
 from bench.__main__ import RESULTS
 from bench.oracles import CACHE
 from bench.paper import ablation
@@ -73,9 +73,11 @@ def test_the_page_on_forgetting(guide: tuple[Path, dict]) -> None:
     original, edited = names["model"], copy.deepcopy(names["model"])
     zsu_fast.forget(edited, 3, names["parts"].probes)
     (x, y), (test_x, test_y) = ([part[half::4] for part in names["parts"].judge] for half in (0, 1))
-    given = {"edited": edited, "original": original, "retrained": edited}
+    given = {"model": copy.deepcopy(original), "edited": edited, "original": original, "retrained": edited}
     given |= {"x": x, "y": y, "test_x": test_x, "test_y": test_y}
-    found = run_examples(FORGETTING, given)["found"]
+    names = run_examples(FORGETTING, given)
+    assert names["result"].reached and "Nothing was verified on real images" in names["result"].verdict.sentence
+    found = names["found"]
     assert ", ".join(f"`{name}`" for name in RESUMABLE) in " ".join(FORGETTING.read_text().split())
     assert found.attacks["answers"].forget["edited"] < 0.05 < 0.8 < found.attacks["linear probe"].forget["edited"]
 
@@ -191,10 +193,18 @@ def test_table_of_items() -> None:
     assert insert_table(text, items.table(results), items.BEGIN, items.END) == text
 
 
-def test_table_of_depth() -> None:
+def test_table_of_pairs() -> None:
+    results = json.loads((RESULTS / "lira.json").read_text())
+    text = lira.PAGE.read_text()
+    assert insert_table(text, lira.table(results), lira.BEGIN, lira.END) == text
+
+
+def test_tables_of_forgetting() -> None:
     results = json.loads((RESULTS / "depth.json").read_text())
     text = FORGETTING.read_text()
     assert insert_table(text, depth.table(results), depth.BEGIN, depth.END) == text
+    results = json.loads((RESULTS / "synthetic.json").read_text())
+    assert insert_table(text, synthetic.table(results), *synthetic.MARKERS) == text
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in HELD_ABOVE], ids=lambda path: path.name)

@@ -14,6 +14,7 @@ from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.presets import AUTHORS_PRESETS, Preset
 from zsu_fast.unlearn.requests import ForgetClass
 from zsu_fast.unlearn.result import ForgetResult
+from zsu_fast.unlearn.synthetic import SyntheticProbes, synthesise
 from zsu_fast.unlearn.texts import ForgetText, TextRecord, sensitive_words
 from zsu_fast.unlearn.verdict import Verdict
 
@@ -30,6 +31,7 @@ __all__ = [
     "Patch",
     "Picks",
     "Preset",
+    "SyntheticProbes",
     "TextRecord",
     "Verdict",
     "forget",
@@ -39,4 +41,5 @@ __all__ = [
     "perturb_",
     "select",
     "sensitive_words",
+    "synthesise",
 ]

@@ -20,6 +20,7 @@ from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.replicas import agreed
 from zsu_fast.unlearn.requests import ForgetClass, Request, check_finite, labelled
 from zsu_fast.unlearn.result import ForgetResult
+from zsu_fast.unlearn.synthetic import SyntheticProbes, synthesise
 from zsu_fast.unlearn.task import Task
 from zsu_fast.unlearn.transaction import Transaction, roll_back, transact
 
@@ -27,7 +28,7 @@ from zsu_fast.unlearn.transaction import Transaction, roll_back, transact
 def forget(
     model: nn.Module,
     target: Request | int | Sequence[int],
-    probes: Tensor | None = None,
+    probes: Tensor | SyntheticProbes | None = None,
     *,
     method: str = "lra-npp",
     probe_labels: Tensor | Sequence[int] | None = None,
@@ -50,6 +51,8 @@ def forget(
         model: any module that returns logits [N, classes] (or an object with `.logits`), or a wrapper of one (DDP,
             DataParallel, torch.compile, AveragedModel); edited in place.
         target: the class index to forget, or several, with `probes` (and `probe_labels`); or a request that has all.
+        probes: images of it [N, ...]; or `SyntheticProbes`, where there are none: then they are synthesised from the
+            model, those of other classes too, and nothing is judged on real images but by `evaluate_on`.
         method: "lra-npp" ranks the inputs of the classifier by relevance for the class and cuts the paths that speak
             for it (arXiv 2410.23693); it changes what the model says, hardly what its features know. "channels" masks
             units of any layers, exactly. "deep" teaches late layers to carry only what tells the other classes apart:
@@ -98,7 +101,7 @@ def forget(
 def select(
     model: nn.Module,
     target: Request | int | Sequence[int],
-    probes: Tensor | None = None,
+    probes: Tensor | SyntheticProbes | None = None,
     *,
     budget: int | float,
     method: str = "lra-npp",
@@ -146,10 +149,12 @@ def _carry_out(
     if isinstance(request, Request):
         if probes is not None or probe_labels is not None:
             raise TypeError("probes: part of the request already")
-    else:
+    elif not isinstance(probes, SyntheticProbes):
         request = ForgetClass(request, probes, probe_labels)
+    elif probe_labels is not None:
+        raise TypeError("probe_labels: synthesised probes have their own")
     chosen = configured(method, options)
-    _check_kind(request, chosen)
+    _check_kind(type(request) if isinstance(request, Request) else ForgetClass, chosen)
     if checkpoint is not None and not chosen.resumable:
         raise ValueError(f"checkpoint: method {method!r} cannot go on from one; these can: {', '.join(RESUMABLE)}")
     if isinstance(retain_probes, (tuple, list)):
@@ -162,6 +167,8 @@ def _carry_out(
     if front is not None:
         front = labelled("front", front)
         require("sklearn", "evaluate")
+    if isinstance(probes, SyntheticProbes):
+        request = synthesise(bare, request, probes, progress)
 
     given = {"front": front, "checkpoint": checkpoint} | ({} if progress is None else {"progress": progress})
 
@@ -180,12 +187,12 @@ def _decision(result: ForgetResult) -> object:
     return result.record["edits"], [tensor_digest(entry.new) for entry in result.patch.entries]
 
 
-def _check_kind(request: Request, method: Method) -> None:
+def _check_kind(request: type[Request], method: Method) -> None:
     """ValueError, naming both and what would fit, for a method that cannot carry out such a request."""
     if request.kind not in method.takes:
         raise ValueError(
             f"method: {method.name!r} takes requests to forget {', '.join(sorted(method.takes))}, got "
-            f"{type(request).__name__}; of that kind: {', '.join(methods_for(request.kind))}"
+            f"{request.__name__}; of that kind: {', '.join(methods_for(request.kind))}"
         )
 
 

@@ -110,7 +110,9 @@ class Request(Protocol):
 class OfClassifier:
     """Of requests to a model that makes logits of images itself, and is judged by the caller's images."""
 
-    retain: ClassVar[Pair | None] = None
+    @property
+    def retain(self) -> Pair | None:
+        return None
 
     @property
     def classes(self) -> tuple[int, ...]:

@@ -62,6 +62,8 @@ class ForgetResult:
         if self.patch.entries:
             count = sum(map(len, self.picks.values()))
             judged = "held-out probes" if self.record["metrics"]["held_out"] else "the very probes that chose the edit"
+            if "synthetic" in self.record["request"]:
+                judged += ", synthesised"
             extent = f"{count} neurons in {len(self.picks)} layer(s)"
             if not count:
                 entries = self.patch.entries
