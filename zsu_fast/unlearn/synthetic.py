@@ -1,6 +1,6 @@
 """Probes synthesised from the model itself, for who has no images at all: class impressions.
 
-Images are optimised from noise until the model answers each with its class, as sure of it as was drawn for it, while
+Images are optimised from noise until the model answers each with its class, while
 the inputs of every BatchNorm keep the mean and deviation that it remembers of the training images (DeepInversion, arXiv
 1912.08795, here as the distance of two normal distributions in units of the deviation) and neighbouring pixels stay
 alike. Where there is no such BatchNorm, all that is known of images is that their neighbouring pixels are alike.
@@ -32,8 +32,9 @@ from zsu_fast.unlearn.requests import ForgetClass, Pair
 from zsu_fast.unlearn.verdict import Evidence, Verdict
 
 LEAST_SURE = 0.7
-"""The share of the softmax that an image's class is to get is drawn from here to 1. Where every image must be answered
-as surely as possible, it shows each class so strongly that no masking of units takes it away (LeNet-5)."""
+"""The share of the softmax that an image's class is to get is drawn from here to 1, where no BatchNorm keeps images in
+bounds: as sure as possible, they show each class so strongly that no masking of units takes it away (LeNet-5). With
+BatchNorm it is 1: less sure images then show so little of the class that none is found to carry it (ResNet-20)."""
 SMOOTHNESS = 5.0
 RATE = 0.05  # of Adam, in parts of the range from low to high; falls to zero as a cosine
 SHIFT = 16  # in every step the images are shifted by at most this part of their side
@@ -182,7 +183,8 @@ def _impressions(
         torch.tensor(v, device=device, dtype=torch.float32).view(-1, *[1] * (len(settings.shape) - 1))
         for v in settings._range()
     )
-    sure = 1 - (1 - LEAST_SURE) * torch.rand(len(labels), 1, generator=generator)
+    least_sure = 1.0 if _norms(model) else LEAST_SURE
+    sure = 1 - (1 - least_sure) * torch.rand(len(labels), 1, generator=generator)
     own = F.one_hot(labels, classes)
     wanted = (own * sure + (1 - own) * (1 - sure) / max(1, classes - 1)).to(device)
     noise = torch.randn(len(labels), *settings.shape, generator=generator)
