@@ -149,6 +149,28 @@ def test_a_baseline_and_its_options(run, tmp_path: Path) -> None:
     assert run(*forget(*arguments, "--force", "--set", "epochs=0")).code == 2
 
 
+def test_without_a_single_image_of_the_class(run, tmp_path: Path) -> None:
+    """Synthesised between what black and white are to the model; the last word have real images, or nobody."""
+    arguments = ("forget", *MODEL, "-t", 2, "--synthetic", "3x8x8", "--mean", "0.5", "--std", "0.25")
+    result = run(*arguments, "-o", tmp_path / "o", "--json")
+    assert result.code == 4 and (tmp_path / "o" / "report.html").exists(), result.err
+    made = result.json["record"]["request"]["synthetic"]
+    assert made["shape"] == [3, 8, 8] and (made["low"], made["high"]) == ([-2.0] * 3, [2.0] * 3)
+    assert "Nothing was verified on real images" in result.json["summary"]
+    plain = arguments[:-4]
+    judged = run(*plain, "--eval", "test.npz", "-o", tmp_path / "judged", "--no-report", "--json")
+    assert judged.code == 0 and judged.json["verdict"]["judged_by"] == "evaluation images", judged.err
+    assert run("restore", tmp_path / "judged").code == 0
+    for wrong, said in (
+        (("--synthetic", "8x8"), "--synthetic must be channels x height x width, as 3x32x32, got '8x8'"),
+        (("--synthetic", "2x8x8"), "--synthetic: expected 1 or 3 channels"),
+        (("--synthetic", "3x8x8", "-p", "probes.npz"), "one of --probes"),
+        ((), "one of --probes"),
+    ):
+        refused = run("forget", *MODEL, "-t", 2, *wrong, "-o", tmp_path / "wrong")
+        assert refused.code == 2 and said in " ".join(refused.err.split()), refused.err
+
+
 def test_probes_among_the_evaluation_images_are_told(run, tmp_path: Path) -> None:
     result = run(*forget("--eval", "probes.npz", "--out", tmp_path / "o", "--no-report", "--json"))
     assert "24 of the 24 probes are among the --eval images" in result.err

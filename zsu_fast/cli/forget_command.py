@@ -26,7 +26,7 @@ def forget(
         typer.Option("--target", "-t", help="Class to forget: index or name; repeatable.", show_default=False),
     ],
     probes: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--probes",
             "-p",
@@ -35,7 +35,18 @@ def forget(
             rich_help_panel=opt.IMAGES,
             show_default=False,
         ),
-    ],
+    ] = None,
+    synthetic: Annotated[
+        str | None,
+        typer.Option(
+            "--synthetic",
+            metavar="CxHxW",
+            help="Without images: synthesise them from the model, for pictures of that size, as 3x32x32. What is "
+            "reached is then not judged on real images, but for --eval.",
+            rich_help_panel=opt.IMAGES,
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="Folder for weights, patch, result and report.", rich_help_panel=opt.OUTPUT),
@@ -141,6 +152,8 @@ def forget(
 
       zsu-fast forget hf:./vit -t 7 --probes val/ --method channels \
           --retain others.npz --until 0.1 --utility-floor 0.9
+
+      zsu-fast forget timm:resnet18 -w mine.safetensors -t 3 --synthetic 3x224x224
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
@@ -155,7 +168,10 @@ def forget(
         session = open_session(
             model, weights, classes=classes, device=device, batch_size=batch_size or 64, mean=mean, std=std, size=size
         )
-        images: Images = read_forget_images(session, target, probes, retain, evaluation)
+        source = probes if synthetic is None else synthetic
+        if source is None or (probes is not None and synthetic is not None):
+            raise ValueError("one of --probes (images of the class) and --synthetic (none) must be given")
+        images: Images = read_forget_images(session, target, source, retain, evaluation, seed)
         for warning in images.warnings:
             console.note(warning)
         given = {

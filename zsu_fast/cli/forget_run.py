@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from zsu_fast.evaluate import Evaluation, ProbeResult
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.report import ClassReport, Report, analyse
 from zsu_fast.report.made_of import Made, made_of
-from zsu_fast.unlearn import ForgetResult
+from zsu_fast.unlearn import ForgetClass, ForgetResult, SyntheticProbes, synthesise
 from zsu_fast.unlearn import forget as forget_classes
 
 
@@ -26,15 +27,15 @@ class Images:
 
     Attributes:
         targets: classes to forget.
-        probes: images of them.
-        probe_labels: int64 [N], the target each probe belongs to.
+        probes: images of them, or how to synthesise some.
+        probe_labels: int64 [N], the target each probe belongs to; empty where they are synthesised.
         retain: images of other classes, or None.
         evaluation: labelled images to judge on, or None.
         warnings: what makes the numbers to come worth less.
     """
 
     targets: list[int]
-    probes: ImageSet
+    probes: ImageSet | SyntheticProbes
     probe_labels: Tensor
     retain: ImageSet | None
     evaluation: ImageSet | None
@@ -55,19 +56,23 @@ class Run:
 
 
 def read_forget_images(
-    session: Session, target: Sequence[str], probes: Path, retain: Path | None, evaluation: Path | None
+    session: Session, target: Sequence[str], probes: Path | str, retain: Path | None, evaluation: Path | None, seed: int
 ) -> Images:
     """Read and check everything that the user named, before anything is changed.
+
+    probes: where they are; or the shape of those to be synthesised, see `_synthetic`.
 
     Raises:
         ValueError: images that are not there, or are not of the classes that they are given for.
     """
-    found = session.read(probes, "--probes")
+    found = _synthetic(session, probes, seed) if isinstance(probes, str) else session.read(probes, "--probes")
     judged = session.read_labelled(evaluation, "--eval") if evaluation is not None else None
     kept = session.read(retain, "--retain") if retain is not None else None
     targets = session.targets(target)
     named = ", ".join(session.label(t) for t in targets)
-    if found.labels is None:
+    if isinstance(found, SyntheticProbes):
+        labels = torch.empty(0, dtype=torch.int64)
+    elif found.labels is None:
         if len(targets) > 1:
             raise ValueError("--probes must be labelled for several targets: class folders, or labels in the .npz")
         labels = torch.full((len(found),), targets[0], dtype=torch.int64)
@@ -83,10 +88,10 @@ def read_forget_images(
         if len(kept) == 0:
             raise ValueError(f"--retain: {retain} holds no image of another class than {named}")
     warnings = []
-    if len(found) < 8 * len(targets):
+    if isinstance(found, ImageSet) and len(found) < 8 * len(targets):
         warnings.append(f"only {len(found)} probes: a few dozen for each class make a sound choice of neurons")
     if judged is not None:
-        if shared := found.shared_with(judged):
+        if isinstance(found, ImageSet) and (shared := found.shared_with(judged)):
             warnings.append(
                 f"{shared} of the {len(found)} probes are among the --eval images: "
                 "the class will look more forgotten than it is"
@@ -110,7 +115,11 @@ def run_forget(
 ) -> Run:
     """Measure, forget, measure again; gather what the report shows."""
     model = session.loaded.model
-    probes = session.tensor(images.probes)
+    if isinstance(images.probes, SyntheticProbes):
+        request: ForgetClass = synthesise(model, images.targets, images.probes, progress)
+    else:
+        request = ForgetClass(images.targets, session.tensor(images.probes), images.probe_labels)
+    probes, probe_labels = request.probes, request.probe_labels.cpu()
     composite = settings.get("composite", "epsilon")
     if report and settings["method"] == "poison" and probes.dim() == 4:
         settings = {"ablation": True} | settings  # whether the patch is good for anything
@@ -123,12 +132,10 @@ def run_forget(
 
     before, probe_before = measure("before")
     made = _made_of(session, images, probes) if report and photos else None
-    analysis_before = analyse(model, probes, images.probe_labels, composite=composite) if report else None
+    analysis_before = analyse(model, probes, probe_labels, composite=composite) if report else None
     result = forget_classes(
         model,
-        images.targets,
-        probes,
-        probe_labels=images.probe_labels.to(probes.device),
+        request,
         retain_probes=None if images.retain is None else session.pair(images.retain),
         evaluate_on=_judging(session, images),
         front=_labelled(session, images.evaluation) if front else None,
@@ -140,7 +147,7 @@ def run_forget(
     after, probe_after = measure("after") if edited else (before, probe_before)
     page = None
     if analysis_before is not None:
-        analysis_after = analyse(model, probes, images.probe_labels, composite=composite) if edited else analysis_before
+        analysis_after = analyse(model, probes, probe_labels, composite=composite) if edited else analysis_before
         shown = 0 if analysis_before.heat is None else len(analysis_before.heat)
         page = ClassReport(
             model=session.loaded.spec,
@@ -158,6 +165,23 @@ def run_forget(
             made_of=made,
         )
     return Run(result, before, after, probe_before, probe_after, page, warnings)
+
+
+def _synthetic(session: Session, shape: str, seed: int) -> SyntheticProbes:
+    """For a picture CxHxW: of the shape that it has once it is model-ready, between black and white."""
+    try:
+        channels, height, width = (int(part) for part in shape.lower().split("x"))
+    except ValueError:
+        raise ValueError(f"--synthetic must be channels x height x width, as 3x32x32, got {shape!r}") from None
+    if channels not in (1, 3) or not 0 < height <= 10_000 or not 0 < width <= 10_000:
+        raise ValueError(f"--synthetic: expected 1 or 3 channels and sides of 1 to 10000 pixels, got {shape!r}")
+    preprocess = session.loaded.preprocess
+    black, white = (
+        torch.as_tensor(preprocess(np.full((1, height, width, channels), value, np.uint8)))[0].flatten(1)
+        for value in (0, 255)
+    )
+    ready = preprocess(np.zeros((1, height, width, channels), np.uint8)).shape[1:]
+    return SyntheticProbes(tuple(ready), low=black.amin(1).tolist(), high=white.amax(1).tolist(), seed=seed)
 
 
 def _made_of(session: Session, images: Images, probes: Tensor) -> Made | None:
