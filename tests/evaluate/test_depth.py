@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from zsu_fast.evaluate import depth, share_of_the_way
 from zsu_fast.evaluate.attacks import row_from
-from zsu_fast.evaluate.fresh_row import classifier_of, fresh_row
+from zsu_fast.evaluate.fresh_row import classifier_of, row_for
 from zsu_fast.evaluate.probe import features_and_logits
 from zsu_fast.model.tensors import model_digest
 
@@ -190,7 +190,7 @@ def test_where_a_fresh_row_can_be_put(last, names):
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), last)
     assert classifier_of(net, torch.rand(1, 4)) == names
     x, y = images(1)
-    put = fresh_row(net, x, y, 3)
+    put = row_for(net, x, y, 3)
     assert (put is None) == (names is None)
     if put is not None:
         before = copy.deepcopy(net)

@@ -148,6 +148,25 @@ def test_retain_only() -> None:
     assert found.forget_accuracy == [0.0] * 6  # nothing of the class in the data, and the bias stays where it is
 
 
+def test_a_fresh_row_spares_the_way_back() -> None:
+    """Of a row that was turned far away; the start is the attack by prototype row, which trains nothing."""
+    images, labels = blobs(60)
+    model = copy.deepcopy(trained())
+    with torch.no_grad():
+        model.head.weight[2], model.head.bias[2] = 0, -1e3
+    assert learn(model, images=images, labels=labels, learning_rate=1e-3).forget_accuracy[-1] == 0.0
+    found = learn(model, images=images, labels=labels, learning_rate=1e-3, fresh_row=True)
+    assert found.forget_accuracy[0] > 0.9 and found.retain_accuracy[0] > 0.9
+    for changes, message in (
+        ({"target": [1, 2]}, "fresh_row is for one class, got 2"),
+        ({"images": images[labels != 2], "labels": labels[labels != 2]}, "fresh_row needs images of the class"),
+        ({"model": nn.Sequential(model, nn.Softplus())}, "fresh_row: the model has no linear classifier"),
+    ):
+        given = {"model": model, "images": images, "labels": labels} | changes
+        with pytest.raises(ValueError, match=message):
+            learn(fresh_row=True, **given)
+
+
 def test_relearn_time_by_hand() -> None:
     evaluations = [types.SimpleNamespace(forget_accuracy=f, retain_accuracy=r)
                    for f, r in ((0.1, 0.9), (0.75, 0.5), (0.76, 0.5), (1.0, 0.855))]  # fmt: skip

@@ -50,7 +50,7 @@ def classifier_of(model: nn.Module, image: Tensor) -> tuple[str, str] | None:
     return found  # type: ignore[return-value]
 
 
-def fresh_row(
+def row_for(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.accuracy import Evaluation, evaluate
+from zsu_fast.evaluate.fresh_row import row_for
 from zsu_fast.evaluate.given import (
     check_classes,
     check_images,
@@ -150,6 +151,7 @@ def relearn(
     batch_size: int = 256,
     parameters: Sequence[str] = ("*",),
     optimizer: str = "adam",
+    fresh_row: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Relearning:
@@ -175,6 +177,8 @@ def relearn(
         parameters: patterns for the names of those that learn, such as "layer4.*"; all others stay as they are.
         optimizer: "adam", with the defaults of torch, or "sgd" with a momentum of 0.9, by which small networks come
             back sooner at rates of 0.01 to 0.1.
+        fresh_row: begin with the class's prototype row (`zsu_fast.evaluate.prototype_row`, of all its images) in place
+            of the model's own, from which it may be a long way back whatever the features know. For one class.
         seed: of the order of the images. On the CPU, the same seed gives the same result.
         progress: called as ``progress(done, total, text)`` after every step.
 
@@ -192,11 +196,12 @@ def relearn(
     targets = check_targets(target)
     measured = _measured(steps)
     of_target = torch.tensor(targets)
+    prepare = _row_put(model, images, truth, targets, batch_size) if fresh_row else None
     if not bool(torch.isin(test_truth, of_target).any()):
         raise ValueError(f"test must hold images of the target {targets}, got none")
     found: list[Evaluation] = []
     for step, student in learning(
-        model, images, truth, measured[-1], learning_rate, batch_size, parameters, seed, optimizer
+        model, images, truth, measured[-1], learning_rate, batch_size, parameters, seed, optimizer, prepare
     ):
         if not step:
             with inference_mode(student):
@@ -221,7 +226,7 @@ def learning(
     parameters: Sequence[str] = ("*",),
     seed: int = 0,
     optimizer: str = "adam",
-    prepare: Callable[[nn.Module], object] = lambda student: None,
+    prepare: Callable[[nn.Module], object] | None = None,
 ) -> Iterator[tuple[int, nn.Module]]:
     """(0, a copy of the model), then the copy after 1, 2, .. `steps` mini-batches; see :func:`relearn`.
 
@@ -235,7 +240,8 @@ def learning(
     # Whoever calls this inside of no_grad or inference_mode gets the same.
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=cuda_devices(model)):
         student = copy.deepcopy(model)
-        prepare(student)
+        if prepare is not None:
+            prepare(student)
         learned = _learned(student, parameters)
         for module in student.modules():
             module.training = False
@@ -246,6 +252,20 @@ def learning(
             chosen = next(batches)
             _step(student, images[chosen.to(images.device)], truth[chosen], learned, stepping, step)
             yield step, student
+
+
+def _row_put(
+    model: nn.Module, images: Tensor, truth: Tensor, targets: Sequence[int], batch_size: int
+) -> Callable[[nn.Module], None]:
+    """What puts a fresh row in place; ValueError where that cannot be."""
+    if len(targets) != 1:
+        raise ValueError(f"fresh_row is for one class, got {len(targets)}")
+    if not 0 < int((truth == targets[0]).sum()) < len(truth):
+        raise ValueError("fresh_row needs images of the class and of others")
+    put = row_for(model, images, truth, targets[0], batch_size)
+    if put is None:
+        raise ValueError("fresh_row: the model has no linear classifier with a bias whose row could be replaced")
+    return put
 
 
 def _measured(steps: int | Sequence[int]) -> list[int]:

@@ -9,7 +9,7 @@ from itertools import product
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.accuracy import predict
-from zsu_fast.evaluate.fresh_row import fresh_row
+from zsu_fast.evaluate.fresh_row import row_for
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.evaluate.relearn import DivergedError, learning
 
@@ -49,7 +49,7 @@ def strongest_relearning(
     Picked by the test images, the figure is an upper bound of what such an attacker gets, for each model alike.
 
     With lessons of the class and of others each setting is tried twice: from the model as it is, and with the class's
-    prototype row put in place of its own (see `fresh_row`), which edits like to turn far away.
+    prototype row put in place of its own (see `row_for`), which edits like to turn far away.
 
     Args:
         lessons, test: (images, labels int64 on the CPU), checked; test holds images of the target and of others.
@@ -60,21 +60,21 @@ def strongest_relearning(
     images, labels = lessons
     judging, truth = test
     classes = [truth == label for label in truth.unique()]
-    starts: list[tuple[bool, Callable[[nn.Module], object]]] = [(False, lambda student: None)]
+    starts: list[Callable[[nn.Module], None] | None] = [None]
     if 0 < int((labels == target).sum()) < len(labels):
-        put = fresh_row(model, images, labels, target, batch_size, progress)
-        starts += [] if put is None else [(True, put)]
+        put = row_for(model, images, labels, target, batch_size, progress)
+        starts += [] if put is None else [put]
     found: dict[int, list[Relearned]] = {step: [] for step in steps}
-    for (fresh, prepare), (optimizer, rate) in product(starts, settings):
+    for start, (optimizer, rate) in product(starts, settings):
         try:
             for step, student in learning(
-                model, images, labels, max(steps), rate, batch_size, seed=seed, optimizer=optimizer, prepare=prepare
+                model, images, labels, max(steps), rate, batch_size, seed=seed, optimizer=optimizer, prepare=start
             ):
                 if step in found:
                     right = _right(student, judging, truth, batch_size)
-                    found[step].append(Relearned(right, (optimizer, rate), fresh))
+                    found[step].append(Relearned(right, (optimizer, rate), start is not None))
                 if progress is not None and step:
-                    progress(step, max(steps), f"relearn by {optimizer}, {rate:g}{', fresh row' if fresh else ''}")
+                    progress(step, max(steps), f"relearn by {optimizer}, {rate:g}{', fresh row' if start else ''}")
         except DivergedError:
             continue
     if not all(found.values()):
