@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import field, paper_time, plans, real_models
+from bench import field, paper_time, picture, plans, real_models
 from bench.__main__ import README, RESULTS, WHOLE, result_files
 from bench.report import HIGHLIGHTS, insert_table, load, summary, table
 from zsu_fast.unlearn.methods import BASELINES
@@ -84,3 +84,20 @@ def test_the_defaults_work_on_the_small_models():
 def test_markers_are_needed():
     with pytest.raises(ValueError, match="exactly|once"):
         insert_table("no markers here", "text")
+
+
+def test_the_picture_of_speed():
+    """It shows what the table above and below it says."""
+    found = picture.ratios(*(json.loads((RESULTS / name).read_text()) for name in ("models_cpu.json", "plans.json")))
+    lines = [line.strip("| ").split(" | ") for line in README.read_text().splitlines() if line.startswith("| ")]
+    ours = {
+        f"{cells[0]}, {cells[2]}": cells[4].split()[0] for cells in lines if cells[1] == "float32" and "x" in cells[0]
+    }
+    assert {name: f"{packages['zsu_fast']:.2f}" for name, packages in found.items()} == {
+        name: ratio for name, ratio in ours.items() if name in found
+    }
+    assert set(found) == {name for name in ours if name.split(" x ")[0] in ("ResNet-50", "VGG-16", "ViT-B/16")
+                          and "further" not in name}  # fmt: skip
+    ax = picture.draw(found).axes[0]
+    points = {drawn.get_label(): len(drawn.get_offsets()) for drawn in ax.collections}
+    assert points["zsu_fast"] == len(found) == len(ax.get_yticklabels()) and points["zsu_fast, plan"] == 4
