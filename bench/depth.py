@@ -123,7 +123,7 @@ def table(results: dict[str, Any]) -> str:
         "36 images of the class and 20 of each other that the net never saw. "
         "Holds: for how many classes prototype rows, linear probe and relearning have back no more than from the "
         "retrained net (95 % upper bound), and the others lose at most two points. Relearned: after 32 mini-batches, "
-        "by the strongest of several ways; –: by Adam at 1e-4 from its own row alone, which has nothing back.",
+        "by the strongest of several ways.",
         "",
         f"| net | method | classes | {' | '.join(SHOWN.values())} | CPU s | holds |",
         f"| --- | --- | --- | {' | '.join('---' for _ in SHOWN)} | --- | --- |",
@@ -131,16 +131,14 @@ def table(results: dict[str, Any]) -> str:
     for name in dict.fromkeys(row["set"] for row in results["rows"]):
         of_set = [row for row in results["rows"] if row["set"] == name]
         for who in ("original", "oracle"):
-            cells = [_cell(_once([row for row in of_set if attack in row["depth"]["attacks"]]), attack, who)
-                     for attack in SHOWN]  # fmt: skip
+            cells = [_cell(_once(of_set), attack, who) for attack in SHOWN]
             label = "original" if who == "original" else "retrained without it"
             lines.append(f"| {name} | *{label}* | {len(_once(of_set))} | {' | '.join(cells)} | | |")
         for method in dict.fromkeys(row["method"] for row in of_set):
             rows = [row for row in of_set if row["method"] == method]
             cells = [_cell(rows, attack, "edited") for attack in SHOWN]
             seconds = sum(row["cpu_seconds"] for row in rows) / len(rows)
-            told = [row["depth"]["holds"] for row in rows if row["depth"]["holds"] is not None]
-            holds = f"{sum(told)} of {len(told)}" if told else "–"
+            holds = f"{sum(bool(row['depth']['holds']) for row in rows)} of {len(rows)}"
             lines.append(f"| {name} | {method} | {len(rows)} | {' | '.join(cells)} | {seconds:.0f} | {holds} |")
     return "\n".join(lines)
 
@@ -151,9 +149,7 @@ def _once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _cell(rows: list[dict[str, Any]], attack: str, who: str) -> str:
-    of = [row["depth"]["attacks"].get(attack) for row in rows]
-    if not of or None in of:
-        return "–"
+    of = [row["depth"]["attacks"][attack] for row in rows]
     forget, retain, original, oracle = (
         sum(a[part][model] for a in of) / len(of)
         for part, model in (("forget", who), ("retain", who), ("forget", "original"), ("forget", "oracle"))
