@@ -42,12 +42,13 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Bench:
-    """The net, its training images, and unseen ones in two parts."""
+    """A net, its training images, and unseen ones in two parts."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, name: str = NET) -> None:
+        self.data = data
         sys.path.insert(0, str(data))
         definitions = importlib.import_module("models")  # stands beside the weights
-        self.net, preprocess = definitions.load(NET)
+        self.net, preprocess = definitions.load(name)
 
         def pair(name: str) -> Pair:
             pixels, labels = definitions.images(name)
@@ -122,6 +123,20 @@ def unseen(bench: Bench) -> Iterator[Row]:
         yield found | {"auc": bench.told(net, chosen)}
 
 
+def nets(bench: Bench) -> Iterator[Row]:
+    """Other nets, and more instances at once; both goals."""
+    for name, count, seeds in ((NET, 128, 1), ("resnet56_45k_cifar10", 16, 2), ("vit_p8_45k_cifar10", 16, 3)):
+        other = bench if name == NET else Bench(bench.data, name)
+        accuracy = other.accuracy(other.net)
+        for goal in ("misclassify", "unseen"):
+            for seed in range(seeds):
+                net, chosen = copy.deepcopy(other.net), other.drawn(count, seed)
+                given = {"unseen": other.unseen} if goal == "unseen" else {}
+                growth = {"growth": GROWTH} if count > 16 or goal == "unseen" else {}
+                found = other.forget(net, ForgetInstances(*chosen, goal, **given), "margin", seed, **growth)
+                yield found | {"net": name, "original": accuracy, "auc": other.told(net, chosen)}
+
+
 def retained(bench: Bench) -> Iterator[Row]:
     """With unseen images to hold on to, which L2UL does without."""
     request = ForgetInstances(*bench.drawn(64, 0))
@@ -153,7 +168,7 @@ def row(bench: Bench) -> Iterator[Row]:
 
 
 PARTS = {
-    "ours": ours, "retained": retained, "l2ul": l2ul, "l2ul10": l2ul10, "unseen": unseen, "row": row, "masks": masks,
+    "ours": ours, "nets": nets, "retained": retained, "l2ul": l2ul, "l2ul10": l2ul10, "unseen": unseen, "row": row, "masks": masks,
 }  # fmt: skip
 
 
@@ -207,6 +222,18 @@ def table(results: dict[str, Any]) -> str:
             [goal, *(", ".join(f"{found['auc'][when]:.3f}" for found in some) for when in ("before", "after")),
              each(some, "{:.0%}", "after"), each(some, "{:.4f}", "test")]
             for (goal,), some in grouped(told, "goal")
+        ],
+    )  # fmt: skip
+    lines += section(
+        "Other nets, and more instances at once (`margin`):",
+        ["net", "goal", "instances", "left of them", "membership before", "after", "accuracy before", "after", "steps",
+         "seconds"],
+        [
+            [name, goal, count, each(some, "{:.0%}", "after"),
+             *(", ".join(f"{found['auc'][when]:.3f}" for found in some) for when in ("before", "after")),
+             f"{some[0]['original']:.4f}", each(some, "{:.4f}", "test"), each(some, "{}", "steps"),
+             each(some, "{:.0f}", "seconds")]
+            for (name, goal, count), some in grouped(parts["nets"], "net", "goal", "count")
         ],
     )  # fmt: skip
     lines += section(
