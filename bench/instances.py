@@ -131,8 +131,8 @@ def nets(bench: Bench) -> Iterator[Row]:
         for goal in ("misclassify", "unseen"):
             for seed in range(seeds):
                 net, chosen = copy.deepcopy(other.net), other.drawn(count, seed)
-                given = {"unseen": other.unseen} if goal == "unseen" else {}
-                growth = {"growth": GROWTH} if count > 16 or goal == "unseen" else {}
+                given: dict[str, Any] = {"unseen": other.unseen} if goal == "unseen" else {}
+                growth: dict[str, Any] = {"growth": GROWTH} if count > 16 or goal == "unseen" else {}
                 found = other.forget(net, ForgetInstances(*chosen, goal, **given), "margin", seed, **growth)
                 yield found | {"net": name, "original": accuracy, "auc": other.told(net, chosen)}
 
@@ -168,7 +168,8 @@ def row(bench: Bench) -> Iterator[Row]:
 
 
 PARTS = {
-    "ours": ours, "nets": nets, "retained": retained, "l2ul": l2ul, "l2ul10": l2ul10, "unseen": unseen, "row": row, "masks": masks,
+    "ours": ours, "nets": nets, "retained": retained, "l2ul": l2ul, "l2ul10": l2ul10, "unseen": unseen, "row": row,
+    "masks": masks,
 }  # fmt: skip
 
 
