@@ -1,6 +1,7 @@
 """Small nets of each kind, trained in seconds on the digits that ship with scikit-learn."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -72,6 +73,15 @@ class Digits:
         """(probes of the class, other unseen images of it, unseen images of other classes, their labels)."""
         own, others = self.unseen_x[self.unseen_y == target], self.unseen_y != target
         return own[:count], own[count:], self.unseen_x[others], self.unseen_y[others]
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Of nets this small threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from zsu_fast.unlearn.methods.baselines import jit, relabel
 from zsu_fast.unlearn.methods.baselines.baseline import Trainer
 from zsu_fast.unlearn.structure import Structure
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TARGET = 3
 # What makes each forget the small digits net, from 60 images of the class and 840 others.
 SETTINGS = {
@@ -34,15 +36,6 @@ SETTINGS = {
     "kodge": {"alpha_retain": 30.0},
     "noise": {"budget": 48},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Of nets this small threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def accuracy(model, images, labels):

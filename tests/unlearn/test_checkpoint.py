@@ -21,7 +21,8 @@ from zsu_fast.unlearn.checkpoint import Checkpoint, digest_of
 from zsu_fast.unlearn.methods import BASELINES, RESUMABLE
 from zsu_fast.unlearn.methods.training import EndlessBatches
 
-PIXELS = {"pixel_mean": 0.5, "pixel_std": 0.1}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = {  # few, with an end and all that a step can change
     "deep": {"steps": 6, "views": 1, "train_batch_size": 8},
     "poison": {"layers": ["0"], "epochs": 3, "patch": "none", "ablation": False, "train_batch_size": 16},
@@ -60,15 +61,6 @@ class Counting:
         self.calls += 1
         if self.calls == self.last:
             raise Killed
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Of nets this small threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def net() -> nn.Module:

@@ -22,18 +22,11 @@ from zsu_fast.unlearn.methods.entry_module import entered, entry_module, inputs_
 from zsu_fast.unlearn.methods.views import views
 from zsu_fast.unlearn.structure import Head
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES, TARGET = (1, 4, 8, 9), 3  # digits that look alike, of which the nine goes
 # Enough steps to see what is promised of every edit; what it comes to is the last test's.
 FEW = {"steps": 20, "views": 2, "budget": 1, "folds": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Of nets this small threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

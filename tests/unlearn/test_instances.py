@@ -20,20 +20,13 @@ from zsu_fast.unlearn.methods.instances.l2ul import other_labels
 from zsu_fast.unlearn.methods.instances.mixtures import mixtures
 from zsu_fast.unlearn.structure import Structure
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COUNT = 8
 QUICK = {"learning_rate": 3e-4}
 ASCENT = {"variant": "neggrad", "authors_compat": True}  # with BatchNorm frozen it diverges before it forgets
 LOGITS = torch.tensor([[2.0, 1.0, -1.0], [0.0, 3.0, 1.0]])
 ALL = torch.tensor([True, True])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Of nets this small threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def request(digits, goal="misclassify", start=0):

@@ -127,6 +127,23 @@ def test_a_model_that_fails_in_any_forward_pass_is_as_it_was():
     assert len(found) > 5 and found[-1] == "edited" and set(found[:-1]) == {"as it was"}
 
 
+@pytest.mark.parametrize("call, module", [("forget", "forget"), ("perturb_", "perturb")])
+def test_an_interrupt_on_the_way_out_takes_the_model_back(call, module, monkeypatch):
+    """The edit is complete then, and what could undo it would be lost."""
+    net, images, target = small()
+    before, seen = bits(net), []
+
+    def cut_off(*args, **kwargs):
+        transact(*args, **kwargs)
+        seen.append(bits(net) != before)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules[f"zsu_fast.unlearn.{module}"], "transact", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        CALLS[call](net, images, target)
+    assert seen == [True] and bits(net) == before
+
+
 @pytest.fixture
 def frames_evaluated_by_torch():
     """A thread is inside of a compiled function: the interpreter then answers to signals between any two returns."""

@@ -6,33 +6,13 @@ An edit may leave a row from which it takes many steps to come back, however muc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from zsu_fast.evaluate.attacks import row_from
 from zsu_fast.evaluate.inference import Progress, inference_mode, logits_of, model_device
-from zsu_fast.evaluate.probe import features_and_logits
-
-
-class _LastLinear(TorchFunctionMode):
-    """Keeps weight, bias and output of the ``linear`` that ran last."""
-
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    output: Tensor | None = None
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is F.linear:
-            given = dict(zip(("input", "weight", "bias"), args, strict=False)) | (kwargs or {})
-            self.weight, self.bias, self.output = given["weight"], given.get("bias"), result
-        return result
+from zsu_fast.evaluate.probe import LastLinear, features_and_logits
 
 
 def classifier_of(model: nn.Module, image: Tensor) -> tuple[str, str] | None:
@@ -41,7 +21,7 @@ def classifier_of(model: nn.Module, image: Tensor) -> tuple[str, str] | None:
     image: [1, ...]. Not found are classifiers without a bias, those of models that pool afterwards, and those whose
     weights are computed from others.
     """
-    with inference_mode(model), _LastLinear() as last:
+    with inference_mode(model), LastLinear() as last:
         logits = logits_of(model(image.to(model_device(model, image.device))))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = names.get(id(last.weight)), names.get(id(last.bias))

@@ -43,12 +43,12 @@ class LikelihoodRatio:
 
 
 def likelihood_ratio(unlearned: Tensor, unseen: Tensor, labels: Tensor, *, seed: int = 0) -> LikelihoodRatio:
-    """U-LiRA of Hayes et al., "Inexact unlearning needs more careful evaluations" (arXiv 2403.01218), section 4.
+    """U-LiRA of Hayes et al., "Inexact unlearning needs more careful evaluations" (arXiv 2403.01218).
 
     How sure a model is of an image is ln(p / (1 - p)) of its own class, nearly normal over models. The attack fits a
     normal distribution to the models of each kind, but for one pair of them, and says of these by the ratio of the two
     densities which unlearned; so for every pair. With fewer than 64 pairs the variance of each kind is one for all
-    images (Carlini et al., "Membership inference attacks from first principles", section VI-C).
+    images (as Carlini et al., "Membership inference attacks from first principles", advise for few models).
 
     Pairs should have been trained on the same images but for those that one of them unlearned, pairs on different ones.
 

@@ -44,21 +44,27 @@ class ProbeResult:
         return {"forget_accuracy": self.forget_accuracy, "retain_accuracy": self.retain_accuracy}
 
 
-class _LastLinearInput(TorchFunctionMode):
-    """Keeps the pooled input of the ``linear`` that ran last. Sees functional code as well as ``nn.Linear``."""
+class LastLinear(TorchFunctionMode):
+    """Keeps what the ``linear`` that ran last had: pooled input, weight, bias, and its output. Sees functional code as
+    well as ``nn.Linear``.
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.input: Tensor | None = None
+    input: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    output: Tensor | None = None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.linear:
-            # Pooled (copied) at once: the model may change its input in place afterwards.
-            self.input = _pooled(args[0] if args else kwargs["input"], None)
-        return func(*args, **kwargs)
+        if func is not F.linear:
+            return func(*args, **kwargs)
+        given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+        # Pooled (copied) at once: the model may change its input in place afterwards.
+        self.input, self.weight, self.bias = _pooled(given["input"], None), given["weight"], given.get("bias")
+        self.output = func(*args, **kwargs)
+        return self.output
 
 
 def features(
@@ -230,7 +236,7 @@ def probe_on_halves(values: Tensor, labels: Tensor, target: int | Sequence[int],
 
 
 def _run_last_linear(outputs: Iterator[object]) -> tuple[Tensor | None, object]:
-    with _LastLinearInput() as mode:
+    with LastLinear() as mode:
         output = next(outputs)
     return mode.input, output
 

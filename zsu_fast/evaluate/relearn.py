@@ -120,7 +120,7 @@ def anamnesis_index(
 
     Ideal 1; less if knowledge was left, more if the edit stands in the way of learning ("Streisand effect"). Infinite
     if only the retrained model reaches the accuracy. None if it does not, or has it before the first step: then
-    nothing can be said. Source: Chundawat et al., "Zero-shot machine unlearning" (2023), section 5.
+    nothing can be said. Source: Chundawat et al., "Zero-shot machine unlearning" (2023).
 
     Args:
         edited, oracle: what `relearn` found by the same call but for the model.
