@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zsu_fast
-from zsu_fast.unlearn import SyntheticProbes, synthesise
+from zsu_fast.unlearn import SyntheticProbes, synthesise, synthetic
 
 SETTINGS = SyntheticProbes((3, 8, 8), low=-1.5, high=1.5, per_class=12, steps=40)
 CLASSES = 4
@@ -62,6 +62,12 @@ def test_are_answered_as_their_class(net):
     assert made.made["answered"] >= 0.9 and made.made["batchnorm_layers"] == isinstance(net[1], nn.BatchNorm2d)
     for x in (made.probes, images):
         assert float(x.min()) >= -1.5 and float(x.max()) <= 1.5
+
+
+def test_how_sure_is_drawn_only_where_no_batchnorm_is(net, monkeypatch):
+    made = synthesise(net, 2, SETTINGS).probes
+    monkeypatch.setattr(synthetic, "LEAST_SURE", 0.4)
+    assert torch.equal(synthesise(net, 2, SETTINGS).probes, made) == isinstance(net[1], nn.BatchNorm2d)
 
 
 def test_keep_to_what_the_batchnorm_remembers():
