@@ -1,9 +1,9 @@
 """Probes synthesised from the model itself, for who has no images at all: class impressions.
 
-Images are optimised from noise until the model answers each with its class, while the inputs of every BatchNorm keep the
-mean and deviation that it remembers of the training images (DeepInversion, arXiv 1912.08795, here as the distance of two
-normal distributions in units of the deviation) and neighbouring pixels stay alike. Where there is no such BatchNorm, all
-that is known of images is that their neighbouring pixels are alike.
+Images are optimised from noise until the model answers each with its class, while the inputs of every BatchNorm keep
+the mean and deviation that it remembers of the training images (DeepInversion, arXiv 1912.08795, here as the distance
+of two normal distributions in units of the deviation) and neighbouring pixels stay alike. Where there is no such
+BatchNorm, all that is known of images is that their neighbouring pixels are alike.
 
 Such images show what the model takes for a class. They are no images of it, and what holds on them need not hold on
 real ones: the verdict says so.
