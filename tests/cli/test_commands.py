@@ -49,6 +49,7 @@ def test_forget_writes_what_it_says(done: Path, workplace, run) -> None:
     ]
     printed = json.loads((workplace.folder / "stdout.json").read_text())
     assert printed == json.loads((done / "result.json").read_text())
+    assert printed["class_names"] == {"2": "sw"}
     before, after = (printed["evaluation"][when] for when in ("before", "after"))
     assert before["forget_accuracy"] > 0.9 and after["forget_accuracy"] <= 0.1
     assert after["retain_accuracy"] >= before["retain_accuracy"] - 0.02
@@ -268,7 +269,7 @@ def test_info(done: Path, run) -> None:
     [
         (("evaluate", "resnet", "-i", "test.npz", "-t", "1"), "must be timm:NAME"),
         (("evaluate", *MODEL, "-i", "test.npz", "-t", "9"), "classes 0..3"),
-        (("evaluate", *MODEL, "-i", "test.npz", "-t", "cat"), "class index or a class name"),
+        (("evaluate", *MODEL, "-i", "test.npz", "-t", "cat"), "neither a class index nor a class name"),
         (("evaluate", *MODEL, "-i", "class2.npz", "-t", "1"), "must be labelled"),
         (("evaluate", *MODEL, "-i", "absent.npz", "-t", "1"), "no such file"),
         (("evaluate", *MODEL, "-i", "test.npz", "-t", "1", "--relearn", "class2.npz"), "--relearn must be labelled"),
@@ -349,3 +350,26 @@ def test_waiting_threads_sleep_on_the_command_line_alone(argv: str, given: str |
     environment |= {} if given is None else {"GOMP_SPINCOUNT": given}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(found)
+
+
+def test_classes_by_name(workplace, run, tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("index,name,id\n0,nw,n0\n1,ne,n1\n2,South West,n2\n3,se,n3\n")
+    (tmp_path / "map.json").write_text('{"ne": "n1", "nw": 0, "se": 3, "sw": "south_west"}')
+    (tmp_path / "long.txt").write_text("a\nb\nc\nd\ne\n")
+    named = ("--class-names", tmp_path / "names.csv")
+
+    def forget(*extra: object) -> tuple[object, ...]:
+        return ("forget", *MODEL, "--no-report", "-o", tmp_path / "o", *extra)
+
+    mapped = (*named, "--class-map", tmp_path / "map.json", "-p", "by_name")
+    done = run(*forget("-t", "SOUTH-WEST", *mapped, "--eval", "test.npz"))
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "o" / "result.json").read_text())["class_names"] == {"2": "South West"}
+    for arguments, text in (
+        (("-t", "sout west", *named, "-p", "probes.npz"), "did you mean 'South West'?"),
+        (("-t", "2", *named, "-p", "by_name"), "'sw' is neither a class index nor a class name"),
+        (("-t", "2", "--class-names", tmp_path / "long.txt", "-p", "probes.npz"), "go up to 4, the model has"),
+        (("-t", "2", "--class-names", tmp_path / "none.txt", "-p", "probes.npz"), "--class-names: cannot read"),
+    ):
+        refused = run(*forget(*arguments, "--force"))
+        assert refused.code == 2 and text in refused.err

@@ -68,7 +68,7 @@ def test_what_is_missing_is_named(few, run, tmp_path):
         (("--goal", "unseen"), "unseen: goal 'unseen' needs it"),
         (("--method", "lra-npp"), "method: 'lra-npp' takes requests to forget class"),
         (("--images", "class2.npz"), "--images must be labelled"),
-        (("--to", "nowhere"), "--to must be a class index or a class name"),
+        (("--to", "nowhere"), "--to: 'nowhere' is neither a class index nor a class name"),
     ):
         result = run(*forget(*arguments, "-o", tmp_path / "o"))
         assert result.code == 2 and text in result.err

@@ -1,5 +1,6 @@
 """Folders and .npz files of images; what is refused, and how it is said."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from zsu_fast.class_names import ClassNames
 from zsu_fast.cli.images import read_images
 from zsu_fast.cli.preprocess import Preprocess, parse_numbers, parse_size
 
@@ -41,6 +43,38 @@ def test_alphabetical_folders_must_be_all_classes(workplace) -> None:
     found.check_classes(4)
     with pytest.raises(ValueError, match="name the folders by class index"):
         found.check_classes(10)
+
+
+def test_class_folders_by_map_or_loose_names(workplace, tmp_path: Path) -> None:
+    source = workplace.folder / "by_index"
+    for folder, index in (("North_West", 0), ("n02", 2)):
+        shutil.copytree(source / str(index), tmp_path / folder)
+    mapped = read_images(tmp_path, {}, class_map={"North_West": 1, "n02": 3, "unused": 0})
+    named = read_images(tmp_path, ClassNames({0: "north west", 2: "south west"}, {"n02": 2}))
+    assert mapped.labels is not None and mapped.labels.bincount().tolist() == [0, 8, 0, 8]
+    assert named.labels is not None and named.labels.bincount().tolist() == [8, 0, 8]
+    with pytest.raises(ValueError, match="North_West is not in --class-map"):
+        read_images(tmp_path, {}, class_map={"n02": 3})
+    with pytest.raises(ValueError, match="are of one class, 3: North_West, n02"):
+        read_images(tmp_path, {}, class_map={"North_West": 3, "n02": 3})
+
+
+def test_what_systems_leave_behind_is_no_class(workplace, tmp_path: Path) -> None:
+    places = [shutil.copytree(workplace.folder / "by_index" / name, tmp_path / name) for name in ("0", "2")]
+    for left in (".cache", "__MACOSX", "3", "notes"):
+        (tmp_path / left).mkdir()
+    for hidden in (places[0] / "._0.png", tmp_path / "__MACOSX" / "a.png", tmp_path / ".b.png"):
+        hidden.write_bytes(b"no image")
+    found = read_images(tmp_path, NAMES)
+    assert len(found) == 16 and found.ignored == (tmp_path / "3", tmp_path / "notes")
+    flat = read_images(places[0], {})
+    assert len(flat) == 8 and flat.ignored == ()
+    (places[0] / "empty").mkdir()
+    assert read_images(places[0], {}).ignored == (places[0] / "empty",)
+    # Where the alphabet alone tells, a class without images keeps its place.
+    by_alphabet = shutil.copytree(workplace.folder / "by_name", tmp_path / "by_name")
+    (by_alphabet / "nz").mkdir()
+    assert read_images(by_alphabet, {}).labels.unique().tolist() == [0, 1, 3, 4]  # ne, nw, nz, se, sw
 
 
 def test_flat_folder_has_no_labels(workplace) -> None:
@@ -80,11 +114,12 @@ def test_refusals(tmp_path: Path, workplace) -> None:
     (tmp_path / "i.txt").write_text("x")
     with pytest.raises(ValueError, match="must be a folder of images or a .npz"):
         read_images(tmp_path / "i.txt", {})
-    with pytest.raises(ValueError, match="not a class name of the model"):
+    with pytest.raises(ValueError, match="by_name/ne: 'ne' is neither a class index nor a class name"):
         read_images(workplace.folder / "by_name", {0: "cat"})
     mixed = tmp_path / "mixed"
     (mixed / "a").mkdir(parents=True)
-    Image.fromarray(pixels[0]).save(mixed / "one.png")
+    for place in (mixed, mixed / "a"):
+        Image.fromarray(pixels[0]).save(place / "one.png")
     with pytest.raises(ValueError, match="beside class folders"):
         read_images(mixed, {})
     (tmp_path / "broken").mkdir()

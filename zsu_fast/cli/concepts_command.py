@@ -119,6 +119,8 @@ def concepts(
     mean: opt.Mean = None,
     std: opt.Std = None,
     size: opt.Size = None,
+    class_names: opt.ClassNames = None,
+    class_map: opt.ClassMap = None,
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -150,7 +152,17 @@ def concepts(
         raise ValueError("--save-bank: needs --concepts and --random")
     check_outputs(out, save_bank, force)
     session = open_session(
-        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+        model,
+        weights,
+        classes=classes,
+        device=device,
+        batch_size=batch_size,
+        mean=mean,
+        std=std,
+        size=size,
+        class_names=class_names,
+        class_map=class_map,
+        note=console.note,
     )
     found = session.read_labelled(images, "--images")
     assert found.labels is not None

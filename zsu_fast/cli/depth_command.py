@@ -91,6 +91,8 @@ def depth(
     mean: opt.Mean = None,
     std: opt.Std = None,
     size: opt.Size = None,
+    class_names: opt.ClassNames = None,
+    class_map: opt.ClassMap = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -113,7 +115,17 @@ def depth(
     settings = [_setting(text) for text in relearn_by or ()] or SETTINGS
     console = Console(as_json, quiet)
     session = open_session(
-        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+        model,
+        weights,
+        classes=classes,
+        device=device,
+        batch_size=batch_size,
+        mean=mean,
+        std=std,
+        size=size,
+        class_names=class_names,
+        class_map=class_map,
+        note=console.note,
     )
     shown, judging = (
         session.read_labelled(path, option) for path, option in ((lessons, "--lessons"), (images, "--images"))

@@ -89,6 +89,8 @@ def evaluate(
     mean: opt.Mean = None,
     std: opt.Std = None,
     size: opt.Size = None,
+    class_names: opt.ClassNames = None,
+    class_map: opt.ClassMap = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -120,7 +122,17 @@ def evaluate(
     if reference == 0.0:
         raise ValueError("--reference must be above 0: a class that the original model did not know cannot come back")
     session = open_session(
-        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+        model,
+        weights,
+        classes=classes,
+        device=device,
+        batch_size=batch_size,
+        mean=mean,
+        std=std,
+        size=size,
+        class_names=class_names,
+        class_map=class_map,
+        note=console.note,
     )
     found = session.read_labelled(images, "--images")
     lessons = None if relearn is None else session.read_labelled(relearn, "--relearn")

@@ -126,6 +126,8 @@ def forget(
     mean: opt.Mean = None,
     std: opt.Std = None,
     size: opt.Size = None,
+    class_names: opt.ClassNames = None,
+    class_map: opt.ClassMap = None,
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -166,7 +168,17 @@ def forget(
         if report:
             check_report_extra()
         session = open_session(
-            model, weights, classes=classes, device=device, batch_size=batch_size or 64, mean=mean, std=std, size=size
+            model,
+            weights,
+            classes=classes,
+            device=device,
+            batch_size=batch_size or 64,
+            mean=mean,
+            std=std,
+            size=size,
+            class_names=class_names,
+            class_map=class_map,
+            note=console.note,
         )
         source = probes if synthetic is None else synthetic
         if source is None or (probes is not None and synthetic is not None):

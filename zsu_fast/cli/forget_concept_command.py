@@ -125,6 +125,8 @@ def forget_concept(
     mean: opt.Mean = None,
     std: opt.Std = None,
     size: opt.Size = None,
+    class_names: opt.ClassNames = None,
+    class_map: opt.ClassMap = None,
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -156,7 +158,17 @@ def forget_concept(
         check_report_extra()
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
         session = open_session(
-            model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+            model,
+            weights,
+            classes=classes,
+            device=device,
+            batch_size=batch_size,
+            mean=mean,
+            std=std,
+            size=size,
+            class_names=class_names,
+            class_map=class_map,
+            note=console.note,
         )
         images = session.tensor(session.read(inside, "--with"))
         others = session.tensor(session.read(without, "--without"))

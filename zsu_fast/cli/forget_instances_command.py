@@ -107,6 +107,8 @@ def forget_instances(
     mean: opt.Mean = None,
     std: opt.Std = None,
     size: opt.Size = None,
+    class_names: opt.ClassNames = None,
+    class_map: opt.ClassMap = None,
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -134,7 +136,17 @@ def forget_instances(
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
         session = open_session(
-            model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+            model,
+            weights,
+            classes=classes,
+            device=device,
+            batch_size=batch_size,
+            mean=mean,
+            std=std,
+            size=size,
+            class_names=class_names,
+            class_map=class_map,
+            note=console.note,
         )
         x, y = session.pair(session.read_labelled(images, "--images"))
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size}

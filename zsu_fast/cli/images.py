@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zsu_fast.class_names import MOST_INDEX, ClassNames
 from zsu_fast.cli.npz import read_arrays
 from zsu_fast.cli.pictures import open_picture, to_8_bits
 from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-MOST_INDEX = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class ImageSet:
         labels: int64 [N], or None.
         names: class index -> name, as far as the source tells.
         alphabetical: how many class folders got their index from the alphabet alone; 0 if they were named.
+        ignored: folders that hold no images and whose names need not be those of classes.
     """
 
     source: str
@@ -39,6 +40,7 @@ class ImageSet:
     labels: Tensor | None
     names: dict[int, str]
     alphabetical: int = 0
+    ignored: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files) if self.pixels is None else len(self.pixels)
@@ -111,7 +113,9 @@ class ImageSet:
         return hashlib.sha256(data).digest()
 
 
-def read_images(path: str | Path, names: dict[int, str], option: str = "images") -> ImageSet:
+def read_images(
+    path: str | Path, names: Mapping[int, str], option: str = "images", class_map: Mapping[str, int] | None = None
+) -> ImageSet:
     """Images of a .npz file, or of a folder with or without one subfolder for each class.
 
     Args:
@@ -119,13 +123,14 @@ def read_images(path: str | Path, names: dict[int, str], option: str = "images")
             labels under ``labels`` or ``y`` (optional).
         names: the model's class names, as far as known; subfolders may be named so, or by the class index.
         option: what the user called this path, for messages.
+        class_map: subfolder -> class, where their names do not tell.
 
     Raises:
         ValueError: nothing to read there, or not what is described above.
     """
     path = Path(path)
     if path.is_dir():
-        return _read_folder(path, names, option)
+        return _read_folder(path, ClassNames(names, getattr(names, "ids", {})), option, class_map)
     if not path.exists():
         raise ValueError(f"{option}: no such file or folder: {path}")
     if path.suffix.lower() != ".npz":
@@ -133,7 +138,7 @@ def read_images(path: str | Path, names: dict[int, str], option: str = "images")
     return _read_npz(path, names, option)
 
 
-def _read_npz(path: Path, names: dict[int, str], option: str) -> ImageSet:
+def _read_npz(path: Path, names: Mapping[int, str], option: str) -> ImageSet:
     try:
         data, keys = read_arrays(path, ("images", "x", "labels", "y", "classes"))
     except ValueError as error:
@@ -159,51 +164,64 @@ def _read_npz(path: Path, names: dict[int, str], option: str) -> ImageSet:
     if labels is not None and int(labels.max()) > MOST_INDEX:
         raise ValueError(f"{option}: {path} has the label {int(labels.max())}, which is no class index")
     if classes is not None and classes.ndim == 1 and classes.dtype.kind == "U":
-        names = {i: str(name) for i, name in enumerate(classes)} | names
+        names = {i: str(name) for i, name in enumerate(classes)} | dict(names)
     truth = None if labels is None else torch.from_numpy(labels.astype(np.int64))
-    return ImageSet(str(path), pixels, (), truth, names)
+    return ImageSet(str(path), pixels, (), truth, dict(names))
 
 
-def _read_folder(folder: Path, names: dict[int, str], option: str) -> ImageSet:
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _read_folder(folder: Path, names: ClassNames, option: str, class_map: Mapping[str, int] | None) -> ImageSet:
+    classes = {entry: _image_files(entry, "**/*") for entry in sorted(folder.iterdir()) if _may_be_class(entry)}
     direct = _image_files(folder)
-    if not classes:
+    if not any(classes.values()) and (direct or not classes):
         if not direct:
             raise ValueError(f"{option}: no images in {folder} (looked for {', '.join(sorted(EXTENSIONS))})")
-        return ImageSet(str(folder), None, tuple(direct), None, names)
+        return ImageSet(str(folder), None, tuple(direct), None, names, ignored=tuple(classes))
     if direct:
         raise ValueError(f"{option}: {folder} holds images beside class folders; which class they are of is unclear")
-    indices, known = _class_indices([entry.name for entry in classes], names, folder, option)
-    files: list[Path] = []
-    labels: list[int] = []
-    for entry, index in zip(classes, indices, strict=True):
-        found = sorted(path for path in entry.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-        files += found
-        labels += [index] * len(found)
-    if not files:
+    told = bool(names) or class_map is not None or all(entry.name.isdecimal() for entry in classes)
+    # Where the alphabet alone tells, a class without images still has its place.
+    ignored = tuple(entry for entry, found in classes.items() if told and not found)
+    used = {entry: found for entry, found in classes.items() if entry not in ignored}
+    if not any(used.values()):
         raise ValueError(f"{option}: no images in the class folders of {folder}")
-    names = names if known else {index: entry.name for index, entry in enumerate(classes)}
+    indices = range(len(used)) if not told else _class_indices(list(used), names, option, class_map)
+    labels = [index for index, found in zip(indices, used.values(), strict=True) for _ in found]
     return ImageSet(
-        str(folder), None, tuple(files), torch.tensor(labels), names, alphabetical=0 if known else len(classes)
+        str(folder),
+        None,
+        tuple(path for found in used.values() for path in found),
+        torch.tensor(labels),
+        names if told else {index: entry.name for index, entry in enumerate(used)},
+        alphabetical=0 if told else len(used),
+        ignored=ignored,
     )
 
 
-def _class_indices(folders: list[str], names: dict[int, str], folder: Path, option: str) -> tuple[list[int], bool]:
-    """Which class each folder holds, and whether its name told: the class index or the model's name of the class."""
-    if all(name.isdecimal() for name in folders):
-        indices = [int(name) for name in folders]
-        if max(indices) > MOST_INDEX:
-            raise ValueError(f"{option}: folder {max(folders, key=int)!r} of {folder} is no class index")
-        if len(set(indices)) < len(indices):
-            raise ValueError(f"{option}: two folders of {folder} are of one class: {', '.join(folders)}")
-        return indices, True
-    by_name = {name: index for index, name in names.items()}
-    if not by_name:
-        return list(range(len(folders))), False
-    if unknown := [name for name in folders if name not in by_name]:
-        raise ValueError(f"{option}: folder {unknown[0]!r} of {folder} is not a class name of the model")
-    return [by_name[name] for name in folders], True
+def _class_indices(
+    folders: list[Path], names: ClassNames, option: str, class_map: Mapping[str, int] | None
+) -> list[int]:
+    """Which class each folder holds: by the map, or by its name."""
+    if class_map is None:
+        indices = [names.find(entry.name, f"{option}: {entry}") for entry in folders]
+    elif unknown := [entry for entry in folders if entry.name not in class_map]:
+        raise ValueError(f"{option}: folder {unknown[0]} is not in --class-map")
+    else:
+        indices = [class_map[entry.name] for entry in folders]
+    if len(set(indices)) < len(indices):
+        twice = next(index for index in indices if indices.count(index) > 1)
+        same = [entry.name for entry, index in zip(folders, indices, strict=True) if index == twice]
+        raise ValueError(f"{option}: folders of {folders[0].parent} are of one class, {twice}: {', '.join(same)}")
+    return indices
 
 
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and path.is_file())
+def _may_be_class(entry: Path) -> bool:
+    """Not what systems leave behind: hidden folders, and the one that macOS puts into archives."""
+    return entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
+
+
+def _image_files(folder: Path, pattern: str = "*") -> list[Path]:
+    return sorted(
+        path
+        for path in folder.glob(pattern)
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    )

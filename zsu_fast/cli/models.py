@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zsu_fast.class_names import ClassNames
 from zsu_fast.cli.checkpoints import fitted
 from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
 from zsu_fast.cli.weights import load_into, read_weights
@@ -38,7 +39,7 @@ class LoadedModel:
     spec: str
     weights: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)
+    names: ClassNames = field(default_factory=ClassNames)
 
 
 def load_model(
@@ -72,10 +73,10 @@ def load_model(
     if classes is not None and source not in ("timm", "torchvision"):
         raise ValueError(f"--classes is for timm: and torchvision: models, got {spec!r}")
     state, metadata = read_weights(weights) if weights is not None else (None, {})
-    names: dict[int, str] = {}
+    names = ClassNames()
     preprocess: AnyPreprocess
     if source == "timm":
-        model, preprocess = _timm(name, state, classes)
+        model, preprocess, names = _timm(name, state, classes)
     elif source == "torchvision":
         model, preprocess, names = _torchvision(name, state, classes)
     elif source == "hf":
@@ -91,7 +92,7 @@ def load_model(
     return LoadedModel(model, preprocess, told, None if weights is None else str(weights), metadata, names)
 
 
-def _timm(name: str, state: dict[str, Tensor] | None, classes: int | None) -> tuple[nn.Module, Preprocess]:
+def _timm(name: str, state: dict[str, Tensor] | None, classes: int | None) -> tuple[nn.Module, Preprocess, ClassNames]:
     timm = require("timm", "models")
     if not timm.is_model(name):
         close = timm.list_models(f"*{name}*")[:3]
@@ -106,21 +107,29 @@ def _timm(name: str, state: dict[str, Tensor] | None, classes: int | None) -> tu
     model = timm.create_model(name, pretrained=state is None, **chosen)
     config = timm.data.resolve_model_data_config(model)
     channels, height, width = config["input_size"]
-    return model, Preprocess(
+    preprocess = Preprocess(
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         size=(height, width),
         resize=round(min(height, width) / config.get("crop_pct", 1.0)),
-        interpolation=config.get("interpolation", "bilinear")
-        if config.get("interpolation") == "bicubic"
-        else "bilinear",
+        interpolation="bicubic" if config.get("interpolation") == "bicubic" else "bilinear",
         channels=channels,
+    )
+    subset = timm.data.infer_imagenet_subset(model)  # by the number of classes
+    return model, preprocess, ClassNames() if subset is None else imagenet_names(subset)
+
+
+def imagenet_names(subset: str = "imagenet-1k") -> ClassNames:
+    """ImageNet's names and WordNet ids, which timm brings along."""
+    info = require("timm", "models").data.ImageNetInfo(subset)
+    return ClassNames(
+        enumerate(info.label_descriptions()), {wnid: index for index, wnid in enumerate(info.label_names())}
     )
 
 
 def _torchvision(
     name: str, state: dict[str, Tensor] | None, classes: int | None
-) -> tuple[nn.Module, Preprocess, dict[int, str]]:
+) -> tuple[nn.Module, Preprocess, ClassNames]:
     models = require("torchvision", "models").models
     if name not in models.list_models():
         close = models.list_models(include=f"*{name}*")[:3]
@@ -133,9 +142,9 @@ def _torchvision(
         raise ValueError("--classes needs --weights: torchvision's own weights have their own classes")
     model = models.get_model(name, **chosen)
     transforms = default.transforms()
-    names = dict(enumerate(default.meta["categories"]))
+    names = ClassNames(enumerate(default.meta["categories"]))
     if chosen.get("num_classes", len(names)) != len(names):
-        names = {}
+        names = ClassNames()
     size = transforms.crop_size[0]
     return (
         model,
@@ -151,7 +160,7 @@ def _torchvision(
     )
 
 
-def _transformers(name: str) -> tuple[nn.Module, AnyPreprocess, dict[int, str]]:
+def _transformers(name: str) -> tuple[nn.Module, AnyPreprocess, ClassNames]:
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
         raise ValueError(f"hf:DIR must be a folder of transformers with a config.json, got {name!r}")
@@ -160,9 +169,10 @@ def _transformers(name: str) -> tuple[nn.Module, AnyPreprocess, dict[int, str]]:
     model = transformers.AutoModelForImageClassification.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     )
-    names = {int(index): str(label) for index, label in (getattr(model.config, "id2label", None) or {}).items()}
+    told = getattr(model.config, "id2label", None) or {}
+    names = ClassNames((int(index), str(label)) for index, label in told.items())
     if all(label == f"LABEL_{index}" for index, label in names.items()):
-        names = {}
+        names = ClassNames()
     return model, _transformers_preprocess(folder, model.config), names
 
 

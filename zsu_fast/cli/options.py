@@ -65,6 +65,27 @@ Size = Annotated[
         help="Size the model takes: 224, or HEIGHTxWIDTH.", rich_help_panel=IMAGES, show_default="the model's"
     ),
 ]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        "--class-names",
+        metavar="FILE",
+        help="Names of the classes: .txt (a name a line), .csv (index, name), .json (a list, index -> name, or an HF "
+        "config.json); or imagenet, for its 1,000 names and WordNet ids (from timm).",
+        rich_help_panel=MODEL,
+        show_default="the model's, where it has them",
+    ),
+]
+ClassMap = Annotated[
+    Path | None,
+    typer.Option(
+        "--class-map",
+        metavar="FILE",
+        help="Which class each image folder holds, by index or name: .json {folder: class} or .csv (folder, class).",
+        rich_help_panel=IMAGES,
+        show_default="by the folders' names",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.", rich_help_panel=OUTPUT)
 ]

@@ -107,6 +107,8 @@ def relevance(
     mean: opt.Mean = None,
     std: opt.Std = None,
     size: opt.Size = None,
+    class_names: opt.ClassNames = None,
+    class_map: opt.ClassMap = None,
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -132,7 +134,17 @@ def relevance(
     console = Console(as_json, quiet)
     files = None if out is None else RelevanceFiles(out, force, check)
     session = open_session(
-        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+        model,
+        weights,
+        classes=classes,
+        device=device,
+        batch_size=batch_size,
+        mean=mean,
+        std=std,
+        size=size,
+        class_names=class_names,
+        class_map=class_map,
+        note=console.note,
     )
     found = session.read(images, "--images")
     targets: list[int | None] = [*session.targets(target)] if target else [None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zsu_fast.class_names import ClassNames, read_class_map, read_class_names
 from zsu_fast.cli.images import ImageSet, read_images
-from zsu_fast.cli.models import LoadedModel, load_model
+from zsu_fast.cli.models import LoadedModel, imagenet_names, load_model
 from zsu_fast.cli.preprocess import Preprocess, parse_numbers, parse_size
 from zsu_fast.evaluate import ProbeResult
 from zsu_fast.evaluate.accuracy import Evaluation, predict, summarise
@@ -22,20 +23,29 @@ from zsu_fast.evaluate.probe import features_and_logits, probe_on_halves
 
 @dataclass
 class Session:
-    """A loaded model and the sizes in which to run it."""
+    """A loaded model and the sizes in which to run it.
+
+    Attributes:
+        class_map: image folder -> class, as the user gave it; None: the folders' names tell.
+        note: says something to the user.
+    """
 
     loaded: LoadedModel
     batch_size: int
     device: str
     classes: int | None = None
+    class_map: dict[str, int] | None = None
+    note: Callable[[str], None] = lambda _: None
 
     @property
-    def names(self) -> dict[int, str]:
+    def names(self) -> ClassNames:
         return self.loaded.names
 
     def read(self, path: Path, option: str) -> ImageSet:
         """Images, with labels that are classes of the model."""
-        images = read_images(path, self.loaded.names, option)
+        images = read_images(path, self.names, option, self.class_map)
+        for folder in images.ignored:
+            self.note(f"{option}: {folder} is left out: no images are in it")
         self.adopt(images)
         return images
 
@@ -49,9 +59,13 @@ class Session:
         """Refuse images that are not of the model's classes; their names of the classes are the model's from here."""
         if self.classes is None:
             self.classes = self._count_classes(images)
+            if self.names and max(self.names) >= self.classes:
+                raise ValueError(
+                    f"--class-names go up to {max(self.names)}, the model has classes 0..{self.classes - 1}"
+                )
         images.check_classes(self.classes)
         if images.names and not self.loaded.names:
-            self.loaded = replace(self.loaded, names=images.names)
+            self.loaded = replace(self.loaded, names=ClassNames(images.names))
 
     def tensor(self, images: ImageSet) -> Tensor:
         """All images, model-ready, on the model's device."""
@@ -99,13 +113,7 @@ class Session:
 
     def targets(self, given: Sequence[str], option: str = "--target") -> list[int]:
         """Class indices from what the user typed: indices or class names."""
-        by_name = {name: index for index, name in self.names.items()}
-        found = []
-        for text in given:
-            if text not in by_name and not text.lstrip("-").isdecimal():
-                known = ", ".join(list(by_name)[:10]) if by_name else "none: give the class index"
-                raise ValueError(f"{option} must be a class index or a class name, got {text!r} (names known: {known})")
-            found.append(by_name[text] if text in by_name else int(text))
+        found = [self.names.find(text, option) for text in given]
         for index in found:
             if index < 0 or (self.classes is not None and index >= self.classes):
                 raise ValueError(f"{option} must be one of the classes 0..{(self.classes or 0) - 1}, got {index}")
@@ -142,8 +150,11 @@ def open_session(
     mean: str | None,
     std: str | None,
     size: str | None,
+    class_names: str | None = None,
+    class_map: Path | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Session:
-    """Load the model and apply what the user said about its preprocessing."""
+    """Load the model and apply what the user said about its preprocessing and its classes."""
     changes: dict[str, Any] = {
         "mean": parse_numbers(mean, "--mean"),
         "std": parse_numbers(std, "--std"),
@@ -155,7 +166,11 @@ def open_session(
         if not isinstance(loaded.preprocess, Preprocess):
             raise ValueError("--mean, --std and --size cannot be given: the model brings its own preprocessing")
         loaded = replace(loaded, preprocess=loaded.preprocess.overridden(**changes))
-    return Session(loaded, batch_size, device)
+    if class_names is not None:
+        names = imagenet_names() if class_names == "imagenet" else read_class_names(class_names)
+        loaded = replace(loaded, names=names)
+    folders = None if class_map is None else read_class_map(class_map, loaded.names)
+    return Session(loaded, batch_size, device, class_map=folders, note=note)
 
 
 def check_device(device: str) -> None:
