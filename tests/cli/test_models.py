@@ -176,6 +176,45 @@ def test_transformers_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.models
+def test_the_result_of_a_transformers_folder_is_one(tmp_path: Path, run, workplace, monkeypatch) -> None:
+    """`from_pretrained` takes it; files of the same names that are somebody else's stay."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=8, patch_size=4
+    )
+    config.id2label = dict(enumerate(("nw", "ne", "sw", "se")))
+    torch.manual_seed(0)
+    model = transformers.ViTForImageClassification(config).eval()
+    before, out = tmp_path / "before", tmp_path / "out"
+    batch = torch.from_numpy(workplace.images).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():  # a trained one without training: the classifier by least squares
+        features = model.vit(batch).last_hidden_state[:, 0]
+        wanted = torch.nn.functional.one_hot(torch.from_numpy(workplace.labels), 4).float()
+        model.classifier.weight.copy_(torch.linalg.lstsq(features, wanted).solution.T)
+    model.save_pretrained(before)
+    (before / "preprocessor_config.json").write_text('{"do_normalize": false, "size": {"height": 8, "width": 8}}')
+    monkeypatch.chdir(workplace.folder)
+
+    def forget(*extra: object) -> tuple[object, ...]:
+        return ("forget", "-t", "2", "-p", "probes.npz", "--no-report", "--budget", "4", "-o", out, *extra)
+
+    done = run(*forget(f"hf:{before}"))
+    assert done.code in (0, 4), done.err
+    after = transformers.AutoModelForImageClassification.from_pretrained(out, local_files_only=True).eval()
+    again = load_model(f"hf:{out}")
+    with torch.no_grad():
+        assert torch.equal(after(batch).logits, again.model(batch).logits)
+        assert not torch.equal(after(batch).logits, model(batch).logits)
+    assert again.names == config.id2label and again.preprocess == load_model(f"hf:{before}").preprocess
+    assert run("verify", out, "--original", before / "model.safetensors").code == 0
+    (out / "preprocessor_config.json").write_text("{}")
+    assert "preprocessor_config.json is not the file that was written" in run("verify", out).out
+    again = run(*forget("python:tinynet:build", "-w", "weights.safetensors", "--force"))
+    assert again.code in (0, 4), again.err
+    assert not (out / "config.json").exists() and (out / "preprocessor_config.json").read_text() == "{}"
+
+
+@pytest.mark.models
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
 def test_torchvision_weights_of_other_classes_from_a_file_without_order(tmp_path: Path, name: str) -> None:
     models = pytest.importorskip("torchvision").models

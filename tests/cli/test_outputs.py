@@ -44,6 +44,14 @@ def test_the_new_files_replace_the_old_ones(tmp_path: Path) -> None:
     assert state(tmp_path) == dict(sorted(NEW.items()))
 
 
+def test_a_file_that_is_to_be_kept_is_kept(tmp_path: Path) -> None:
+    write(tmp_path, "old", NAMES)
+    new = folder.begin(tmp_path)
+    (new / "result.json").write_text("new")
+    folder.commit(tmp_path, NAMES, keep=["config.json"])
+    assert state(tmp_path) == {"config.json": "old", "result.json": "new"}
+
+
 @pytest.mark.parametrize("with_undo", [False, True], ids=["folder", "folder and undo file elsewhere"])
 def test_failing_at_any_step_leaves_the_old_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_undo: bool
@@ -87,7 +95,7 @@ from tests.cli.test_outputs import NAMES, write
 path = Path(sys.argv[1])
 print("ready", flush=True)
 for i in range(10**9):
-    write(path, str(i) * 2000, NAMES[: 4 - i % 2] if i % 2 == 0 else ["model.safetensors", "result.json"])
+    write(path, str(i) * 2000, NAMES if i % 2 == 0 else ["model.safetensors", "result.json"])
 """
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -95,10 +95,13 @@ def _elsewhere(hidden: Path) -> Path | None:
     return there if ours else None
 
 
-def commit(path: Path, names: Sequence[str]) -> None:
-    """What has been written replaces what was there. `names`: all files of a result, the manifest last."""
+def commit(path: Path, names: Sequence[str], keep: Collection[str] = ()) -> None:
+    """What has been written replaces what was there, and what of `names` was not written goes, but for those to `keep`.
+
+    names: all files of a result, the manifest last.
+    """
     writing = path / WRITING
-    absent = [name for name in names if not (writing / name).exists()]
+    absent = [name for name in names if not (writing / name).exists() and name not in keep]
     (writing / "absent").write_text("\n".join(absent))
     for file in writing.iterdir():
         flush(file)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zsu_fast.cli.models import LoadedModel, called
+from zsu_fast.cli.models import LoadedModel, called, files_beside
 from zsu_fast.cli.preprocess import Preprocess
 from zsu_fast.cli.weights import load_into, read_weights
 from zsu_fast.evaluate.texts import Tokenizer
@@ -40,7 +40,10 @@ def load_language_model(
         load_into(model, state, str(weights))
     told = f"{source}:{Path(name).expanduser().resolve().name if source == 'hf' else name}"
     file = None if weights is None else str(weights)
-    return LoadedModel(model.to(torch.device(device)).eval(), Preprocess(), told, file, metadata), tokenizer
+    # The configuration names the type of the numbers, which `float32` changes.
+    beside = files_beside(Path(name).expanduser()) if source == "hf" and not float32 else {}
+    model = model.to(torch.device(device)).eval()
+    return LoadedModel(model, Preprocess(), told, file, metadata, beside=beside), tokenizer
 
 
 def _transformers(name: str) -> tuple[nn.Module, Any]:
@@ -48,6 +51,7 @@ def _transformers(name: str) -> tuple[nn.Module, Any]:
     if not (folder / "config.json").is_file():
         raise ValueError(f"hf:DIR must be a folder of transformers with a config.json, got {name!r}")
     transformers = require("transformers", "models")
+    transformers.utils.logging.disable_progress_bar()  # of a second: commands show their own
     local = {"local_files_only": True, "trust_remote_code": False}  # never a download; code in the folder is not run
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)

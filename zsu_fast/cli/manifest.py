@@ -12,9 +12,15 @@ FILES = {
     "patch": "patch.safetensors",
     "weights": "model.safetensors",
     "report": "report.html",
+    "config": "config.json",
+    "processor": "preprocessor_config.json",
     "result": "result.json",  # holds the manifest: moved last
 }
 """Kind -> name of the files of a result. The patch may have been put elsewhere, under a name of its own."""
+
+COPIED = ("config", "processor")
+"""Kinds that are copies of what a folder of transformers holds beside its weights, so that `from_pretrained` takes the
+result. Others have files of these names, too: one that is not of an earlier result is left alone."""
 
 LIMIT = 256 * 2**20
 """Bytes of a result.json that is read at all."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from zsu_fast.class_names import ClassNames
 from zsu_fast.cli.checkpoints import fitted
+from zsu_fast.cli.manifest import COPIED, FILES
 from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
 from zsu_fast.cli.weights import load_into, read_weights
 from zsu_fast.extras import require
@@ -32,6 +33,7 @@ class LoadedModel:
         weights: the file the weights came from, None if the model brought its own.
         metadata: of that file, to be kept when the edited weights are written.
         names: class index -> name; empty if unknown.
+        beside: kind -> text of the files that `from_pretrained` needs beside the weights, see `manifest.COPIED`.
     """
 
     model: nn.Module
@@ -40,6 +42,7 @@ class LoadedModel:
     weights: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     names: ClassNames = field(default_factory=ClassNames)
+    beside: dict[str, str] = field(default_factory=dict)
 
 
 def load_model(
@@ -89,7 +92,8 @@ def load_model(
         preprocess = Preprocess(**(vars(preprocess) | {"channels": _input_channels(model)}))
     model = model.to(device).eval()
     told = f"{source}:{os.path.basename(os.path.abspath(os.path.expanduser(name)))}"
-    return LoadedModel(model, preprocess, told, None if weights is None else str(weights), metadata, names)
+    beside = files_beside(Path(name).expanduser()) if source == "hf" else {}
+    return LoadedModel(model, preprocess, told, None if weights is None else str(weights), metadata, names, beside)
 
 
 def _timm(name: str, state: dict[str, Tensor] | None, classes: int | None) -> tuple[nn.Module, Preprocess, ClassNames]:
@@ -165,6 +169,7 @@ def _transformers(name: str) -> tuple[nn.Module, AnyPreprocess, ClassNames]:
     if not (folder / "config.json").is_file():
         raise ValueError(f"hf:DIR must be a folder of transformers with a config.json, got {name!r}")
     transformers = require("transformers", "models")
+    transformers.utils.logging.disable_progress_bar()  # of a second: commands show their own
     # local_files_only: a folder must never turn into a download. Code in the folder is not run.
     model = transformers.AutoModelForImageClassification.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
@@ -174,6 +179,12 @@ def _transformers(name: str) -> tuple[nn.Module, AnyPreprocess, ClassNames]:
     if all(label == f"LABEL_{index}" for index, label in names.items()):
         names = ClassNames()
     return model, _transformers_preprocess(folder, model.config), names
+
+
+def files_beside(folder: Path) -> dict[str, str]:
+    """What a folder of transformers holds that `from_pretrained` needs beside the weights."""
+    files = {kind: folder / FILES[kind] for kind in COPIED}
+    return {kind: path.read_text(encoding="utf-8") for kind, path in files.items() if path.is_file()}
 
 
 # Keys of a processor's description that `Preprocess` follows, or that say nothing of the values of pixels.

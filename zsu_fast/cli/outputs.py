@@ -9,7 +9,7 @@ from typing import Any
 from zsu_fast.cli import folder
 from zsu_fast.cli.console import Console
 from zsu_fast.cli.forget_run import Run
-from zsu_fast.cli.manifest import FILES, manifest_of
+from zsu_fast.cli.manifest import COPIED, FILES, is_the_file, manifest_of, read_result
 from zsu_fast.cli.models import LoadedModel
 from zsu_fast.cli.signing import check_key, sign
 from zsu_fast.cli.tables import before_after
@@ -95,6 +95,9 @@ class OutputFolder:
                 run.result.patch.save(files["patch"])
             files["weights"] = new / FILES["weights"]
             write_weights(loaded.model.state_dict(), files["weights"], loaded.metadata)
+            for kind, copied in loaded.beside.items():
+                files[kind] = new / FILES[kind]
+                write_text(copied, files[kind])
         if run.report is not None:
             files["report"] = new / FILES["report"]
             write_report(run.report, files["report"])
@@ -103,8 +106,17 @@ class OutputFolder:
         if self.key is not None:
             content["signature"] = sign(content, self.key)
         write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", new / FILES["result"])
-        folder.commit(self.path, list(FILES.values()))
+        folder.commit(self.path, list(FILES.values()), keep=self._not_ours())
         return content
+
+    def _not_ours(self) -> list[str]:
+        """Names of files that are there and were not copied by an earlier run."""
+        try:
+            earlier = read_result(self.path)
+        except (OSError, ValueError):
+            earlier = {}
+        there = {kind: self.path / FILES[kind] for kind in COPIED if (self.path / FILES[kind]).is_file()}
+        return [path.name for kind, path in there.items() if not is_the_file(earlier, kind, path)]
 
 
 def write_and_tell(console: Console, results: OutputFolder, loaded: LoadedModel, run: Run, seconds: float) -> None:

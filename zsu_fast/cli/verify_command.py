@@ -148,12 +148,21 @@ def _check_undo(
 
 
 def _same(state: dict[str, Tensor], original: dict[str, Tensor]) -> bool:
-    """Whether the original, loaded as `load_into` does it, gives this state. It may have a tied tensor once."""
+    """Whether the original, loaded as `load_into` does it, gives this state.
+
+    It may have a tied tensor once. What has another name there is known by its values.
+    """
     original = fitted(original, state)
+    # Left over, each of them once: transformers loads under other names than it saves.
+    renamed = {name: value for name, value in original.items() if name not in state}
     for name, value in state.items():
+        if name in original:
+            continue
         twins = (other for other in original if other in state and same_bits(state[other], value))
-        if name not in original and (twin := next(twins, None)) is not None:
+        if (twin := next(twins, None)) is not None:
             original[name] = original[twin]
+        elif (twin := next((other for other in renamed if same_bits(renamed[other], value)), None)) is not None:
+            original[name] = renamed.pop(twin)
     loaded = {}
     for name, value in state.items():
         given = original.get(name, value if name.endswith("num_batches_tracked") else None)
