@@ -11,6 +11,7 @@ from PIL import Image
 
 from zsu_fast.cli import npz
 from zsu_fast.cli.images import read_images
+from zsu_fast.cli.own_preprocess import OwnPreprocess
 from zsu_fast.cli.preprocess import Preprocess
 
 RAMP = np.tile(np.linspace(0, 1, 16), (16, 1))
@@ -51,7 +52,7 @@ def test_fine_levels_survive_resizing_and_a_foreign_preprocessing_gets_8_bits(tm
         seen.extend(given)
         return torch.zeros(len(given), 1)
 
-    images.tensor(foreign)
+    images.tensor(OwnPreprocess(foreign, "L"))
     assert seen[0].mode == "L" and np.abs(np.asarray(seen[0]) - RAMP * 255).max() <= 0.5
 
 
@@ -97,7 +98,7 @@ def test_frames_bombs_and_damage_name_the_file(tmp_path: Path, monkeypatch: pyte
 
 
 def test_class_folders_that_are_no_index(tmp_path: Path) -> None:
-    for names, text in ((("0", "9" * 20), "'9{20}' of .* is no class index"), (("1", "01"), "are of one class")):
+    for names, text in ((("0", "9" * 20), "9{20} is no class index"), (("1", "01"), "are of one class")):
         place = tmp_path / names[1]
         for name in names:
             (place / name).mkdir(parents=True)

@@ -160,7 +160,7 @@ def test_relevance_that_is_not_finite_is_told(run, monkeypatch: pytest.MonkeyPat
     ("arguments", "text"),
     [
         (("-i", "class2.npz", "-c", "magic"), "--composite must be one of epsilon,"),
-        (("-i", "class2.npz", "-t", "cat"), "class index or a class name"),
+        (("-i", "class2.npz", "-t", "cat"), "neither a class index nor a class name"),
         (("-i", "class2.npz", "-t", "2", "-t", "2"), "name a class twice"),
         (("-i", "class2.npz", "-l", "layer4.*"), "layer4.*"),
         (("-i", "class2.npz", "-o", "r.pdf"), "--out must end in .png, .svg or .npz"),

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from zsu_fast.class_names import MOST_INDEX, ClassNames
 from zsu_fast.cli.npz import read_arrays
-from zsu_fast.cli.pictures import open_picture, to_8_bits
-from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
+from zsu_fast.cli.pictures import open_picture
+from zsu_fast.cli.preprocess import AnyPreprocess
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
@@ -79,13 +79,7 @@ class ImageSet:
     def batches(self, preprocess: AnyPreprocess, batch_size: int) -> Iterator[Tensor]:
         """Model-ready batches [B, ...], in order."""
         for start in range(0, len(self), batch_size):
-            images = self._raw(start, start + batch_size)
-            if isinstance(images, list) and not isinstance(preprocess, Preprocess):
-                images = [to_8_bits(image) for image in images]
-            batch = preprocess(images)
-            if not isinstance(batch, Tensor) or batch.dim() < 2:
-                raise TypeError(f"the model's preprocessing must return a tensor [N, ...], got {type(batch).__name__}")
-            yield batch
+            yield preprocess(self._raw(start, start + batch_size))
 
     def tensor(self, preprocess: AnyPreprocess, batch_size: int = 256) -> Tensor:
         """All images, model-ready, [N, ...]."""

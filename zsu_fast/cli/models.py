@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from zsu_fast.class_names import ClassNames
 from zsu_fast.cli.checkpoints import fitted
 from zsu_fast.cli.manifest import COPIED, FILES
+from zsu_fast.cli.own_preprocess import OwnPreprocess
 from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
 from zsu_fast.cli.weights import load_into, read_weights
 from zsu_fast.extras import require
@@ -58,8 +59,7 @@ def load_model(
         spec: ``timm:NAME`` or ``torchvision:NAME`` (with the library's pretrained weights if none are given),
             ``hf:DIR`` (a local folder of transformers), or ``python:package.module:callable``: called without
             arguments, returns the model or (model, preprocess). ``preprocess`` is a mapping with ``mean``, ``std``,
-            ``size`` or a callable that takes a uint8 array [N, H, W, C] (images of a .npz) or a list of PIL images
-            (image files) and returns the batch.
+            ``size``, or a callable: of one picture, as torchvision's transforms, or of all, see `OwnPreprocess`.
         weights: safetensors, or a state dict that ``torch.load(weights_only=True)`` can read.
         classes: number of classes of the classifier. Default: read off the weights.
         device: where the model goes.
@@ -88,8 +88,11 @@ def load_model(
         model, preprocess = _python(name)
     if state is not None:
         load_into(model, state, str(weights))
-    if isinstance(preprocess, Preprocess) and preprocess.channels is None:
-        preprocess = Preprocess(**(vars(preprocess) | {"channels": _input_channels(model)}))
+    channels = _input_channels(model)
+    if isinstance(preprocess, OwnPreprocess):
+        preprocess.mode = "L" if channels == 1 else "RGB"
+    elif preprocess.channels is None:
+        preprocess = replace(preprocess, channels=channels)
     model = model.to(device).eval()
     told = f"{source}:{os.path.basename(os.path.abspath(os.path.expanduser(name)))}"
     beside = files_beside(Path(name).expanduser()) if source == "hf" else {}
@@ -208,7 +211,7 @@ def _transformers_preprocess(folder: Path, config: Any) -> AnyPreprocess:
         processor = require("transformers", "models").AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        return lambda pictures: processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+        return OwnPreprocess(lambda pictures: processor(images=list(pictures), return_tensors="pt")["pixel_values"])
     size = _size(given.get("size")) or _size(getattr(config, "image_size", None))
     crop = _size(given.get("crop_size")) if given.get("do_center_crop", "crop_size" in given) else None
     shortest = given["size"].get("shortest_edge") if isinstance(given.get("size"), dict) else None
@@ -276,7 +279,7 @@ def _preprocess_of(given: Any, name: str) -> AnyPreprocess:
     if given is None:
         return Preprocess()
     if callable(given):
-        return given
+        return OwnPreprocess(given)
     if isinstance(given, Mapping) and not set(given) - {"mean", "std", "size", "resize", "interpolation", "channels"}:
         values = dict(given)
         for key in ("mean", "std"):

@@ -20,7 +20,8 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="timm:NAME, torchvision:NAME, hf:DIR, or python:package.module:callable (returns the model, or the model "
-        "and its preprocessing).",
+        "and its preprocessing: {mean, std, size}, or a callable of a picture, as torchvision's transforms, or of a "
+        "list of them).",
         show_default=False,
     ),
 ]

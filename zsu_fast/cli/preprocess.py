@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zsu_fast.cli.own_preprocess import OwnPreprocess
 from zsu_fast.extras import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-# What a model's own preprocessing takes: a uint8 array [N, H, W, C], or a list of PIL images.
-Images = "np.ndarray[Any, Any] | list[Image]"
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,8 @@ class Preprocess:
         return image.crop((left, top, left + width, top + height))
 
 
-# A model may bring its own: any callable from images to a batch.
-AnyPreprocess = Preprocess | Callable[[Any], Tensor]
+# A model may bring its own.
+AnyPreprocess = Preprocess | OwnPreprocess
 
 
 def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:

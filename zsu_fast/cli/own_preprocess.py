@@ -1,0 +1,95 @@
+"""Preprocessing that a model brings along: a callable of a batch, or of one picture, as torchvision's transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsu_fast.cli.pictures import to_8_bits
+from zsu_fast.extras import require
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class OwnPreprocess:
+    """A callable of the user's, whichever of these it takes.
+
+    - All images: a uint8 array [N, H, W, C] (of a .npz) or a list of PIL images (files); gives the batch.
+    - One PIL image: torchvision's transforms, alone or composed; gives one image [C, H, W].
+    - One array [H, W, C] as `image=`: albumentations; gives a mapping with "image", [C, H, W] or (an array) [H, W, C].
+
+    Which one is found out with the first images, in this order, and stays.
+
+    Args:
+        function: the callable.
+        mode: "RGB" or "L", which files are converted to, as the loaders that such callables are written for do it.
+
+    Raises:
+        ValueError: no way of calling it gives images; the message has what the first way raised or gave.
+    """
+
+    def __init__(self, function: Callable[..., Any], mode: str = "RGB") -> None:
+        self.function, self.mode = function, mode
+        self._ways = [_all_at_once, _each, _each_by_name]
+
+    def __call__(self, images: np.ndarray[Any, Any] | list[Image]) -> Tensor:
+        """N images -> [N, ...]."""
+        if isinstance(images, list):
+            images = [to_8_bits(image).convert(self.mode) for image in images]
+        if len(self._ways) == 1:
+            return self._ways[0](self.function, images)
+        first: Exception | None = None
+        for way in self._ways:
+            try:
+                batch = way(self.function, images)
+            except Exception as error:  # whatever a callable raises that was made for something else
+                first = first or error
+            else:
+                self._ways = [way]
+                return batch
+        raise ValueError(
+            f"the model's preprocessing takes neither the images as {_described(images)} nor one PIL image: {first}"
+        ) from first
+
+    def __str__(self) -> str:
+        return f"the model's own: {getattr(self.function, '__qualname__', None) or self.function!r}"
+
+
+def _all_at_once(function: Callable[..., Any], images: Any) -> Tensor:
+    found = function(images)
+    if isinstance(found, list | tuple) and found and all(isinstance(image, Tensor) for image in found):
+        found = torch.stack(list(found))  # torchvision's transforms, version 2
+    if not isinstance(found, Tensor) or found.dim() < 2 or len(found) != len(images):
+        raise TypeError(f"it must return a tensor [{len(images)}, ...], got {_described(found)}")
+    return found
+
+
+def _each(function: Callable[..., Any], images: Any) -> Tensor:
+    return torch.stack([_one(function(_pil(image))) for image in images])
+
+
+def _each_by_name(function: Callable[..., Any], images: Any) -> Tensor:
+    return torch.stack([_one(function(image=np.asarray(image))["image"]) for image in images])
+
+
+def _one(image: Any) -> Tensor:
+    found = torch.from_numpy(image).movedim(-1, 0) if isinstance(image, np.ndarray) and image.ndim == 3 else image
+    if not isinstance(found, Tensor) or found.dim() < 1:
+        raise TypeError(f"it must return a tensor [C, H, W] for one picture, got {_described(image)}")
+    return found.contiguous()
+
+
+def _pil(image: Any) -> Any:
+    if not isinstance(image, np.ndarray):
+        return image
+    return require("PIL.Image", "cli").fromarray(image[:, :, 0] if image.shape[-1] == 1 else image)
+
+
+def _described(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + (f" {list(shape)}" if isinstance(shape, tuple) else "")
