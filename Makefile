@@ -27,7 +27,7 @@ tools := PATH="$(CURDIR)/$(bin):$$PATH"
 .PHONY: help setup native demo test fuzz test-zoo bench lint format clean
 
 help:
-	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it"
+	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it; no compiler"
 	@echo "make test    set up, build, run the tests (at most 10 minutes on 2 cores)"
 	@echo "make fuzz    100,000 calls of ops, functions and damaged files with drawn arguments (4 minutes); SEED=1 others"
 	@echo "make test-zoo  relevance on the models of timm, torchvision and transformers: docs/models.md (half an hour)"
@@ -73,13 +73,16 @@ native: $(done)/package
 	@$(tools) cmake -G Ninja -S . -B build/dev -DPython_EXECUTABLE="$(CURDIR)/$(bin)/python" \
 	  '-DZSU_CUDA_ARCHS=$(CUDA_ARCHS)' $(NATIVE_FLAGS) > build/dev.log 2>&1 || { cat build/dev.log; exit 1; }
 	@sed -n 's/^-- \(zsu_fast: .*\)/\1/p' build/dev.log
-	@$(tools) cmake --build build/dev --parallel $(JOBS) > build/dev.log 2>&1 || { cat build/dev.log; exit 1; }
+	@# On a terminal ninja tells how far it is.
+	@if [ -t 1 ]; then $(tools) cmake --build build/dev --parallel $(JOBS); \
+	  else $(tools) cmake --build build/dev --parallel $(JOBS) > build/dev.log 2>&1 || { cat build/dev.log; exit 1; }; fi
 	@$(tools) cmake --install build/dev --prefix zsu_fast > /dev/null
 
 demo: $(done)/package
-	@$(MAKE) --no-print-directory native || echo "zsu_fast: the build failed: going on without the compiled libraries"
 	$(call say,running the demo)
 	@$(bin)/zsu-fast demo
+	@ls zsu_fast/lib/libzsu_fast_* > /dev/null 2>&1 || \
+	  echo "zsu_fast: that was the PyTorch reference; make native builds the libraries, which make large models fast"
 
 test: $(done)/tests native
 	$(call say,running the tests)
