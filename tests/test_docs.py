@@ -32,7 +32,7 @@ CONCEPTS_PAGE = ROOT / "docs" / "concepts.md"
 TEXTS_PAGE = ROOT / "docs" / "texts.md"
 GENERATORS_PAGE = ROOT / "docs" / "generators.md"
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 HELD_ABOVE = (GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, CONCEPTS_PAGE, GENERATORS_PAGE, TEXTS_PAGE, README)
 
 

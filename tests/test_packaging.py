@@ -1,5 +1,6 @@
 """What the package promises in its metadata, and that optional dependencies stay optional."""
 
+import ast
 import importlib.metadata
 import os
 import subprocess
@@ -56,3 +57,27 @@ def test_metadata() -> None:
 
 def test_typed() -> None:
     assert (Path(zsu_fast.__file__).parent / "py.typed").is_file()
+
+
+FLOORS = ("reference", "ops", "model", "lrp", "evaluate", "concepts", "unlearn", "plot", "report", "benchmark", "cli")
+
+
+def test_imports_point_one_way() -> None:
+    """Each floor knows those below it alone, as CONTRIBUTING.md says."""
+    package = ROOT / "zsu_fast"
+    assert {path.name for path in package.iterdir() if (path / "__init__.py").exists()} == set(FLOORS)
+    for path in package.rglob("*.py"):
+        floor = path.relative_to(package).parts[0]
+        if floor not in FLOORS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = node.module if isinstance(node, ast.ImportFrom) and not node.level else None
+            known = [f"{named}.{alias.name}" for alias in node.names] if named else []
+            known += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in known:
+                other = name.split(".")[1] if name.startswith("zsu_fast.") else floor
+                assert other not in FLOORS[FLOORS.index(floor) + 1 :], f"{path}: line {node.lineno} imports {name}"
+
+
+def test_the_citation_has_the_version() -> None:
+    assert f"version: {zsu_fast.__version__}\n" in (ROOT / "CITATION.cff").read_text()
