@@ -16,6 +16,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +47,27 @@ class SmallCNN(nn.Module):
 
 @dataclass(frozen=True)
 class Model:
-    """likeness: the model of the data folder whose preprocessing, and where `build` is None whose class, it has."""
+    """likeness: the model of the data folder whose preprocessing, and where `build` is None whose class, it has.
+
+    build: makes one, given the module that defines the models of the data folder.
+    """
 
     dataset: str  # "mnist" | "cifar10"
     likeness: str
     recipe: Recipe
-    build: Callable[[], nn.Module] | None = None
+    build: Callable[[Any], nn.Module] | None = None
 
 
 MODELS = {
     "lenet5_mnist": Model("mnist", "lenet5_mnist", Recipe(epochs=5, peak=0.05)),
-    "cnn_mnist": Model("mnist", "vit_mnist", Recipe(epochs=3, peak=0.05), lambda: SmallCNN(1, 28)),
+    "cnn_mnist": Model("mnist", "vit_mnist", Recipe(epochs=3, peak=0.05), lambda _: SmallCNN(1, 28)),
+    # patches of 7 x 7 pixels, 64 wide, four blocks of four heads: an eleventh of the data folder's arithmetic
+    "vit_mnist": Model(
+        "mnist", "vit_mnist", Recipe(epochs=10, peak=0.1), lambda known: known.ViT(1, 7, 16, 64, 4, 4, 16, 128, 10)
+    ),
     "lenet_cifar10": Model("cifar10", "lenet_cifar10", Recipe(epochs=15, peak=0.02, augment=True)),
     "cnn_cifar10": Model(
-        "cifar10", "lenet_cifar10", Recipe(epochs=10, peak=0.05, augment=True), lambda: SmallCNN(3, 32)
+        "cifar10", "lenet_cifar10", Recipe(epochs=10, peak=0.05, augment=True), lambda _: SmallCNN(3, 32)
     ),
     "resnet20_cifar10": Model("cifar10", "resnet20_cifar10", Recipe(epochs=10, peak=0.3, augment=True)),
 }
@@ -104,7 +112,7 @@ def trained(
     """The model trained on all classes, or without one; from the cache if it is there."""
     model, path = MODELS[name], file_of(name, target, cache)
     path.parent.mkdir(parents=True, exist_ok=True)
-    build = model.build or known.MODELS[model.likeness][0]
+    build = partial(model.build, known) if model.build else known.MODELS[model.likeness][0]
     return train(build, model.recipe, *data.without(target), path, lambda text: say(f"{path.stem}: {text}"))
 
 

@@ -86,7 +86,7 @@ def test_an_oracle_has_not_seen_its_class(tmp_path, monkeypatch, images):
         oracles, "train", lambda build, recipe, x, y, path, say: seen.append((y.unique().tolist(), path))
     )
     data = oracles.Data(*images, *images)
-    model = oracles.Model("mnist", "", RECIPE, build)
+    model = oracles.Model("mnist", "", RECIPE, lambda known: build())
     monkeypatch.setitem(oracles.MODELS, "tiny", model)
     for target in (None, 1):
         oracles.trained("tiny", target, None, data, tmp_path)
