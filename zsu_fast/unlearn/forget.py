@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from zsu_fast.evaluate.images import held
+from zsu_fast.evaluate.inference import model_device
 from zsu_fast.extras import require
 from zsu_fast.model.tensors import tensor_digest
 from zsu_fast.unlearn.checkpoint import Checkpoint, kept_in
@@ -17,8 +20,9 @@ from zsu_fast.unlearn.methods import RESUMABLE, Method, find_method, methods_for
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import check_progress
 from zsu_fast.unlearn.picks import Picks
+from zsu_fast.unlearn.read import read_labelled, read_probes, read_retained
 from zsu_fast.unlearn.replicas import agreed
-from zsu_fast.unlearn.requests import ForgetClass, Request, check_finite, labelled
+from zsu_fast.unlearn.requests import ForgetClass, Request
 from zsu_fast.unlearn.result import ForgetResult
 from zsu_fast.unlearn.synthetic import SyntheticProbes, synthesise
 from zsu_fast.unlearn.task import Task
@@ -28,13 +32,13 @@ from zsu_fast.unlearn.transaction import Transaction, roll_back, transact
 def forget(
     model: nn.Module,
     target: Request | int | Sequence[int],
-    probes: Tensor | SyntheticProbes | None = None,
+    probes: Any = None,
     *,
     method: str = "lra-npp",
     probe_labels: Tensor | Sequence[int] | None = None,
-    retain_probes: Tensor | tuple[Tensor, Tensor] | None = None,
-    evaluate_on: tuple[Tensor, Tensor] | None = None,
-    front: tuple[Tensor, Tensor] | None = None,
+    retain_probes: Any = None,
+    evaluate_on: Any = None,
+    front: Any = None,
     progress: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -50,9 +54,13 @@ def forget(
     Args:
         model: any module that returns logits [N, classes] (or an object with `.logits`), or a wrapper of one (DDP,
             DataParallel, torch.compile, AveragedModel); edited in place.
-        target: the class index to forget, or several, with `probes` (and `probe_labels`); or a request that has all.
+        target: the class index to forget, or several, with `probes` (and `probe_labels`, unless the probes come with
+            labels); or a request that has all.
         probes: images of it [N, ...]; or `SyntheticProbes`, where there are none: then they are synthesised from the
-            model, those of other classes too, and nothing is judged on real images but by `evaluate_on`.
+            model, those of other classes too, and nothing is judged on real images but by `evaluate_on`. Here and
+            below: tensors, arrays, lists, Datasets, loaders, see `zsu_fast.evaluate.images_of`. "lra-npp" and
+            "channels" read a Dataset or a loader batch by batch, with the same result as from a tensor; methods that
+            train hold all images in memory.
         method: "lra-npp" ranks the inputs of the classifier by relevance for the class and cuts the paths that speak
             for it (arXiv 2410.23693); it changes what the model says, hardly what its features know. "channels" masks
             units of any layers, exactly. "deep" teaches late layers to carry only what tells the other classes apart:
@@ -101,12 +109,12 @@ def forget(
 def select(
     model: nn.Module,
     target: Request | int | Sequence[int],
-    probes: Tensor | SyntheticProbes | None = None,
+    probes: Any = None,
     *,
     budget: int | float,
     method: str = "lra-npp",
     probe_labels: Tensor | Sequence[int] | None = None,
-    retain_probes: Tensor | tuple[Tensor, Tensor] | None = None,
+    retain_probes: Any = None,
     **options: Any,
 ) -> Picks:
     """The neurons that `forget` would perturb at a given budget; the model is not changed. Arguments as in `forget`."""
@@ -146,7 +154,7 @@ def _carry_out(
     """Everything checked at the door, then one transaction around all the rest."""
     bare = check_model(model)
     check_progress(progress)
-    if isinstance(request, Request):
+    if isinstance(request, _REQUESTS):
         if probes is not None or probe_labels is not None:
             raise TypeError("probes: part of the request already")
     elif not isinstance(probes, SyntheticProbes):
@@ -154,18 +162,19 @@ def _carry_out(
     elif probe_labels is not None:
         raise TypeError("probe_labels: synthesised probes have their own")
     chosen = configured(method, options)
-    _check_kind(type(request) if isinstance(request, Request) else ForgetClass, chosen)
+    _check_kind(type(request) if isinstance(request, _REQUESTS) else ForgetClass, chosen)
     if checkpoint is not None and not chosen.resumable:
         raise ValueError(f"checkpoint: method {method!r} cannot go on from one; these can: {', '.join(RESUMABLE)}")
-    if isinstance(retain_probes, (tuple, list)):
-        retain_probes = labelled("retain_probes", retain_probes)
-    elif retain_probes is not None:
-        check_finite("retain_probes", retain_probes)
+    device = model_device(bare, torch.device("cpu"))
+    if isinstance(request, ForgetClass):
+        request = read_probes(request, chosen, device)
+    if retain_probes is not None:
+        retain_probes = read_retained(retain_probes, chosen, device)
     if evaluate_on is not None:
-        evaluate_on = labelled("evaluate_on", evaluate_on)
-
+        evaluate_on = read_labelled("evaluate_on", evaluate_on, device)
     if front is not None:
-        front = labelled("front", front)
+        images, labels = read_labelled("front", front, device)
+        front = held(images), labels
         require("sklearn", "evaluate")
     if isinstance(probes, SyntheticProbes):
         request = synthesise(bare, request, probes, progress)
@@ -180,6 +189,10 @@ def _carry_out(
         )
 
     return transact(bare, work, request.view(bare), opened)
+
+
+# The first is looked at first: the protocol asks for every property of a request, which reads images.
+_REQUESTS = (ForgetClass, Request)
 
 
 def _decision(result: ForgetResult) -> object:

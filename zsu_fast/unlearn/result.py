@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsu_fast.model.tensors import update_digest
+from zsu_fast.evaluate.images import images_digest
 from zsu_fast.unlearn.patch import Patch
 from zsu_fast.unlearn.verdict import Verdict
 from zsu_fast.version import __version__
@@ -87,18 +87,9 @@ def provenance() -> dict[str, Any]:
     }
 
 
-class _Keyed:
-    """An HMAC with the interface of a hash."""
-
-    def __init__(self, key: str) -> None:
-        self._mac = hmac.new(bytes.fromhex(key), digestmod=hashlib.sha256)
-        self.update, self.hexdigest = self._mac.update, self._mac.hexdigest
-
-
 def described(images: Tensor, key: str) -> dict[str, Any]:
     """Keyed digest and shape of images: who has the key (it is in the undo file) can confirm that they were used."""
-    keyed: Any = _Keyed(key)
-    update_digest(keyed, "", images)
+    keyed = hmac.new(bytes.fromhex(key), images_digest(images).encode(), hashlib.sha256)
     return {"hmac_sha256": keyed.hexdigest(), "shape": list(images.shape)}
 
 

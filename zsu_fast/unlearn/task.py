@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zsu_fast.evaluate.given import check_classes
+from zsu_fast.evaluate.images import ImageStream
 from zsu_fast.model.tensors import model_digest
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
@@ -85,7 +86,7 @@ class Task:
         self._check_strength(asked.strength)
         self.structure = check_runs(self.model, request.probes, request.argument, self.view)
         if retain_given is not None:
-            images = retain_given if isinstance(retain_given, Tensor) else retain_given[0]
+            images = retain_given[0] if isinstance(retain_given, tuple) else retain_given
             check_taken(self.view, images, "retain_probes")
         for name, given in (("evaluate_on", evaluate_on), ("front", front)):
             if given is not None:
@@ -100,10 +101,13 @@ class Task:
             self.front = Front(self.measurement, front)
             self.front.check(self.targets, self.structure.classes)
         self.request = self.measurement.request = request.started(self.measurement.forward, self.view)
-        self.probes, self.labels = self.request.probes, self.request.probe_labels
+        self.probes = self.request.probes
+        self._classified: Pair | None = None
+        if isinstance(self.probes, ImageStream) and self.probes.once:
+            self._first_look()  # before anything else is asked of them
+        self.labels = self.request.probe_labels
         self.parts = search.folds(self.labels, method.folds, asked.seed)
         self.measurement.retain = self._retain_images()
-        self._classified: Pair | None = None
 
     def run(self) -> ForgetResult:
         measurement = self.measurement
@@ -234,6 +238,8 @@ class Task:
     def _first_look(self) -> Tensor:
         """Logits of the probes; what enters the classifier is kept from the same pass for a method that reads it."""
         head, measurement = self.structure.head, self.measurement
+        if self._classified is not None:
+            return self._classified[1]
         if head is None or not self.method.reads_classifier:
             return measurement.forward(self.probes)
         weight = self.transaction.tensors.held(head.weight)
@@ -277,7 +283,7 @@ class Task:
         """Images and labels of other classes; without labels, the model's own answers."""
         if self.retain_given is None:
             return self.request.retain
-        if isinstance(self.retain_given, Tensor):
+        if not isinstance(self.retain_given, tuple):
             images = self.retain_given
             logits = self.measurement.forward(images)
             labels = answering(self.view, logits).argmax(1)
