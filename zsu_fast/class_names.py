@@ -72,7 +72,7 @@ class ClassNames(dict[int, str]):
 
     def _near(self, text: str) -> str:
         if not self:
-            return "no names are known: give the class index, or the names by --class-names"
+            return "no names are known: give the class index, or class_names (--class-names)"
         # A synonym or the whole name may be what was meant.
         written = {folded(part): name for name in self.values() for part in (*name.split(","), name)}
         near = difflib.get_close_matches(folded(text), written, n=3, cutoff=0.6)

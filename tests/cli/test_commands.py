@@ -49,7 +49,7 @@ def test_forget_writes_what_it_says(done: Path, workplace, run) -> None:
     ]
     printed = json.loads((workplace.folder / "stdout.json").read_text())
     assert printed == json.loads((done / "result.json").read_text())
-    assert printed["class_names"] == {"2": "sw"}
+    assert printed["record"]["request"]["class_names"] == {"2": "sw"} and "class 2 (sw)" in printed["summary"]
     before, after = (printed["evaluation"][when] for when in ("before", "after"))
     assert before["forget_accuracy"] > 0.9 and after["forget_accuracy"] <= 0.1
     assert after["retain_accuracy"] >= before["retain_accuracy"] - 0.02
@@ -364,7 +364,9 @@ def test_classes_by_name(workplace, run, tmp_path: Path) -> None:
     mapped = (*named, "--class-map", tmp_path / "map.json", "-p", "by_name")
     done = run(*forget("-t", "SOUTH-WEST", *mapped, "--eval", "test.npz"))
     assert done.code == 0, done.err
-    assert json.loads((tmp_path / "o" / "result.json").read_text())["class_names"] == {"2": "South West"}
+    assert json.loads((tmp_path / "o" / "result.json").read_text())["record"]["request"]["class_names"] == {
+        "2": "South West"
+    }
     for arguments, text in (
         (("-t", "sout west", *named, "-p", "probes.npz"), "did you mean 'South West'?"),
         (("-t", "2", *named, "-p", "by_name"), "'sw' is neither a class index nor a class name"),

@@ -1,5 +1,6 @@
 """The main job: defaults that work, honest refusal, several classes, undo, record, bad input."""
 
+import copy
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 import zsu_fast
 from zsu_fast import Picks
-from zsu_fast.unlearn import model_digest
+from zsu_fast.unlearn import ForgetClass, model_digest
 
 
 @pytest.mark.parametrize("target", [0, 3, 8])
@@ -123,7 +124,7 @@ def test_select_gives_what_forget_takes(net, digits):
     [
         ({"target": 10}, ValueError, "target.*0..9.*10"),
         ({"target": -1}, ValueError, "target"),
-        ({"target": "3"}, TypeError, "target"),
+        ({"target": "cat"}, ValueError, "target: .cat. is neither"),
         ({"target": []}, ValueError, "target"),
         ({"target": [1, 1]}, ValueError, "twice"),
         ({"target": [1, 2]}, ValueError, "probe_labels"),
@@ -200,3 +201,28 @@ def test_lra_npp_needs_a_linear_classifier(digits):
 
     with pytest.raises(ValueError, match="do not come straight from a linear layer"):
         zsu_fast.forget(Distances(), 3, digits.split(3)[0])
+
+
+def test_classes_by_name(conv_net, digits):
+    names = [f"digit_{i}, {word}" for i, word in enumerate(["zero", "one", "two", "three", "four", "five"])]
+    by_name, by_index = copy.deepcopy(conv_net), copy.deepcopy(conv_net)
+    probes, fives = digits.split(3)[0], digits.split(5)[0]
+    result = zsu_fast.forget(by_name, "Three", probes, class_names=names)
+    zsu_fast.forget(by_index, 3, probes)
+    assert model_digest(by_name) == model_digest(by_index)
+    assert "class 3 (digit_3, three)" in result.verdict.sentence and "(digit_3, three)" in result.summary()
+    assert result.record["request"]["class_names"] == {"3": "digit_3, three"}
+    untouched = model_digest(conv_net)
+    both = torch.cat([probes, fives]), [3] * len(probes) + [5] * len(fives)
+    assert ForgetClass(["digit 3", 5], *both, names).name == "class 3 (digit_3, three), 5 (digit_5, five)"
+    for wrong, given, error, text in (
+        ("tree", names, ValueError, "target: 'tree' is neither a class index nor .*did you mean 'digit_3, three'"),
+        ("three", None, ValueError, "target: 'three' is neither .*no names are known"),
+        (3, "three", TypeError, "class_names: expected names in order"),
+        (["three", 3], names, ValueError, "target"),
+    ):
+        with pytest.raises(error, match=text):
+            zsu_fast.forget(conv_net, wrong, probes, class_names=given)
+    with pytest.raises(TypeError, match="part of the request"):
+        zsu_fast.forget(conv_net, ForgetClass(3, probes), class_names=names)
+    assert model_digest(conv_net) == untouched

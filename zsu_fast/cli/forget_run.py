@@ -116,9 +116,9 @@ def run_forget(
     """Measure, forget, measure again; gather what the report shows."""
     model = session.loaded.model
     if isinstance(images.probes, SyntheticProbes):
-        request: ForgetClass = synthesise(model, images.targets, images.probes, progress)
+        request: ForgetClass = synthesise(model, images.targets, images.probes, progress, session.names)
     else:
-        request = ForgetClass(images.targets, session.tensor(images.probes), images.probe_labels)
+        request = ForgetClass(images.targets, session.tensor(images.probes), images.probe_labels, session.names)
     probes, probe_labels = request.probes, request.probe_labels.cpu()
     composite = settings.get("composite", "epsilon")
     if report and settings["method"] == "poison" and probes.dim() == 4:

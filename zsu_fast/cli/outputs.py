@@ -146,11 +146,6 @@ def _content(loaded: LoadedModel, run: Run, seconds: float, files: dict[str, Pat
     return {
         "zsu_fast": __version__,
         "model": {"spec": loaded.spec, "weights": None if loaded.weights is None else Path(loaded.weights).name},
-        "class_names": {
-            str(index): loaded.names[index]
-            for index in result.record["request"].get("targets", ())
-            if index in loaded.names
-        },
         "verdict": result.verdict.to_dict(),
         "reached": result.reached,
         "summary": result.summary(),

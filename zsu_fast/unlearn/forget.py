@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -31,11 +31,12 @@ from zsu_fast.unlearn.transaction import Transaction, roll_back, transact
 
 def forget(
     model: nn.Module,
-    target: Request | int | Sequence[int],
+    target: Request | int | str | Sequence[int | str],
     probes: Any = None,
     *,
     method: str = "lra-npp",
     probe_labels: Tensor | Sequence[int] | None = None,
+    class_names: Mapping[int, str] | Sequence[str] | None = None,
     retain_probes: Any = None,
     evaluate_on: Any = None,
     front: Any = None,
@@ -55,7 +56,7 @@ def forget(
         model: any module that returns logits [N, classes] (or an object with `.logits`), or a wrapper of one (DDP,
             DataParallel, torch.compile, AveragedModel); edited in place.
         target: the class index to forget, or several, with `probes` (and `probe_labels`, unless the probes come with
-            labels); or a request that has all.
+            labels); or its name, with `class_names`; or a request that has all.
         probes: images of it [N, ...]; or `SyntheticProbes`, where there are none: then they are synthesised from the
             model, those of other classes too, and nothing is judged on real images but by `evaluate_on`. Here and
             below: tensors, arrays, lists, Datasets, loaders, see `zsu_fast.evaluate.images_of`. "lra-npp" and
@@ -67,6 +68,8 @@ def forget(
             the features forget too. "poison" learns the class as others, from labelled training images. Of a
             `ForgetConcept`: "concept". The baselines of the field ("retrain", "scrub", "ssd" ..) are in
             `zsu_fast.unlearn.methods.BASELINES`. Other packages add methods, see `zsu_fast.unlearn.methods`.
+        class_names: names of the model's classes, in order, or index -> name; names with synonyms, other case and
+            spacing find the class, too. Those of the targets stand in verdict, summary and record.
         retain_probes: images of other classes (or than the instances), with labels or without (then the model's own
             answers count).
         evaluate_on: (images, labels) that have the last word: the verdict is theirs, and an edit that does not hold
@@ -98,8 +101,8 @@ def forget(
     try:
         with kept_in(checkpoint, resume, checkpoint_every) as kept:
             return _carry_out(
-                model, target, probes, probe_labels, retain_probes, evaluate_on, progress, method, options, Task.run,
-                front, opened, kept,
+                model, target, probes, probe_labels, class_names, retain_probes, evaluate_on, progress, method, options,
+                Task.run, front, opened, kept,
             )  # fmt: skip
     except BaseException:
         roll_back(opened)
@@ -108,12 +111,13 @@ def forget(
 
 def select(
     model: nn.Module,
-    target: Request | int | Sequence[int],
+    target: Request | int | str | Sequence[int | str],
     probes: Any = None,
     *,
     budget: int | float,
     method: str = "lra-npp",
     probe_labels: Tensor | Sequence[int] | None = None,
+    class_names: Mapping[int, str] | Sequence[str] | None = None,
     retain_probes: Any = None,
     **options: Any,
 ) -> Picks:
@@ -122,7 +126,7 @@ def select(
         raise TypeError("budget: expected a count or a fraction, got None")
     options["budget"] = budget
     return _carry_out(
-        model, target, probes, probe_labels, retain_probes, None, None, method, options,
+        model, target, probes, probe_labels, class_names, retain_probes, None, None, method, options,
         lambda task: task.select(task.options.budget),
     )  # fmt: skip
 
@@ -141,6 +145,7 @@ def _carry_out(
     request: Any,
     probes: Any,
     probe_labels: Any,
+    class_names: Any,
     retain_probes: Any,
     evaluate_on: Any,
     progress: Any,
@@ -155,10 +160,10 @@ def _carry_out(
     bare = check_model(model)
     check_progress(progress)
     if isinstance(request, _REQUESTS):
-        if probes is not None or probe_labels is not None:
-            raise TypeError("probes: part of the request already")
+        if probes is not None or probe_labels is not None or class_names is not None:
+            raise TypeError("probes: part of the request already, as labels and names are")
     elif not isinstance(probes, SyntheticProbes):
-        request = ForgetClass(request, probes, probe_labels)
+        request = ForgetClass(request, probes, probe_labels, class_names)
     elif probe_labels is not None:
         raise TypeError("probe_labels: synthesised probes have their own")
     chosen = configured(method, options)
@@ -177,7 +182,7 @@ def _carry_out(
         front = held(images), labels
         require("sklearn", "evaluate")
     if isinstance(probes, SyntheticProbes):
-        request = synthesise(bare, request, probes, progress)
+        request = synthesise(bare, request, probes, progress, class_names)
 
     given = {"front": front, "checkpoint": checkpoint} | ({} if progress is None else {"progress": progress})
 

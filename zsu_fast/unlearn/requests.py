@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, cast, runtime_checkable
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from zsu_fast.class_names import ClassNames, given_names
 from zsu_fast.evaluate.accuracy import Evaluation, summarise
 from zsu_fast.evaluate.given import check_images, check_labels, check_targets
 from zsu_fast.evaluate.images import Images, ImageStream, images_of, labelled_images
@@ -136,17 +137,19 @@ class OfClassifier:
 class ForgetClass(OfClassifier):
     """Forget one class, or several.
 
-    targets: class index or indices. probes: model-ready images [N, ...] of the class(es) that the model was not trained
-    on, or whatever they can be read from (`zsu_fast.evaluate.images_of`); a few dozen of each are enough. labels: int
-    [N], the target that each probe belongs to; needed with several, if the probes do not bring them.
+    targets: class index or indices, or names of `class_names`. probes: model-ready images [N, ...] of the class(es)
+    that the model was not trained on, or whatever they can be read from (`zsu_fast.evaluate.images_of`); a few dozen of each
+    are enough. labels: int [N], the target that each probe belongs to; needed with several, if the probes do not bring
+    them. class_names: the model's, in order or by index; those of the targets stand in verdict and record.
 
     Raises:
         TypeError, ValueError: naming the argument.
     """
 
-    targets: int | Sequence[int]
+    targets: int | str | Sequence[int | str]
     probes: Tensor
     labels: Tensor | Sequence[int] | None = None
+    class_names: Mapping[int, str] | Sequence[str] | None = None
 
     kind: ClassVar[str] = "class"
     argument: ClassVar[str] = "probes"
@@ -155,7 +158,10 @@ class ForgetClass(OfClassifier):
     short: ClassVar[str] = "with the class"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", tuple(check_targets(self.targets)))
+        names = given_names(self.class_names)
+        targets = check_targets(indices_of(self.targets, names))
+        object.__setattr__(self, "targets", tuple(targets))
+        object.__setattr__(self, "class_names", {target: names[target] for target in targets if target in names})
         images, beside = images_of("probes", self.probes, finite=True)
         object.__setattr__(self, "probes", check_finite("probes", images))
         object.__setattr__(self, "labels", beside if self.labels is None else self.labels)
@@ -164,8 +170,7 @@ class ForgetClass(OfClassifier):
 
     @property
     def classes(self) -> tuple[int, ...]:
-        assert isinstance(self.targets, tuple)
-        return self.targets
+        return cast(tuple[int, ...], self.targets)
 
     @cached_property
     def probe_labels(self) -> Tensor:
@@ -180,7 +185,11 @@ class ForgetClass(OfClassifier):
 
     @property
     def name(self) -> str:
-        return "class " + ", ".join(map(str, self.classes))
+        return "class " + ", ".join(map(self._named, self.classes))
+
+    def _named(self, target: int) -> str:
+        name = cast(dict[int, str], self.class_names).get(target, str(target))
+        return str(target) if name == str(target) else f"{target} ({name})"
 
     def started(self, forward: Callable[[Tensor], Tensor], view: nn.Module) -> ForgetClass:
         return self
@@ -192,7 +201,7 @@ class ForgetClass(OfClassifier):
         check_targets(self.classes, classes)
         for target in self.classes:
             if evaluated is not None and not bool((evaluated == target).any()):
-                raise ValueError(f"evaluate_on: holds no image of class {target}, so it cannot judge")
+                raise ValueError(f"evaluate_on: holds no image of class {self._named(target)}, so it cannot judge")
 
     def unknown(self, logits: Tensor) -> str | None:
         if bool(logits.isnan().any()):
@@ -205,7 +214,7 @@ class ForgetClass(OfClassifier):
             instead = other[0] / len(answers)
             if share < KNOWN or share < instead / 3:
                 return (
-                    f"class {target}: nothing was done, the model does not know it: it recognises "
+                    f"class {self._named(target)}: nothing was done, the model does not know it: it recognises "
                     f"{100 * share:.1f} % of the {len(answers)} probes and answers class {other[1]} on "
                     f"{100 * instead:.1f} % (are the class index and the preprocessing right?)."
                 )
@@ -222,7 +231,17 @@ class ForgetClass(OfClassifier):
         return judge(self.name, evidence.counts, evidence.until, "held-out probes", evidence.fixed)
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "targets": list(self.classes)}
+        names = {str(target): name for target, name in cast(dict[int, str], self.class_names).items()}
+        return {"kind": self.kind, "targets": list(self.classes)} | ({"class_names": names} if names else {})
+
+
+def indices_of(targets: object, names: ClassNames) -> object:
+    """With the index for each name; whatever is neither is left to be refused."""
+    if isinstance(targets, str):
+        return names.find(targets, "target")
+    if isinstance(targets, list | tuple):
+        return [names.find(each, "target") if isinstance(each, str) else each for each in targets]
+    return targets
 
 
 def _still(evaluation: Evaluation, target: int) -> tuple[int, int]:

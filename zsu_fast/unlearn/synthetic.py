@@ -12,7 +12,7 @@ real ones: the verdict says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from zsu_fast.class_names import given_names
 from zsu_fast.evaluate.accuracy import Evaluation
 from zsu_fast.evaluate.given import check_int, check_targets
 from zsu_fast.evaluate.inference import Progress, inference_mode, logits_of, model_device
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.unlearn.door import check_taken
-from zsu_fast.unlearn.requests import ForgetClass, Pair
+from zsu_fast.unlearn.requests import ForgetClass, Pair, indices_of
 from zsu_fast.unlearn.verdict import Evidence, Verdict
 
 LEAST_SURE = 0.7
@@ -124,7 +125,11 @@ class ForgetSynthesised(ForgetClass):
 
 
 def synthesise(
-    model: nn.Module, target: int | Sequence[int], settings: SyntheticProbes, progress: Progress | None = None
+    model: nn.Module,
+    target: int | str | Sequence[int | str],
+    settings: SyntheticProbes,
+    progress: Progress | None = None,
+    class_names: Mapping[int, str] | Sequence[str] | None = None,
 ) -> ForgetSynthesised:
     """A request to forget the class(es) by images synthesised from the model, with such images of other classes.
 
@@ -134,7 +139,8 @@ def synthesise(
         TypeError, ValueError: naming the argument: a class that the model does not have, a shape that it does not take,
             a model that no gradient comes through, or that gives NaN.
     """
-    targets = check_targets(target)
+    names = given_names(class_names)
+    targets = check_targets(indices_of(target, names))
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     dtype = torch.float32 if parameter is None else parameter.dtype
     device = model_device(model, torch.device("cpu"))
@@ -164,7 +170,7 @@ def synthesise(
         "answered_others": float((answers == labels)[~own].float().mean()) if len(drawn) else None,
     }
     others = (found[~own], labels[~own]) if len(drawn) else None
-    return ForgetSynthesised(targets, found[own], labels[own], others, made)
+    return ForgetSynthesised(targets, found[own], labels[own], names, others, made)
 
 
 def _impressions(
