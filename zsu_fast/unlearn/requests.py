@@ -138,9 +138,9 @@ class ForgetClass(OfClassifier):
     """Forget one class, or several.
 
     targets: class index or indices, or names of `class_names`. probes: model-ready images [N, ...] of the class(es)
-    that the model was not trained on, or whatever they can be read from (`zsu_fast.evaluate.images_of`); a few dozen of each
-    are enough. labels: int [N], the target that each probe belongs to; needed with several, if the probes do not bring
-    them. class_names: the model's, in order or by index; those of the targets stand in verdict and record.
+    that the model was not trained on, or whatever they can be read from (`zsu_fast.evaluate.images_of`); a few dozen of
+    each are enough. labels: int [N], the target that each probe belongs to; needed with several, if the probes do not
+    bring them. class_names: the model's, in order or by index; those of the targets stand in verdict and record.
 
     Raises:
         TypeError, ValueError: naming the argument.
