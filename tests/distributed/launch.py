@@ -112,11 +112,9 @@ def _serve(pipe: Connection, meet: str, rank: int, world: int) -> None:
     while (call := pickle.loads(pipe.recv_bytes())) is not None:
         function, arguments = call
         try:
-            answer = True, function(*arguments)
+            pipe.send_bytes(pickle.dumps((True, function(*arguments))))
         except BaseException:
-            answer = False, traceback.format_exc()
-        pipe.send_bytes(pickle.dumps(answer))
-        if not answer[0]:
+            pipe.send_bytes(pickle.dumps((False, traceback.format_exc())))
             os._exit(1)  # the other ranks' collectives then fail at once, they do not wait for this one
     dist.barrier()
     # Not by way of the interpreter's end: a thread of gloo that still lets go of Python objects then aborts the process

@@ -24,7 +24,7 @@ def _activate(engine: Engine, name: str, input: Tensor, compute: Callable[[Tenso
     with torch.no_grad():
         result = compute(input.detach())
     if mark.call is not None and mark.call.activation == 0 and mark.source is not None:
-        return engine.node(mark.source, mark.call._replace(activation=code), input.detach(), result)
+        return engine.node(mark.source, mark.call._replace(activation=code), input.detach(), result, input)
     result = Activation.apply(input, (result,), code)
     engine.marks[result] = Mark(
         nonnegative=name in ("relu", "relu6") or mark.nonnegative,

@@ -118,7 +118,10 @@ def _add(engine: Engine, func: Callable, a: Any, b: Any, *, alpha: float = 1) ->
 def _shape_as(engine: Engine, func: Callable, input: Tensor, other: Tensor) -> Tensor:
     """Only the shape of `other` matters: what is known of `input` stays true, whatever `other` is."""
     move = torch.Tensor.expand if func is torch.Tensor.expand_as else torch.Tensor.reshape
-    return engine.call(move, input, other.shape)
+    result = engine.call(move, input, other.shape)
+    if other is input and func is torch.Tensor.view_as:
+        engine.marks[result] = engine.marks[result]._replace(itself=input)
+    return result
 
 
 @handles("type_as")

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from . import tables
 from .collector import Collector
 from .composites import Choice, Composite, Kind
+from .distributed import move_hooks, passed_on
 from .eager import keep_checkpointed
 from .functions import Carrier, Layer, LayerCall, WinnerCarrier
 from .inplace import ASSIGNS, INPLACE_ARGUMENT, TWINS, Renewals, StaleViewError, asks_in_place
@@ -114,6 +115,8 @@ class Engine(TorchFunctionMode):
             return self._run(func, args, dict(kwargs or {}))
 
     def _run(self, func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if self.names.of_shards:
+            self._recognise(func, tensors_in(*args, *kwargs.values()))
         if self.renewals:
             args, kwargs = self._resolved(func, args, kwargs)
         if _is_native(func):
@@ -173,12 +176,19 @@ class Engine(TorchFunctionMode):
             return {k: self.frozen(v) for k, v in value.items()}
         return value
 
-    def node(self, input: Tensor, call: LayerCall, output: Tensor, activated: Tensor) -> Tensor:
-        """The autograd node of a layer, whose results are at hand; `activated` is `output` if nothing follows yet."""
+    def node(
+        self, input: Tensor, call: LayerCall, output: Tensor, activated: Tensor, instead_of: Tensor | None = None
+    ) -> Tensor:
+        """The autograd node of a layer, whose results are at hand; `activated` is `output` if nothing follows yet.
+
+        `instead_of`: the layer's output so far, which the graph then leaves aside.
+        """
         # A rule that is not settled yet may turn out to be one that sends R.
         sends = isinstance(call.rule, InputRule) or (call.rule is None and self.carries)
         carrier = self.carrier_of(input) if sends else None
         result, carried = Layer.apply(input, carrier, call, (output, activated))
+        if instead_of is not None:
+            move_hooks(instead_of, result)
         self.marks[result] = Mark(
             nonnegative=call.activation in (1, 5),
             gate=self.marks[input].gate if call.activation == 0 else NO_GATE,  # talking heads: gates, mixed
@@ -190,6 +200,19 @@ class Engine(TorchFunctionMode):
         if self.collector.ledger is not None:
             self.collector.ledger.note_layer(call.unit.name, result, carried)
         return result
+
+    def _recognise(self, func: Callable, tensors: list[Tensor]) -> None:
+        """FSDP2 gives a module other objects than it was called with: what is known of the ones holds of the others."""
+        if func is torch.Tensor.view_as and self.renewals.latest(tensors[0]) is not tensors[0]:
+            raise UncoveredFunctionError(
+                f"fully_shard: what module {self.names.running_module()!r} is given was written to in place, which "
+                "runs out of place here; write the model without the in-place operation"
+            )
+        for tensor in tensors:
+            itself = self.marks[tensor].itself
+            if itself is not None and passed_on(tensor):
+                self.marks[tensor] = self.marks[itself]
+                move_hooks(itself, tensor)
 
     def carrier_of(self, values: Tensor) -> Tensor:
         """What takes R for `values`."""

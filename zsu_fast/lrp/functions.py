@@ -20,6 +20,7 @@ from zsu_fast.reference.lrp import ratio
 
 from .collector import Collector, Unit
 from .composites import Choice
+from .distributed import is_freed
 from .input_rules import input_relevance
 from .patterns import PatternRule, pattern_backward
 from .rules import InputRule, LayerRule, Rule
@@ -114,6 +115,10 @@ class Layer(torch.autograd.Function):
     @staticmethod
     def _backward(ctx: Any, gradient: Tensor | None, carried: Tensor | None) -> tuple[Tensor | None, ...]:
         call: LayerCall = ctx.call
+        if is_freed(call.weight):
+            raise RuntimeError(
+                f"model: fully_shard has freed the weight of {call.unit.name!r} before its relevance pass"
+            )
         input, output = ctx.saved_tensors
         unit_dim = call.unit_dim(output)
         wanted = call.collector.wants(call.unit)

@@ -15,17 +15,11 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from . import functions
 from .collector import Collector
+from .distributed import passes_on
 from .engine import Engine, UncoveredFunctionError
 from .names import Names
 
 _PATTERN_NODES = (functions.Layer, functions.Scale, functions.Share)
-
-
-def _passes_on(function: type) -> bool:
-    """Whether it is the identity, put there by torch.distributed to learn when gradients are ready."""
-    return function.__module__.startswith(("torch.distributed.", "torch.nn.parallel.")) and (
-        function.__name__ in ("RegisterPostBackwardFunction", "_DDPSink")
-    )
 
 
 def nodes_behind(logits: Tensor) -> Iterator[Any]:
@@ -110,7 +104,7 @@ def check_graph(logits: Tensor, engine: Engine, strict: bool, run: Callable[[], 
         elif function is not None and engine.follows_patterns and function not in _PATTERN_NODES:
             reason = "PatternNet and PatternAttribution are not defined for a norm or an activation that stands alone"
             found.append(UncoveredFunctionError(reason))
-        elif function is not None and function.__module__ != functions.__name__ and not _passes_on(function):
+        elif function is not None and function.__module__ != functions.__name__ and not passes_on(function):
             reason = "an autograd.Function brings a gradient of its own, which is no LRP rule"
             where = _modules_calling(function, engine.names, run)
             found.append(UncoveredFunctionError(f"{function.__qualname__}.apply{where}: {reason}"))

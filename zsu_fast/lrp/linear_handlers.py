@@ -14,6 +14,7 @@ from torch import Tensor
 from zsu_fast.ops.lrp import LinearMap
 
 from .composites import Kind
+from .distributed import move_hooks
 from .engine import Engine, handles
 from .functions import LayerCall, Share
 
@@ -124,6 +125,7 @@ def _conv(
     def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return func(F.pad(x, padded), w, b, *geometry)
 
+    move_hooks(input, source)
     return layer(engine, run, wider, source, weight, bias)
 
 

@@ -25,6 +25,7 @@ class Mark(NamedTuple):
         layer: Name of the layer whose outputs these values are, if nothing but moves came between.
         carrier: Takes the relevance of a tensor that is the model's input moved or rescaled; None elsewhere.
         call: For a tensor that is a layer's direct output: how it came about, from `source`.
+        itself: For `x.view_as(x)`, which is what an autograd.Function that is the identity puts out: x.
         padded: For `source` padded with zeros: how many, as F.pad is told.
     """
 
@@ -36,6 +37,7 @@ class Mark(NamedTuple):
     call: LayerCall | None = None
     padded: tuple[int, ...] | None = None
     source: Tensor | None = None
+    itself: Tensor | None = None
 
 
 NOTHING = Mark()

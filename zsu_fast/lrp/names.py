@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from functools import cached_property
 from types import FrameType
+from typing import Any
 
 from torch import Tensor, nn
+
+from zsu_fast.model.shards import is_gathered, is_sharded
 
 from .collector import Unit
 from .models import modules_of
@@ -18,23 +21,30 @@ class Names:
     def __init__(self, model: object) -> None:
         self._modules: dict[int, str] = {}
         self._weights: dict[int, tuple[Tensor, str]] = {}
+        self._sharded: list[tuple[dict[str, Any], str, str]] = []
         self._generated: dict[str, int] = {}
+        self.of_shards = False
+        """Whether processes hold parts of the model."""
         if not isinstance(model, nn.Module):
             return
         for prefix, module in modules_of(model):
             self._modules[id(module)] = prefix
+            self.of_shards |= is_gathered(module)
             for tensors in (module._parameters, module._buffers):
                 for key, tensor in tensors.items():
                     if tensor is not None and id(tensor) not in self._weights:
-                        name = f"{prefix}.{key}" if prefix else key
-                        self._weights[id(tensor)] = tensor, name.removesuffix(".weight")
+                        name = (f"{prefix}.{key}" if prefix else key).removesuffix(".weight")
+                        self._weights[id(tensor)] = tensor, name
+                        if is_sharded(tensor):
+                            self._sharded.append((tensors, key, name))
+                            self.of_shards = True
 
     @cached_property
     def _storages(self) -> dict[int, list[Tensor]]:
         """Parameters and buffers by where their memory begins."""
         found: dict[int, list[Tensor]] = {}
         for tensor, _ in self._weights.values():
-            if not nn.parameter.is_lazy(tensor):
+            if not nn.parameter.is_lazy(tensor) and not is_sharded(tensor):
                 found.setdefault(tensor.untyped_storage().data_ptr(), []).append(tensor)
         return found
 
@@ -52,8 +62,25 @@ class Names:
         """The parameter or buffer that `weight` is, or is a view of."""
         if id(weight) in self._weights:
             return weight
-        found = self._storages.get(weight.untyped_storage().data_ptr(), ())
+        if is_sharded(weight):
+            return None
+        place = weight.untyped_storage().data_ptr()
+        found = self._storages.get(place, ()) or self._gathered(weight, place)
         return found[0] if len(found) == 1 else None
+
+    def _gathered(self, weight: Tensor, place: int) -> list[Tensor]:
+        """The parameters, `weight` or in its memory, that stand now where a shard of theirs stood before.
+
+        FSDP2 puts the whole parameter into the module while it runs, and frees the memory after: what lies at an
+        address is asked each time.
+        """
+        found = []
+        for tensors, key, name in self._sharded if place else ():
+            tensor = tensors[key]
+            if tensor is weight or (not is_sharded(tensor) and tensor.untyped_storage().data_ptr() == place):
+                self._weights[id(tensor)] = tensor, name
+                found.append(tensor)
+        return found
 
     def of(self, tensor: Tensor) -> str | None:
         """Name of the parameter or buffer that `tensor` is, or is a view of; without a final ".weight"."""

@@ -149,7 +149,7 @@ def _batch_norm(
     if call.scale is not None:
         with torch.no_grad():
             scale = scale * call.scale
-    return engine.node(source, call._replace(scale=scale, bias=shift.to(call.weight.dtype)), output, output)
+    return engine.node(source, call._replace(scale=scale, bias=shift.to(call.weight.dtype)), output, output, input)
 
 
 def _batch_norm_of_torch(

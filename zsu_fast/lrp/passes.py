@@ -82,8 +82,9 @@ def propagate(
     names = Names(model)
     samples = inputs.shape[0]
     # Outside of inference mode and in grad mode, whatever the caller is in: the passes need autograd's graph.
-    # What the rules derive from weights is kept for this call: the next one may find other weights.
-    kept = keeping(*open_kept(), Kept())
+    # What the rules derive from weights is kept for this call: the next one may find other weights. Not where a process
+    # holds parts of them, to have the whole of one layer at a time.
+    kept = keeping(*open_kept(), *(() if names.of_shards else (Kept(),)))
     with function_modes_as_found(), kept, torch.inference_mode(False), torch.enable_grad():
         collector = Collector(samples, request.layers, ledger)
         leaf = (inputs.clone() if inputs.is_inference() else inputs.detach()).requires_grad_()

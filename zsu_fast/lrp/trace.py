@@ -14,6 +14,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from zsu_fast.model.shards import sharded_part
 from zsu_fast.ops.prepared import derived, keeping, open_kept
 
 from .passes import Request, propagate
@@ -71,6 +72,8 @@ def trace(model: nn.Module, inputs: Tensor, targets: Sequence[Tensor | None], re
 
     ValueError for a model that no one graph stands for.
     """
+    if (part := sharded_part(model)) is not None:
+        raise ValueError(f"model: it cannot be planned, because {part}; use relevance without a plan")
     given = [target for target in targets if target is not None]
     names: list[str] = []
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
+from zsu_fast.model.shards import sharded_part
 from zsu_fast.model.wrapped import bare_model
 from zsu_fast.unlearn.structure import Structure
 from zsu_fast.unlearn.watch import trace_structure
@@ -30,12 +31,9 @@ def check_model(model: object) -> nn.Module:
     owner = next(kind for kind in type(bare).__mro__ if "forward" in vars(kind))
     if owner.__name__ in ("Module", "LightningModule") and "forward" not in vars(bare):
         raise TypeError(f"model: {type(bare).__name__} has no forward of its own{_instead(bare._modules)}")
+    if (part := sharded_part(bare)) is not None:
+        raise TypeError(f"model: {part}, each process holds a part of the weights: forget on the whole, then shard")
     for name, parameter in bare.named_parameters():
-        kind = type(parameter.data).__name__
-        if kind == "DTensor":
-            raise TypeError(
-                f"model: {name} is a DTensor (FSDP or tensor parallel): forget on the whole model, then shard"
-            )
         if parameter.is_meta:
             raise TypeError(f"model: {name} is on the meta device, it has no values (offloaded?); load it first")
     return bare

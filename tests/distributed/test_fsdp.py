@@ -1,0 +1,149 @@
+"""FSDP2 models: each process holds a part of every parameter. Relevance is that of the whole model."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import zsu_fast
+from tests.distributed.launch import Ranks, needs_gloo
+from zsu_fast.model.shards import is_sharded
+
+pytestmark = needs_gloo
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    with Ranks(2) as ranks:
+        yield ranks
+
+
+class Net(nn.Module):
+    """Layers whose nodes are fused across modules, tied weights, a tensor of the root's own, attention and padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.deep = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 9, 3))
+        self.norm = nn.LayerNorm(9)
+        self.attention = nn.MultiheadAttention(9, 3, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(9, 13), nn.GELU(), nn.Linear(13, 9))
+        self.gain = nn.Parameter(torch.rand(9))
+        self.head = nn.Linear(9, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.deep(self.stem(x)))
+        x = x.flatten(2).mT
+        normed = self.norm(x)
+        x = x + self.attention(normed, normed, normed, need_weights=False)[0]
+        x = x + self.mlp(x) * self.gain
+        return self.head(x.mean(1))
+
+
+def a_net() -> Net:
+    torch.manual_seed(0)
+    net = Net().eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.normal_(module.weight, 0.6, 0.6)
+    return net
+
+
+def sharded(net: nn.Module, wrap: str, **policy: object) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    net = copy.deepcopy(net)
+    if wrap == "layers":  # each a group of its own: what is fused then spans groups
+        for module in (*net.stem, *net.deep, net.norm, *net.mlp, net.head):
+            fully_shard(module, **policy)
+    elif wrap == "blocks":
+        for module in (net.stem, net.deep, net.mlp):
+            fully_shard(module, **policy)
+    fully_shard(net, **policy)
+    return net
+
+
+def compare(net: nn.Module, plain: nn.Module, x: Tensor, y: Tensor, **arguments: object) -> None:
+    ours = zsu_fast.relevance(net, x, [1, None], **arguments)
+    theirs = zsu_fast.relevance(plain, y, [1, None], **arguments)
+    for one, other in zip(ours, theirs, strict=True):
+        assert list(one.neurons) == list(other.neurons)
+        assert torch.equal(one.input, other.input) and torch.equal(one.logits, other.logits)
+        for name, relevance in one.neurons.items():
+            assert torch.equal(relevance, other.neurons[name]), (arguments, name)
+
+
+def same_relevance(wrap: str, reshard: bool) -> None:
+    plain = a_net()
+    net = sharded(plain, wrap, reshard_after_forward=reshard)
+    x = torch.rand(3, 3, 9, 9)
+    for again in (False, True):
+        for composite in ("epsilon_plus_flat",) if again else ("epsilon", "epsilon_alpha2_beta1", "attnlrp"):
+            compare(net, plain, x, x, composite=composite)
+        compare(net, plain, x, x, at_input=False, layers=["deep.1", "mlp.0"])
+        assert again or all(is_sharded(parameter) for parameter in net.parameters())
+        with torch.no_grad():
+            net(x)  # leaves the parameters of the root as they ran
+
+
+@pytest.mark.parametrize("reshard", [True, False])
+@pytest.mark.parametrize("wrap", ["root", "blocks", "layers"])
+def test_relevance_is_that_of_the_whole_model(ranks: Ranks, wrap: str, reshard: bool) -> None:
+    ranks.run(same_relevance, wrap, reshard)
+
+
+def same_in_bfloat16() -> None:
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(245, 7), nn.LayerNorm(7), nn.Linear(7, 3)
+    )
+    plain = copy.deepcopy(net).bfloat16()
+    for module in (net[0], net[3], net):
+        fully_shard(module, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+    x = torch.rand(3, 3, 9, 9)
+    ours, theirs = zsu_fast.relevance(net, x, 1), zsu_fast.relevance(plain, x.bfloat16(), 1)
+    assert ours.input.dtype == torch.float32
+    assert list(ours.neurons) == list(theirs.neurons) == ["0", "3", "5"]
+    assert all(torch.equal(relevance, theirs.neurons[name]) for name, relevance in ours.neurons.items())
+
+
+def test_under_mixed_precision_it_is_that_of_the_rounded_weights(ranks: Ranks) -> None:
+    ranks.run(same_in_bfloat16)
+
+
+def refusals() -> None:
+    net = sharded(a_net(), "root")
+    x = torch.rand(2, 3, 9, 9)
+    for _ in range(2):
+        with pytest.raises(TypeError, match="model: it is sharded .*forget on the whole"):
+            zsu_fast.forget(net, 1, x)
+        with pytest.raises(ValueError, match="cannot be planned, because it is sharded"):
+            zsu_fast.relevance(net, x, plan=True)
+        net(x)  # after which its parameters are whole until the next backward pass
+
+    class Inplace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3)
+            self.head = nn.Linear(147, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            x.mul_(2)
+            return self.head(x.flatten(1) if self.flat else self.unflat(x))
+
+    net = Inplace()
+    net.flat, net.unflat = False, sharded(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten()), "root")
+    with pytest.raises(zsu_fast.lrp.UncoveredFunctionError, match="'unflat' is given was written to in place"):
+        zsu_fast.relevance(net, x)
+
+
+def test_what_cannot_be_is_refused_by_name(ranks: Ranks) -> None:
+    ranks.run(refusals)
