@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from zsu_fast.extras import require
 from zsu_fast.model.tensors import tensor_digest
 from zsu_fast.unlearn.checkpoint import Checkpoint, kept_in
+from zsu_fast.unlearn.collective import check_alike, shared_images, shared_request
 from zsu_fast.unlearn.door import check_model
+from zsu_fast.unlearn.group import ALONE, Group, together
 from zsu_fast.unlearn.methods import RESUMABLE, Method, find_method, methods_for
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import check_progress
 from zsu_fast.unlearn.picks import Picks
-from zsu_fast.unlearn.replicas import agreed
+from zsu_fast.unlearn.replicas import agreed, check_replicas, processes_of
 from zsu_fast.unlearn.requests import ForgetClass, Request, check_finite, labelled
 from zsu_fast.unlearn.result import ForgetResult
 from zsu_fast.unlearn.synthetic import SyntheticProbes, synthesise
@@ -39,6 +42,7 @@ def forget(
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_every: float = 30.0,
+    group: dist.ProcessGroup | None = None,
     **options: Any,
 ) -> ForgetResult:
     """Make a trained classifier forget, in place, from a few images that it was not trained on.
@@ -73,6 +77,9 @@ def forget(
         resume: go on from what is in that folder, or begin, where nothing is. What was kept of another model, other
             images, options, versions, or another number of threads is refused.
         checkpoint_every: seconds; more where writing takes more than a twentieth of the time. 0: after every step.
+        group: processes that forget together (docs/scale.md), each with a model of its own with the same tensors, and
+            with images of its own, or none (`images[:0]`): one decision, the same edit, record and patch in all, on the
+            same bits however many there are. All of them must call. For classes, by "lra-npp" and "channels".
         options: of the method; `method_options(method)` has them all, with their defaults. Common to all: `budget`,
             `until`, `utility_floor`, `mode`, `strength`, `seed`, `batch_size`.
 
@@ -84,15 +91,22 @@ def forget(
         ForgetResult. `result.verdict` says what may be said; if nothing was reached the model is as it was.
 
     Raises:
-        ValueError, TypeError: naming the argument; the model is as it was. So it is after any other exception.
+        ValueError, TypeError: naming the argument; the model is as it was. So it is after any other exception. With
+            `group`, and of a DDP model without it, what one process raises is raised in all.
     """
     opened: list[Transaction] = []
-    try:
+
+    def work() -> ForgetResult:
         with kept_in(checkpoint, resume, checkpoint_every) as kept:
-            return _carry_out(
+            result: ForgetResult = _carry_out(
                 model, target, probes, probe_labels, retain_probes, evaluate_on, progress, method, options, Task.run,
-                front, opened, kept,
+                processes, group is not None, front, opened, kept,
             )  # fmt: skip
+            return result
+
+    processes = processes_of(model, group)
+    try:
+        return together(processes, work)
     except BaseException:
         roll_back(opened)
         raise
@@ -107,16 +121,22 @@ def select(
     method: str = "lra-npp",
     probe_labels: Tensor | Sequence[int] | None = None,
     retain_probes: Tensor | tuple[Tensor, Tensor] | None = None,
+    group: dist.ProcessGroup | None = None,
     **options: Any,
 ) -> Picks:
     """The neurons that `forget` would perturb at a given budget; the model is not changed. Arguments as in `forget`."""
-    if budget is None:
-        raise TypeError("budget: expected a count or a fraction, got None")
-    options["budget"] = budget
-    return _carry_out(
-        model, target, probes, probe_labels, retain_probes, None, None, method, options,
-        lambda task: task.select(task.options.budget),
-    )  # fmt: skip
+
+    def work() -> Picks:
+        if budget is None:
+            raise TypeError("budget: expected a count or a fraction, got None")
+        picks: Picks = _carry_out(
+            model, target, probes, probe_labels, retain_probes, None, None, method, options | {"budget": budget},
+            lambda task: task.select(task.options.budget), processes, group is not None,
+        )  # fmt: skip
+        return picks
+
+    processes = processes_of(model, group)
+    return together(processes, work)
 
 
 def method_options(method: str) -> dict[str, str]:
@@ -139,42 +159,56 @@ def _carry_out(
     method: str,
     options: dict[str, Any],
     run: Any,
+    processes: Group,
+    shared: bool,
     front: Any = None,
     opened: list[Transaction] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Any:
-    """Everything checked at the door, then one transaction around all the rest."""
+    """Everything checked at the door, then one transaction around all the rest. shared: each of the processes brings
+    images of its own; otherwise they are to do the same."""
     bare = check_model(model)
     check_progress(progress)
-    if isinstance(request, Request):
-        if probes is not None or probe_labels is not None:
-            raise TypeError("probes: part of the request already")
-    elif not isinstance(probes, SyntheticProbes):
+    if not shared and processes is not ALONE:
+        given = {"target": request, "probes": probes, "probe_labels": probe_labels, "retain_probes": retain_probes}
+        check_replicas(processes, given | {"evaluate_on": evaluate_on, "method": method, "options": options})
+    if isinstance(request, Request) and (probes is not None or probe_labels is not None):
+        raise TypeError("probes: part of the request already")
+    if shared:
+        request = shared_request(processes, request, probes, probe_labels)
+    elif isinstance(probes, SyntheticProbes):
+        if probe_labels is not None:
+            raise TypeError("probe_labels: synthesised probes have their own")
+    elif not isinstance(request, Request):
         request = ForgetClass(request, probes, probe_labels)
-    elif probe_labels is not None:
-        raise TypeError("probe_labels: synthesised probes have their own")
     chosen = configured(method, options)
     _check_kind(type(request) if isinstance(request, Request) else ForgetClass, chosen)
     if checkpoint is not None and not chosen.resumable:
         raise ValueError(f"checkpoint: method {method!r} cannot go on from one; these can: {', '.join(RESUMABLE)}")
-    if isinstance(retain_probes, (tuple, list)):
+    if shared:
+        if front is not None:
+            raise ValueError("front: is drawn by one process, without group")
+        retain_probes = shared_images("retain_probes", retain_probes)
+        evaluate_on = shared_images("evaluate_on", evaluate_on)
+        check_alike(processes, bare, chosen, request, {"retain_probes": retain_probes, "evaluate_on": evaluate_on})
+    elif isinstance(retain_probes, (tuple, list)):
         retain_probes = labelled("retain_probes", retain_probes)
     elif retain_probes is not None:
         check_finite("retain_probes", retain_probes)
-    if evaluate_on is not None:
+    if evaluate_on is not None and not shared:
         evaluate_on = labelled("evaluate_on", evaluate_on)
-
     if front is not None:
         front = labelled("front", front)
         require("sklearn", "evaluate")
     if isinstance(probes, SyntheticProbes):
         request = synthesise(bare, request, probes, progress)
 
-    given = {"front": front, "checkpoint": checkpoint} | ({} if progress is None else {"progress": progress})
+    given = {"front": front, "checkpoint": checkpoint, "group": processes if shared else ALONE}
+    given |= {} if progress is None else {"progress": progress}
 
     def work(transaction: Transaction) -> Any:
         return agreed(
-            model,
+            processes,
             lambda: run(Task(transaction, request, chosen, retain_probes, evaluate_on, **given)),
             lambda result: _decision(result) if isinstance(result, ForgetResult) else None,
         )
