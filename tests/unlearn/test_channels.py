@@ -5,7 +5,7 @@ import torch
 
 import zsu_fast
 from zsu_fast.unlearn import Picks, perturb_
-from zsu_fast.unlearn.picks import rank_units
+from zsu_fast.unlearn.picks import largest_shares, rank_units
 
 IMAGE = torch.rand(1, 1, 8, 8)
 
@@ -74,8 +74,9 @@ def test_scores_and_scopes():
     assert order_of(relevance, labels, [0], scope="global", **kwargs) == [
         ("b", 0), ("a", 0), ("a", 1), ("b", 1), ("a", 3),
     ]  # fmt: skip
-    retain = ({"a": torch.tensor([[9.0, 1.0, 1.0, 0.0]]), "b": torch.tensor([[1.0, 1.0]])}, torch.tensor([1]))
-    contrastive = order_of(relevance, labels, [0], scope="global", score="contrastive", k=0.25, retain=retain)
+    retain = {"a": torch.tensor([[9.0, 1.0, 1.0, 0.0]]), "b": torch.tensor([[1.0, 1.0]])}
+    against = largest_shares(retain, torch.tensor([1]))
+    contrastive = order_of(relevance, labels, [0], scope="global", score="contrastive", k=0.25, against=against)
     assert contrastive[:2] == [("b", 0), ("a", 1)]
 
 

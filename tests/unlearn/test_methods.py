@@ -14,6 +14,7 @@ from zsu_fast.unlearn import ForgetClass, method_names, method_options, methods,
 from zsu_fast.unlearn.measure import Measurement
 from zsu_fast.unlearn.methods import LraNpp, find_method
 from zsu_fast.unlearn.options import Options, option
+from zsu_fast.unlearn.shard import Shard
 from zsu_fast.unlearn.transaction import transact
 
 
@@ -162,10 +163,12 @@ def test_the_retain_images_that_an_edit_takes_first_are_looked_at_first():
     torch.nn.init.eye_(net[1].weight)
     lead = torch.arange(40, 0, -1.0) - 4.5  # the last four are wrong
     retain = (torch.stack([lead, torch.zeros(40)], 1)[:, None], torch.zeros(40, dtype=torch.int64))
-    request = ForgetClass(1, torch.rand(2, 1, 2))
+    request, others = ForgetClass(1, torch.rand(2, 1, 2)), Shard.of(retain[0], 4)
 
     def work(transaction):
-        measurement = Measurement(transaction, request, Options(batch_size=4), 0.0, lambda *_: None, retain)
+        measurement = Measurement(
+            transaction, request, Options(batch_size=4), 0.0, lambda *_: None, retain, others=others
+        )
         found = []
         for look in (
             measurement.retain_accuracy_before,

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.images import held
@@ -15,13 +16,15 @@ from zsu_fast.evaluate.inference import model_device
 from zsu_fast.extras import require
 from zsu_fast.model.tensors import tensor_digest
 from zsu_fast.unlearn.checkpoint import Checkpoint, kept_in
+from zsu_fast.unlearn.collective import check_alike, shared_images, shared_request
 from zsu_fast.unlearn.door import check_model
+from zsu_fast.unlearn.group import ALONE, Group, together
 from zsu_fast.unlearn.methods import RESUMABLE, Method, find_method, methods_for
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import check_progress
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.read import read_labelled, read_probes, read_retained
-from zsu_fast.unlearn.replicas import agreed
+from zsu_fast.unlearn.replicas import agreed, check_replicas, processes_of
 from zsu_fast.unlearn.requests import ForgetClass, Request
 from zsu_fast.unlearn.result import ForgetResult
 from zsu_fast.unlearn.synthetic import SyntheticProbes, synthesise
@@ -44,6 +47,7 @@ def forget(
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_every: float = 30.0,
+    group: dist.ProcessGroup | None = None,
     **options: Any,
 ) -> ForgetResult:
     """Make a trained classifier forget, in place, from a few images that it was not trained on.
@@ -84,6 +88,9 @@ def forget(
         resume: go on from what is in that folder, or begin, where nothing is. What was kept of another model, other
             images, options, versions, or another number of threads is refused.
         checkpoint_every: seconds; more where writing takes more than a twentieth of the time. 0: after every step.
+        group: processes that forget together (docs/scale.md), each with a model of its own with the same tensors, and
+            with images of its own, or none (`images[:0]`): one decision, the same edit, record and patch in all, on the
+            same bits however many there are. All of them must call. For classes, by "lra-npp" and "channels".
         options: of the method; `method_options(method)` has them all, with their defaults. Common to all: `budget`,
             `until`, `utility_floor`, `mode`, `strength`, `seed`, `batch_size`.
 
@@ -95,15 +102,22 @@ def forget(
         ForgetResult. `result.verdict` says what may be said; if nothing was reached the model is as it was.
 
     Raises:
-        ValueError, TypeError: naming the argument; the model is as it was. So it is after any other exception.
+        ValueError, TypeError: naming the argument; the model is as it was. So it is after any other exception. With
+            `group`, and of a DDP model without it, what one process raises is raised in all.
     """
     opened: list[Transaction] = []
-    try:
+
+    def work() -> ForgetResult:
         with kept_in(checkpoint, resume, checkpoint_every) as kept:
-            return _carry_out(
+            result: ForgetResult = _carry_out(
                 model, target, probes, probe_labels, class_names, retain_probes, evaluate_on, progress, method, options,
-                Task.run, front, opened, kept,
+                Task.run, processes, group is not None, front, opened, kept,
             )  # fmt: skip
+            return result
+
+    processes = processes_of(model, group)
+    try:
+        return together(processes, work)
     except BaseException:
         roll_back(opened)
         raise
@@ -119,16 +133,22 @@ def select(
     probe_labels: Tensor | Sequence[int] | None = None,
     class_names: Mapping[int, str] | Sequence[str] | None = None,
     retain_probes: Any = None,
+    group: dist.ProcessGroup | None = None,
     **options: Any,
 ) -> Picks:
     """The neurons that `forget` would perturb at a given budget; the model is not changed. Arguments as in `forget`."""
-    if budget is None:
-        raise TypeError("budget: expected a count or a fraction, got None")
-    options["budget"] = budget
-    return _carry_out(
-        model, target, probes, probe_labels, class_names, retain_probes, None, None, method, options,
-        lambda task: task.select(task.options.budget),
-    )  # fmt: skip
+
+    def work() -> Picks:
+        if budget is None:
+            raise TypeError("budget: expected a count or a fraction, got None")
+        picks: Picks = _carry_out(
+            model, target, probes, probe_labels, class_names, retain_probes, None, None, method,
+            options | {"budget": budget}, lambda task: task.select(task.options.budget), processes, group is not None,
+        )  # fmt: skip
+        return picks
+
+    processes = processes_of(model, group)
+    return together(processes, work)
 
 
 def method_options(method: str) -> dict[str, str]:
@@ -152,31 +172,46 @@ def _carry_out(
     method: str,
     options: dict[str, Any],
     run: Any,
+    processes: Group,
+    shared: bool,
     front: Any = None,
     opened: list[Transaction] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Any:
-    """Everything checked at the door, then one transaction around all the rest."""
+    """Everything checked at the door, then one transaction around all the rest. shared: each of the processes brings
+    images of its own; otherwise they are to do the same."""
     bare = check_model(model)
     check_progress(progress)
-    if isinstance(request, _REQUESTS):
-        if probes is not None or probe_labels is not None or class_names is not None:
-            raise TypeError("probes: part of the request already, as labels and names are")
-    elif not isinstance(probes, SyntheticProbes):
+    if not shared and processes is not ALONE:
+        given = {"target": request, "probes": probes, "probe_labels": probe_labels, "retain_probes": retain_probes}
+        check_replicas(processes, given | {"evaluate_on": evaluate_on, "method": method, "options": options})
+    if isinstance(request, _REQUESTS) and (probes is not None or probe_labels is not None or class_names is not None):
+        raise TypeError("probes: part of the request already, as labels and names are")
+    if shared:
+        request = shared_request(processes, request, probes, probe_labels, class_names)
+    elif isinstance(probes, SyntheticProbes):
+        if probe_labels is not None:
+            raise TypeError("probe_labels: synthesised probes have their own")
+    elif not isinstance(request, _REQUESTS):
         request = ForgetClass(request, probes, probe_labels, class_names)
-    elif probe_labels is not None:
-        raise TypeError("probe_labels: synthesised probes have their own")
     chosen = configured(method, options)
     _check_kind(type(request) if isinstance(request, _REQUESTS) else ForgetClass, chosen)
     if checkpoint is not None and not chosen.resumable:
         raise ValueError(f"checkpoint: method {method!r} cannot go on from one; these can: {', '.join(RESUMABLE)}")
     device = model_device(bare, torch.device("cpu"))
-    if isinstance(request, ForgetClass):
-        request = read_probes(request, chosen, device)
-    if retain_probes is not None:
-        retain_probes = read_retained(retain_probes, chosen, device)
-    if evaluate_on is not None:
-        evaluate_on = read_labelled("evaluate_on", evaluate_on, device)
+    if shared:
+        if front is not None:
+            raise ValueError("front: is drawn by one process, without group")
+        retain_probes = shared_images("retain_probes", retain_probes)
+        evaluate_on = shared_images("evaluate_on", evaluate_on)
+        check_alike(processes, bare, chosen, request, {"retain_probes": retain_probes, "evaluate_on": evaluate_on})
+    else:
+        if isinstance(request, ForgetClass):
+            request = read_probes(request, chosen, device)
+        if retain_probes is not None:
+            retain_probes = read_retained(retain_probes, chosen, device)
+        if evaluate_on is not None:
+            evaluate_on = read_labelled("evaluate_on", evaluate_on, device)
     if front is not None:
         images, labels = read_labelled("front", front, device)
         front = held(images), labels
@@ -184,11 +219,12 @@ def _carry_out(
     if isinstance(probes, SyntheticProbes):
         request = synthesise(bare, request, probes, progress, class_names)
 
-    given = {"front": front, "checkpoint": checkpoint} | ({} if progress is None else {"progress": progress})
+    given = {"front": front, "checkpoint": checkpoint, "group": processes if shared else ALONE}
+    given |= {} if progress is None else {"progress": progress}
 
     def work(transaction: Transaction) -> Any:
         return agreed(
-            model,
+            processes,
             lambda: run(Task(transaction, request, chosen, retain_probes, evaluate_on, **given)),
             lambda result: _decision(result) if isinstance(result, ForgetResult) else None,
         )

@@ -19,6 +19,7 @@ from zsu_fast.unlearn.edits import Edits
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import Options
 from zsu_fast.unlearn.requests import Pair, Request
+from zsu_fast.unlearn.shard import Shard
 from zsu_fast.unlearn.transaction import Transaction
 from zsu_fast.unlearn.verdict import Evaluated
 
@@ -41,7 +42,8 @@ class Measurement:
     until: share of the probes that may keep the class as answer. allowance: by how much the class must fall behind in
     the median. trace: what the search looked at, for the record. unsure_first: indices of the retain images, those
     first of which the unedited model was least sure: if an edit costs too much, it shows on these. known: logits of
-    the retain images by the unedited model, where something had them at hand.
+    the retain images by the unedited model, where something had them at hand. probes, others: images of the request and
+    of `retain` as they are numbered, where several processes hold a part each; these two pairs are then those here.
     """
 
     transaction: Transaction
@@ -50,6 +52,8 @@ class Measurement:
     until: float
     progress: Progress
     retain: Pair | None = None
+    probes: Shard | None = None
+    others: Shard | None = None
     unsure_first: Tensor | None = None
     known: Tensor | None = None
     allowance: float = 0.0
@@ -78,31 +82,50 @@ class Measurement:
                 self.cost.images_forwarded += len(batch)
         return torch.cat(found)
 
+    def run(self, shard: Shard) -> Tensor:
+        """Logits of the images here, in the batches that all processes have in common."""
+        found: list[Tensor] = []
+        with torch.no_grad(), compiled_parts_as_written():
+            for batch in shard.batches():
+                found.append(logits_of(self.transaction.view(batch)))
+                self.cost.images_forwarded += len(batch)
+        return shard.outcome(torch.cat(found))
+
+    def margins(self, where: Tensor, quick: Quick | None = None) -> Tensor:
+        """[n] of the probes that a mask [N] admits, of all processes."""
+        assert self.probes is not None
+        shard = self.probes.admitted(where)
+        logits = self.run(shard) if quick is None else quick(where)
+        return shard.gather(self.request.margins(logits, self.probes.numbers(where)))
+
     def retain_accuracy(self, allowed: int | None = None, quick: Quick | None = None) -> float | None:
         """Accuracy on the retain images, if there are; with `allowed` wrong ones above 0, no more are looked for.
 
         quick: indices of retain images -> their logits, without running the model.
         """
         right = self.retained(allowed, quick=quick)
-        return None if right is None or self.retain is None else right / len(self.retain[0])
+        return None if right is None or self.others is None else right / self.others.total
 
     def retain_accuracy_before(self) -> float | None:
         """Of the unedited model; also says which retain images to look at first."""
-        if self.retain is None:
+        if self.retain is None or self.others is None:
             return None
-        images, labels = self.retain
-        logits = self.forward(images) if self.known is None else self.known
+        labels = self.retain[1]
+        logits = self.run(self.others) if self.known is None else self.known
         logits = answering(self.transaction.view, logits)
-        if isinstance(images, Tensor):  # a stream has its own order
+        if isinstance(self.others.images, Tensor):  # a stream has its own order
             self.unsure_first = search.margins(logits, labels).argsort(stable=True)
-        return int((logits.argmax(1) == labels).sum()) / len(images)
+        right = (logits.argmax(1) == labels).sum()
+        return int(self.others.group.sum(right)) / self.others.total
 
     def retained(
         self, allowed: int | None = None, among: Tensor | None = None, quick: Quick | None = None
     ) -> int | None:
         """How many of the retain images (that a mask admits) get their class."""
-        if self.retain is None:
+        if self.retain is None or self.others is None:
             return None
+        if self.others.filler is not None:
+            return self._retained_together(self.others, self.retain[1], allowed)
         images, labels = self.retain
         order = torch.arange(len(images), device=labels.device) if self.unsure_first is None else self.unsure_first
         if among is not None:
@@ -118,7 +141,24 @@ class Measurement:
                 return right
         return right
 
-    def evaluation(self, given: Pair | None) -> Evaluated | None:
+    def _retained_together(self, others: Shard, labels: Tensor, allowed: int | None) -> int:
+        """The same of all processes: each runs its part of the batches, first those of whose images one was unsure."""
+        order = torch.arange(len(labels)) if self.unsure_first is None else self.unsure_first.argsort()
+        pieces = sorted(others.pieces(), key=lambda piece: int(order[piece[0]].min()))
+        right = seen = 0
+        for step in range(int(others.group.largest(torch.tensor(len(pieces))))):
+            counts = torch.zeros(2, dtype=torch.int64)
+            if step < len(pieces):
+                rows, piece = pieces[step]
+                answers = self.run(piece).argmax(1)
+                counts += torch.tensor([int((answers == labels[rows]).sum()), len(answers)])
+            counts = others.group.sum(counts)
+            right, seen = right + int(counts[0]), seen + int(counts[1])
+            if allowed and seen - right > allowed:
+                break
+        return right
+
+    def evaluation(self, given: Any) -> Evaluated | None:
         """What judges an edit, on images of the user's say, which do not count as cost."""
         with torch.no_grad(), compiled_parts_as_written():
             return self.request.evaluate(self.transaction.view, given, self.options.batches)

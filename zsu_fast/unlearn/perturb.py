@@ -7,10 +7,12 @@ from torch import Tensor, nn
 from zsu_fast.evaluate.given import check_int
 from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.door import check_model, check_runs
+from zsu_fast.unlearn.group import together
 from zsu_fast.unlearn.options import MODES, check_choice, check_strength
 from zsu_fast.unlearn.patch import Patch, patch_of
 from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.plan import PATHS, check_picks, describe, plan
+from zsu_fast.unlearn.replicas import check_replicas, processes_of
 from zsu_fast.unlearn.requests import check_finite
 from zsu_fast.unlearn.transaction import Transaction, roll_back, transact
 
@@ -52,6 +54,9 @@ def perturb_(
     bare = check_model(model)
     check_finite("sample", sample)
 
+    given = {"picks": picks, "mode": mode, "path": path, "strength": strength, "seed": seed}
+    replicas = processes_of(model, None)
+
     def work(transaction: Transaction) -> Patch:
         structure = check_runs(bare, sample, "sample")
         check_picks(structure, picks, path)
@@ -61,9 +66,13 @@ def perturb_(
         record = {"mode": mode, "path": path, "strength": strength, "seed": seed, "picks": describe(picks)}
         return patch_of(transaction, record | {"certificate": certificate})
 
+    def edit() -> Patch:
+        check_replicas(replicas, given)
+        return transact(bare, work, opened=opened)
+
     opened: list[Transaction] = []
     try:
-        return transact(bare, work, opened=opened)
+        return together(replicas, edit)
     except BaseException:
         roll_back(opened)
         raise

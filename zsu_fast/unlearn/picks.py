@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from zsu_fast import ops
 from zsu_fast.lrp import Composite, relevance
+from zsu_fast.unlearn.exact_sums import sums
+from zsu_fast.unlearn.group import ALONE, Group
+from zsu_fast.unlearn.shard import Shard
 
 SCORES = ("frequency", "mean", "contrastive")
 SCOPES = ("layer", "global")
@@ -80,7 +83,14 @@ Ranking = EdgeRanking | UnitRanking
 
 
 def rank_edges(
-    features: Tensor, weight: Tensor, labels: Tensor, targets: Sequence[int], k: int, *, absolute: bool = False
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    targets: Sequence[int],
+    k: int,
+    *,
+    absolute: bool = False,
+    group: Group = ALONE,
 ) -> EdgeRanking:
     """Rank the classifier's inputs for each target class (LRA-NPP, arXiv 2410.23693, Eqs. 7-8).
 
@@ -88,12 +98,15 @@ def rank_edges(
     Relevance at the classifier's input is a_j w_cj (for every rule that conserves, up to a factor per sample). Each
     row's k most relevant inputs are counted; order: count, then mean relevance, then the lower index. Only inputs with
     positive mean relevance are kept: the others do not speak for the class.
+    group: processes that bring features and labels of their own, and get one order.
     """
     orders = {}
     for target in targets:
         relevance = features[labels == target].float() * weight[target].float()
-        counts = ops.topk_count(relevance, min(k, relevance.shape[1]), absolute=absolute)
-        mean = (relevance.abs() if absolute else relevance).mean(0)
+        named = {"": ops.topk_count(relevance, min(k, relevance.shape[1]), absolute=absolute)}
+        only = torch.zeros(len(relevance), dtype=torch.int64, device=relevance.device)
+        found, added = sums({"": relevance.abs() if absolute else relevance}, only, 1, group, named)
+        counts, mean = added[""], found[""].mean()[0]
         order = lexicographic(counts, mean)
         kept = (counts > 0) | (mean > 0) if absolute else mean > 0
         orders[target] = order[kept[order]]
@@ -138,25 +151,35 @@ def rank_units(
     score: str,
     scope: str,
     k: float,
-    retain: tuple[Mapping[str, Tensor], Tensor] | None = None,
+    against: Mapping[str, Tensor] | None = None,
+    group: Group = ALONE,
 ) -> UnitRanking:
     """Rank the units of many layers by their relevance for the targets.
 
-    relevance: layer -> [N, units] for the probes, labels: int64 [N]; k: share of each layer's units counted per sample
-    (score "frequency"); retain: the same two for images of other classes (score "contrastive").
+    relevance: layer -> [N, units] for the probes, labels: int64 [N], each of them a target; k: share of each layer's
+    units counted per sample (score "frequency"); against: layer -> [units], the `largest_shares` for retained classes
+    (score "contrastive"). group: processes that bring relevance and labels of their own, and get one order.
 
     Scores of a unit: "frequency": how many probes have it among their k most relevant; "mean": its mean share of the
     layer's relevance; "contrastive": that share minus its largest mean share for any retained class. Scope "layer"
     takes the same fraction of every layer, "global" compares shares across layers. Ties: lower layer, lower index.
-    Units without positive mean relevance are left out: they do not speak for the class.
+    Units without positive mean relevance are left out: they do not speak for the class. Of several targets the larger
+    count and share.
     """
+    own, named = [labels == target for target in targets], {}
+    for name, values in relevance.items():
+        per_sample = max(1, round(k * values.shape[1]))
+        rows = [values[where].float().contiguous() for where in own]
+        named[name] = torch.stack([ops.topk_count(of_target, per_sample) for of_target in rows])
+    positions = torch.stack(own).long().argmax(0)
+    found, counts = sums({n: v.float() for n, v in relevance.items()}, positions, len(own), group, named)
     keys, layers, units = [], [], []
     for position, name in enumerate(relevance):
-        counts, share = _unit_scores(relevance[name].float(), labels, targets, k)
-        value = counts.float() if score == "frequency" else share
+        share = found[name].share().amax(0)
+        value = counts[name].amax(0).double() if score == "frequency" else share
         if score == "contrastive":
-            assert retain is not None
-            value = share - _largest_class_share(retain[0][name].float(), retain[1])
+            assert against is not None
+            value = share - against[name]
         if scope == "layer":
             order = lexicographic(value, share)
             key = -torch.arange(1, len(order) + 1, device=order.device).double() / len(order)
@@ -171,29 +194,17 @@ def rank_units(
     return UnitRanking(tuple(relevance), _joined(layers)[best], _joined(units)[best])
 
 
+def largest_shares(relevance: Mapping[str, Tensor], labels: Tensor, group: Group = ALONE) -> dict[str, Tensor]:
+    """Layer -> [units]: of each unit the largest mean share of its layer's relevance for any class, float64."""
+    classes = group.gather(labels.unique()).unique()
+    positions = torch.searchsorted(classes, labels)
+    found, _ = sums({n: v.float() for n, v in relevance.items()}, positions, len(classes), group)
+    return {name: of_classes.share().amax(0) for name, of_classes in found.items()}
+
+
 def _joined(parts: list[Tensor]) -> Tensor:
     """On one device, where the layers are on several."""
     return torch.cat([part.to(parts[0].device) for part in parts])
-
-
-def _unit_scores(relevance: Tensor, labels: Tensor, targets: Sequence[int], k: float) -> tuple[Tensor, Tensor]:
-    """Counts and mean shares, for several targets the larger of each."""
-    counts, shares = [], []
-    per_sample = max(1, round(k * relevance.shape[1]))
-    for target in targets:
-        rows = relevance[labels == target].contiguous()
-        counts.append(ops.topk_count(rows, per_sample))
-        shares.append(_share(rows))
-    return torch.stack(counts).amax(0), torch.stack(shares).amax(0)
-
-
-def _share(rows: Tensor) -> Tensor:
-    mean = rows.mean(0)
-    return mean / mean.abs().sum().clamp_min(torch.finfo(mean.dtype).tiny)
-
-
-def _largest_class_share(relevance: Tensor, labels: Tensor) -> Tensor:
-    return torch.stack([_share(relevance[labels == c]) for c in labels.unique().tolist()]).amax(0)
 
 
 def lexicographic(first: Tensor, second: Tensor) -> Tensor:
@@ -216,12 +227,25 @@ def unit_relevance(
 
     view: what runs, with the model inside; by default the model itself.
     """
+    return relevance_of_shard(model, Shard.of(images, batch_size), labels, layers, composite, progress, view)
+
+
+def relevance_of_shard(
+    model: nn.Module,
+    images: Shard,
+    labels: Tensor,
+    layers: Sequence[str],
+    composite: str | Composite,
+    progress: Callable[[int, int, str], None],
+    view: nn.Module | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The same for the images that a process holds, labels: [n]."""
     within = "" if view is None else next(f"{name}." if name else "" for name, m in view.named_modules() if m is model)
     # Made once: small pieces that stay between the passes keep the heap from shrinking.
     collected: dict[str, Tensor] = {}
     logits = []
     done = 0
-    for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    for batch, target in zip(images.batches(), images.beside(labels).batches(), strict=True):
         found = relevance(
             model if view is None else view, batch, target, composite=composite,
             layers=[within + name for name in layers], at_input=False,
@@ -230,8 +254,8 @@ def unit_relevance(
         for full_name, values in found.neurons.items():
             name = full_name.removeprefix(within)
             if name not in collected:
-                collected[name] = values.new_empty((len(images), *values.shape[1:]))
+                collected[name] = values.new_empty((images.rows, *values.shape[1:]))
             collected[name][done : done + len(batch)] = values
         done += len(batch)
-        progress(done, len(images), "relevance")
-    return collected, torch.cat(logits)
+        progress(done, images.rows, "relevance")
+    return {name: images.outcome(values) for name, values in collected.items()}, images.outcome(torch.cat(logits))

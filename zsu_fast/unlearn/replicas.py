@@ -2,38 +2,72 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from zsu_fast.model.tensors import tensor_digest
+from zsu_fast.unlearn.group import ALONE, Group, Processes
 
 _Result = TypeVar("_Result")
 
 
-def agreed(model: nn.Module, work: Callable[[], _Result], decision: Callable[[_Result], object]) -> _Result:
-    """`work()`; for a DDP model in several processes, only if all of them come to the same decision.
+def processes_of(model: object, group: object) -> Group:
+    """Those of `group`; without one, of a DDP model those that hold its replicas.
 
-    Every process must call it. ValueError in all of them if one failed or decided otherwise (each on its own images,
-    say): they would go on with different weights.
+    Raises:
+        TypeError, ValueError: what is no group, or one without this process.
     """
-    if not isinstance(model, DistributedDataParallel) or dist.get_world_size(model.process_group) == 1:
-        return work()
-    error: BaseException | None = None
-    found: list[object] = [None] * dist.get_world_size(model.process_group)
-    try:
-        result = work()
-        own: object = ("done", decision(result))
-    except Exception as raised:
-        error, own = raised, ("failed", f"{type(raised).__name__}: {raised}")
-    dist.all_gather_object(found, own, group=model.process_group)
-    if error is not None:
-        raise error
-    others = [other for other in found if other != own]
-    if others:
-        raise ValueError(
-            "probes: the processes of this DDP model do not come to the same edit; give each the same probes, or "
-            f"forget in one process and broadcast; another process: {str(others[0])[:200]}"
-        )
+    if isinstance(group, Group):
+        return group
+    if group is None:
+        if isinstance(model, DistributedDataParallel) and dist.get_world_size(model.process_group) > 1:
+            return Processes(model.process_group)
+        return ALONE
+    if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
+        if group == dist.GroupMember.NON_GROUP_MEMBER:
+            raise ValueError("group: this process is not in it")
+        raise TypeError(f"group: expected a torch.distributed.ProcessGroup, got {type(group).__name__}")
+    return Processes(group)
+
+
+def check_replicas(replicas: Group, given: dict[str, Any]) -> None:
+    """ValueError in all processes, before any work, if they were not given the same: their replicas would diverge."""
+    for name, value in given.items():
+        if not replicas.same(digest_of(value)):
+            raise ValueError(
+                f"{name}: not the same in all processes of this DDP model, whose replicas would diverge; for one "
+                "decision on what they all bring, give group=torch.distributed.group.WORLD"
+            )
+
+
+def agreed(group: Group, work: Callable[[], _Result], decision: Callable[[_Result], object]) -> _Result:
+    """`work()`, if all processes come to the same decision; else ValueError in all of them."""
+    result = work()
+    if not group.same(decision(result)):
+        raise ValueError("model: the processes do not come to the same edit; none was made")
     return result
+
+
+def digest_of(value: Any) -> str:
+    """Of what can be told apart in every process: of other objects only the type counts."""
+    if isinstance(value, Tensor):
+        return tensor_digest(value)
+    if isinstance(value, (str, int, float, type(None))):
+        return repr(value)
+    parts: list[Any] = []
+    if isinstance(value, (tuple, list)):
+        parts = list(value)
+    elif isinstance(value, dict):
+        parts = sorted(value.items())
+    elif is_dataclass(value) and not isinstance(value, (type, nn.Module)):
+        parts = [getattr(value, f.name) for f in fields(value)]
+    digest = hashlib.sha256(type(value).__name__.encode())
+    for part in parts:
+        digest.update(digest_of(part).encode() + b"\0")
+    return digest.hexdigest()

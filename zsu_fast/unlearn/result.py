@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import math
 import platform
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from zsu_fast.evaluate.images import images_digest
 from zsu_fast.unlearn.patch import Patch
+from zsu_fast.unlearn.shard import Shard
 from zsu_fast.unlearn.verdict import Verdict
 from zsu_fast.version import __version__
 
@@ -87,10 +89,26 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def described(images: Tensor, key: str) -> dict[str, Any]:
-    """Keyed digest and shape of images: who has the key (it is in the undo file) can confirm that they were used."""
-    keyed = hmac.new(bytes.fromhex(key), images_digest(images).encode(), hashlib.sha256)
-    return {"hmac_sha256": keyed.hexdigest(), "shape": list(images.shape)}
+def described(shard: Shard, key: str) -> dict[str, Any]:
+    """Keyed digest and shape of images: who has the key (it is in the undo file) can confirm that they were used.
+
+    Of images in several processes: the sum of the digests of each, modulo 2**256, in whatever order they came.
+    """
+    shape = [shard.total, *shard.images.shape[1:]]
+    if shard.filler is None:
+        return {"hmac_sha256": _digest(shard.images, key), "shape": shape}
+    # Words of 32 bits, so that the sums of thousands of processes fit.
+    words = torch.zeros(8, dtype=torch.int64)
+    for image in shard.images:
+        words += torch.tensor([int(word, 16) for word in re.findall(".{8}", _digest(image, key))])
+    total = 0
+    for word in shard.group.sum(words).tolist():
+        total = (total << 32) + word
+    return {"hmac_sha256": f"{total % 2**256:064x}", "of": "each image, added up", "shape": shape}
+
+
+def _digest(images: Tensor, key: str) -> str:
+    return hmac.new(bytes.fromhex(key), images_digest(images).encode(), hashlib.sha256).hexdigest()
 
 
 def jsonable(value: Any) -> Any:

@@ -20,6 +20,7 @@ from zsu_fast.unlearn.checkpoint import Checkpoint, Stretch, fingerprint
 from zsu_fast.unlearn.door import check_runs, check_taken
 from zsu_fast.unlearn.edits import Edits
 from zsu_fast.unlearn.front import Front
+from zsu_fast.unlearn.group import ALONE, Group
 from zsu_fast.unlearn.measure import Measurement, answering, largest_share
 from zsu_fast.unlearn.methods import Given, Method, Proposal
 from zsu_fast.unlearn.methods.base import Progress
@@ -28,6 +29,7 @@ from zsu_fast.unlearn.picks import Picks
 from zsu_fast.unlearn.plan import describe
 from zsu_fast.unlearn.requests import Pair, Request, counted
 from zsu_fast.unlearn.result import ForgetResult, described, jsonable, provenance
+from zsu_fast.unlearn.shard import Shard
 from zsu_fast.unlearn.transaction import Transaction
 from zsu_fast.unlearn.trial import Trial
 from zsu_fast.unlearn.verdict import Evaluated, Evidence, Verdict
@@ -70,9 +72,12 @@ class Task:
         progress: Progress = lambda done, total, text: None,
         front: Pair | None = None,
         checkpoint: Checkpoint | None = None,
+        group: Group = ALONE,
     ) -> None:
+        self.group = group
         self.transaction, self.request, self.method, self.checkpoint = transaction, request, method, checkpoint
-        self.retain_given, self.evaluate_on = retain_given, evaluate_on
+        self.retain_given = retain_given
+        self.evaluate_on = evaluate_on if evaluate_on is None or group is ALONE else self._judging(*evaluate_on)
         self.model, self.view = transaction.model, transaction.view
         self.targets = request.classes
         asked = method.asked
@@ -84,12 +89,15 @@ class Task:
             if evaluate_on is None:
                 raise ValueError("utility_floor: needs retain_probes or evaluate_on to measure it on")
         self._check_strength(asked.strength)
-        self.structure = check_runs(self.model, request.probes, request.argument, self.view)
+        probes = self._shard(request.probes, request.argument)
+        self.structure = check_runs(self.model, probes.some, request.argument, self.view)
+        others = None
         if retain_given is not None:
             images = retain_given[0] if isinstance(retain_given, tuple) else retain_given
-            check_taken(self.view, images, "retain_probes")
+            others = self._shard(images, "retain_probes")
+            check_taken(self.view, others.some, "retain_probes")
         for name, given in (("evaluate_on", evaluate_on), ("front", front)):
-            if given is not None:
+            if given is not None and len(given[0]):
                 check_taken(self.view, given[0], name)
         method.check_model(self.structure)
         self.options = method.completed(self.structure)
@@ -101,22 +109,23 @@ class Task:
             self.front = Front(self.measurement, front)
             self.front.check(self.targets, self.structure.classes)
         self.request = self.measurement.request = request.started(self.measurement.forward, self.view)
-        self.probes = self.request.probes
+        self.probes = probes if group is not ALONE else self._shard(self.request.probes, request.argument)
+        self.measurement.probes = self.probes
         self._classified: Pair | None = None
-        if isinstance(self.probes, ImageStream) and self.probes.once:
+        if isinstance(self.probes.images, ImageStream) and self.probes.images.once:
             self._first_look()  # before anything else is asked of them
         self.labels = self.request.probe_labels
         self.parts = search.folds(self.labels, method.folds, asked.seed)
-        self.measurement.retain = self._retain_images()
+        self.measurement.retain = self._retain_images(others)
 
     def run(self) -> ForgetResult:
         measurement = self.measurement
-        logits = self._first_look()
+        logits = self.group.gather(self._first_look())
         margins = self.request.margins(logits, torch.ones_like(self.labels, dtype=torch.bool))
         evaluation = measurement.evaluation(self.evaluate_on)
         digest, unknown = model_digest(self.model), self.request.unknown(logits)
         if self.checkpoint is not None:
-            given = {"request": (self.request, self.probes, self.labels), "retain images": measurement.retain}
+            given = {"request": (self.request, self.request.probes, self.labels), "retain images": measurement.retain}
             decides = fingerprint(self.model, digest, self.method.name, self.method.asked, given)
             self.checkpoint.begin(self.model, decides, measurement.cost)
         proposals = iter(()) if unknown is not None else self.method.propose(self._given())
@@ -194,7 +203,8 @@ class Task:
         measurement = self.measurement
         wrong = None
         if floor is not None and measurement.retain is not None:
-            wrong = int((1 - floor) * len(measurement.retain[0]) + 1e-6)
+            assert measurement.others is not None
+            wrong = int((1 - floor) * measurement.others.total + 1e-6)
         kept: tuple[int, float | None] | None = None
         for budget in budgets:
             accuracy = trial.retain_accuracy(budget, wrong)
@@ -231,8 +241,9 @@ class Task:
             return Stretch() if self.checkpoint is None else self.checkpoint.stretch(things)
 
         return Given(
-            self.model, self.structure, self.targets, self.probes, self.labels, measurement.retain, measurement.forward,
-            count, measurement.progress, self.request, note, self._classified, self.request.view, stretch,
+            self.model, self.structure, self.targets, self.probes.images, self.probes.own(self.labels),
+            measurement.retain, measurement.forward, count, measurement.progress, self.request, note, self._classified,
+            self.request.view, stretch, self.probes, measurement.others,
         )  # fmt: skip
 
     def _first_look(self) -> Tensor:
@@ -241,10 +252,11 @@ class Task:
         if self._classified is not None:
             return self._classified[1]
         if head is None or not self.method.reads_classifier:
-            return measurement.forward(self.probes)
+            return measurement.run(self.probes)
         weight = self.transaction.tensors.held(head.weight)
-        self._classified = classifier_inputs(self.transaction.view, weight, self.options.batches(self.probes))
-        measurement.cost.images_forwarded += len(self.probes)
+        features, logits = classifier_inputs(self.transaction.view, weight, self.probes.batches())
+        self._classified = self.probes.outcome(features), self.probes.outcome(logits)
+        measurement.cost.images_forwarded += self.probes.rows
         return self._classified[1]
 
     def _metrics(self, margins: Tensor, retain_accuracy: float | None) -> dict[str, float | None]:
@@ -279,20 +291,30 @@ class Task:
         if self.evaluate_on is not None:
             check_classes("evaluate_on labels", self.evaluate_on[1], classes)
 
-    def _retain_images(self) -> Pair | None:
-        """Images and labels of other classes; without labels, the model's own answers."""
-        if self.retain_given is None:
-            return self.request.retain
+    def _shard(self, images: Tensor, argument: str) -> Shard:
+        return Shard.of(images, self.method.asked.batch(images), self.group, argument)
+
+    def _judging(self, images: Tensor, labels: Tensor) -> tuple[Shard, Tensor]:
+        """Images here, and the labels of all."""
+        return self._shard(images, "evaluate_on"), self.group.gather(labels)
+
+    def _retain_images(self, given: Shard | None) -> Pair | None:
+        """Images and labels of other classes; without labels, the model's own answers. They are numbered, too."""
+        measurement = self.measurement
+        if given is None:
+            retain = self.request.retain
+            measurement.others = None if retain is None else self._shard(retain[0], "retain_probes")
+            return retain
+        measurement.others = given
         if not isinstance(self.retain_given, tuple):
-            images = self.retain_given
-            logits = self.measurement.forward(images)
+            logits = measurement.run(given)
             labels = answering(self.view, logits).argmax(1)
             keep = ~torch.isin(labels, torch.tensor(self.targets, device=labels.device, dtype=labels.dtype))
-            images, labels = images[keep], labels[keep]
-            if len(images) == 0:
+            if not int(self.group.sum(keep.sum())):
                 raise ValueError(f"retain_probes: the model answers {list(self.targets)} on every one of them")
-            self.measurement.known = logits[keep]
-            return images, labels
+            measurement.known = logits[keep]
+            measurement.others = self._shard(given.images[keep], "retain_probes")
+            return measurement.others.images, labels[keep]
         images, labels = self.retain_given
         if bool(torch.isin(labels, torch.tensor(self.targets, device=labels.device, dtype=labels.dtype)).any()):
             raise ValueError(f"retain_probes: hold images of the classes to forget, {list(self.targets)}")
@@ -313,14 +335,14 @@ class Task:
         if found is not None:
             path = self.method.described(self._given()).get("path", "neuron")
             certificate = certify(
-                self.model, self.structure, found.edits, path, self.probes[:2], self.targets, self.view
+                self.model, self.structure, found.edits, path, self.probes.some, self.targets, self.view
             )
             self._check_finite(found)
         reached = (
             found is not None and (after["forget_accuracy"] or 0.0) <= self.until and verdict.level != "not reached"
         )
-        retain = self.measurement.retain
-        key = secrets.token_hex(32)
+        retain = self.measurement.others
+        key = self.group.first(secrets.token_hex(32))
         by_layer = picks.by_layer(self.structure.head.name if self.structure.head else None)
         asked = asdict(self.method.asked) | self.method.described(self._given())
         record = jsonable({
@@ -341,7 +363,7 @@ class Task:
                 "before": before.metrics,
                 "after": after,
                 "held_out": len(self.parts) > 1,
-                "probes": len(self.probes),
+                "probes": self.probes.total,
             },
             "evaluation": None
             if before.evaluation is None
@@ -350,18 +372,26 @@ class Task:
             "findings": self.method.findings(),
             "search": self.measurement.trace,
             **({} if self.front is None else {"front": self.front.finished(found is not None)}),
-            "cost": asdict(self.measurement.cost),
+            "cost": self._cost(),
             "model": {"before": before.digest, "after": model_digest(self.model)},
             "probes": described(self.probes, key),
-            "retain_probes": None if retain is None else described(retain[0], key),
+            "retain_probes": None if retain is None else described(retain, key),
+            **({} if self.group is ALONE else {"processes": self.group.size}),
             **provenance(),
         })  # fmt: skip
+        record = self.group.first(record)  # the time is not the same
         patch = Patch((), record, {}, key) if found is None else patch_of(self.transaction, record, key)
         budget = 0 if found is None else found.budget
         return ForgetResult(
             patch, verdict, reached, by_layer, budget, dict(before.metrics), dict(after), self.measurement.trace,
             certificate, record,
         )  # fmt: skip
+
+    def _cost(self) -> dict[str, int]:
+        """Of all processes together; they look at edits in step."""
+        cost = asdict(self.measurement.cost)
+        images = [name for name in cost if name != "steps"]
+        return cost | dict(zip(images, self.group.sum(torch.tensor([cost[n] for n in images])).tolist(), strict=True))
 
     def _check_finite(self, found: _Found) -> None:
         for name in {piece.tensor for piece in found.edits}:

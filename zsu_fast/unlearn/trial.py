@@ -47,8 +47,7 @@ class Trial:
         """Whether the probes forget, with the margin, under the edit that all of them chose."""
         request = self.measurement.request
         with self.measurement.edited(self.choice.edits(budget)):
-            everything = torch.ones_like(request.probe_labels, dtype=torch.bool)
-            margins = request.margins(self._logits(everything), everything)
+            margins = self._seen(torch.ones_like(request.probe_labels, dtype=torch.bool))
         return self.measurement.forgotten(margins)
 
     def retain_accuracy(self, budget: int, allowed: int | None) -> float | None:
@@ -65,14 +64,13 @@ class Trial:
 
     def _margins(self, budget: int, early: bool) -> Tensor:
         measurement = self.measurement
-        request, cost = measurement.request, measurement.cost
-        labels = request.probe_labels
+        cost, labels = measurement.cost, measurement.request.probe_labels
         cost.steps += 1
         margins = torch.full((len(labels),), -torch.inf, device=labels.device)
         for fold in self._order:
             choice, where = self.without[fold], self.parts[fold].to(labels.device)
             with measurement.edited(choice.edits(min(budget, choice.largest))):
-                margins[where] = request.margins(self._logits(where), where)
+                margins[where] = self._seen(where)
             if early and measurement.too_many(margins):
                 break
         # The part on which most is left of the class goes first next time: what fails fails there.
@@ -90,6 +88,5 @@ class Trial:
         measurement.progress(cost.steps, max(cost.steps, 2 * search.LEVELS), f"budget ({self.proposal.mode})")
         return margins
 
-    def _logits(self, where: Tensor) -> Tensor:
-        quick = self.proposal.quick
-        return self.measurement.forward(self.measurement.request.probes[where]) if quick is None else quick(where)
+    def _seen(self, where: Tensor) -> Tensor:
+        return self.measurement.margins(where, self.proposal.quick)

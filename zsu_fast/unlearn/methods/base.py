@@ -14,6 +14,7 @@ from zsu_fast.unlearn.edits import Edits, Slice
 from zsu_fast.unlearn.options import Options
 from zsu_fast.unlearn.picks import Picks, Ranking
 from zsu_fast.unlearn.requests import ForgetClass, Request
+from zsu_fast.unlearn.shard import Shard
 from zsu_fast.unlearn.structure import Structure
 
 Progress = Callable[[int, int, str], None]
@@ -33,6 +34,8 @@ class Given:
     (`reads_classifier`). request: what the images and labels are of; needed by methods that take other kinds than
     classes. view: the model, or a copy of it -> what runs on the images and gives logits; for a classifier the model
     itself. stretch: all that the coming steps of training change, or draw from -> what keeps them in a checkpoint.
+    probes, others: the images, and those of `retain`, as they are numbered where several processes hold a part each;
+    all the rest is then of those here. Masks of a proposal are of all.
     """
 
     model: nn.Module
@@ -49,6 +52,12 @@ class Given:
     classified: tuple[Tensor, Tensor] | None = None
     view: Callable[[nn.Module], nn.Module] = lambda model: model
     stretch: Callable[[Sequence[Any]], Stretch] = lambda things: Stretch()
+    probes: Shard | None = None
+    others: Shard | None = None
+
+    def numbered(self, size: int) -> Shard:
+        """The images, in batches of that size where there are no other processes."""
+        return Shard.of(self.images, size) if self.probes is None else self.probes
 
 
 class Choice(Protocol):
@@ -131,6 +140,10 @@ class Method(ABC):
         """ValueError, naming what is missing, before any work."""
         if RETAIN in self.needs and not has_retain:
             raise ValueError(f"method: {self.name!r} needs {NEEDS[RETAIN]}")
+
+    def why_alone(self) -> str | None:
+        """Why several processes, each with images of its own, cannot decide by this method; None if they can."""
+        return f"method {self.name!r} needs all images in one process"
 
     @abstractmethod
     def check_model(self, structure: Structure) -> None:

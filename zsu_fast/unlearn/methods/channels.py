@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -12,8 +12,9 @@ from zsu_fast.lrp import Composite
 from zsu_fast.unlearn.edits import Slice
 from zsu_fast.unlearn.methods.base import Given, Masks, Method, Proposal
 from zsu_fast.unlearn.options import MaskOptions, check_amount, check_layers, option
-from zsu_fast.unlearn.picks import SCOPES, SCORES, Picks, rank_units, unit_relevance
+from zsu_fast.unlearn.picks import SCOPES, SCORES, Picks, largest_shares, rank_units, relevance_of_shard
 from zsu_fast.unlearn.plan import plan
+from zsu_fast.unlearn.shard import Shard
 from zsu_fast.unlearn.structure import Structure
 
 
@@ -76,14 +77,15 @@ class Channels(Method):
                 raise ValueError(f"{name}: method {self.name!r} needs floating-point images, got {images.dtype}")
         stages = [list(asked.layers)] if asked.layers else structure.stages()
         layers = [name for name in structure.maskable() if any(name in stage for stage in stages)]
-        score = self._score(given)
-        relevance, _ = self._relevance(given, given.images, given.labels, layers)
-        retain = None
+        score, probes = self._score(given), given.numbered(self.asked.batch(given.images))
+        relevance, _ = self._relevance(given, probes, given.labels, layers)
+        against = None
         if score == "contrastive":
             assert given.retain is not None
-            of_others, logits = self._relevance(given, *given.retain, layers)
+            others = Shard.of(given.retain[0], probes.size) if given.others is None else given.others
+            of_others, logits = self._relevance(given, others, given.retain[1], layers)
             given.note(logits)
-            retain = (of_others, given.retain[1])
+            against = largest_shares(of_others, given.retain[1], others.group)
 
         def planned(picks: Picks) -> list[Slice]:
             return plan(structure, picks, "neuron", asked.mode or "zero")
@@ -91,7 +93,7 @@ class Channels(Method):
         for stage in stages:
 
             def choose(admitted: Tensor | None, _: Tensor | None, stage: Sequence[str] = stage) -> Masks:
-                chosen = slice(None) if admitted is None else admitted.to(given.labels.device)
+                chosen = slice(None) if admitted is None else probes.own(admitted).to(given.labels.device)
                 ranking = rank_units(
                     {name: relevance[name][chosen] for name in stage},
                     given.labels[chosen],
@@ -99,7 +101,8 @@ class Channels(Method):
                     score=score,
                     scope=asked.scope,
                     k=0.25 if asked.k is None else asked.k,
-                    retain=retain,
+                    against=against,
+                    group=probes.group,
                 )
                 return Masks(ranking, planned)
 
@@ -113,8 +116,11 @@ class Channels(Method):
         return self.asked.score or ("frequency" if given.retain is None else "contrastive")
 
     def _relevance(
-        self, given: Given, images: Tensor, labels: Tensor, layers: Sequence[str]
+        self, given: Given, images: Shard, labels: Tensor, layers: Sequence[str]
     ) -> tuple[dict[str, Tensor], Tensor]:
         given.count(len(images))
-        batch = max(1, self.asked.batch(images) // 4)  # a relevance pass keeps the whole graph
-        return unit_relevance(given.model, images, labels, layers, self.asked.composite, batch, given.progress)
+        few = replace(images, size=max(1, images.size // 4))  # a relevance pass keeps the whole graph
+        return relevance_of_shard(given.model, few, labels, layers, self.asked.composite, given.progress)
+
+    def why_alone(self) -> str | None:
+        return None

@@ -17,7 +17,7 @@ from zsu_fast.unlearn.methods.base import Given, Masks, Proposal
 from zsu_fast.unlearn.methods.channels import Channels, ChannelsOptions
 from zsu_fast.unlearn.methods.training import Values, learned_values, student_of
 from zsu_fast.unlearn.options import option
-from zsu_fast.unlearn.picks import Picks, rank_units, unit_relevance
+from zsu_fast.unlearn.picks import Picks, largest_shares, rank_units, unit_relevance
 from zsu_fast.unlearn.plan import plan
 from zsu_fast.unlearn.structure import Layer
 
@@ -107,7 +107,7 @@ class Concept(Channels):
                     score=self._score(given),
                     scope=asked.scope,
                     k=0.25 if asked.k is None else asked.k,
-                    retain=({name: found[name][others] for name in stage}, labels[others]),
+                    against=largest_shares({name: found[name][others] for name in stage}, labels[others]),
                 )
                 return Masks(ranking, planned)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from zsu_fast.model.tensors import Tensors, same_bits
 from zsu_fast.unlearn.methods.base import Given
+from zsu_fast.unlearn.shard import Shard
 from zsu_fast.unlearn.structure import Head
 from zsu_fast.unlearn.watch import classifier_inputs
 
@@ -31,22 +32,20 @@ def kept_features(
     return classifier_inputs(given.model, Tensors(given.model).held(head.weight), told())
 
 
-def shortcut(
-    tensors: Tensors, head: Head, features: Tensor, logits: Tensor, batches: Callable[[Tensor], Sequence[Tensor]]
-) -> Quick | None:
+def shortcut(tensors: Tensors, head: Head, features: Shard, logits: Tensor) -> Quick | None:
     """From kept features to logits, if that is the model's own arithmetic bit for bit, as it is tried; else None.
 
-    batches: features -> the parts in which the model runs them: another number of rows may round otherwise.
+    They go through in the batches in which the model runs them: another number of rows may round otherwise.
     """
 
     def quick(where: Tensor) -> Tensor:
-        bias = None if head.bias is None else tensors[head.bias]
-        parts = [F.linear(part, tensors[head.weight], bias) for part in batches(features[where])]
-        return torch.cat(parts)[:, head.rows]
+        bias, shard = None if head.bias is None else tensors[head.bias], features.admitted(where)
+        parts = [F.linear(part, tensors[head.weight], bias) for part in shard.batches()]
+        return shard.outcome(torch.cat(parts))[:, head.rows]
 
     try:
-        everything = torch.ones(len(features), dtype=torch.bool, device=features.device)
-        exact = features.dim() == 2 and tensors[head.weight].dim() == 2 and same_bits(quick(everything), logits)
+        everything = torch.ones(features.total, dtype=torch.bool, device=features.images.device)
+        exact = features.images.dim() == tensors[head.weight].dim() == 2 and same_bits(quick(everything), logits)
     except RuntimeError:  # another dtype than the weight: the model casts on its way
         exact = False
     return quick if exact else None

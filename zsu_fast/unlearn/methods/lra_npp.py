@@ -12,6 +12,8 @@ from torch import Tensor
 
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.edits import Slice
+from zsu_fast.unlearn.exact_sums import sums
+from zsu_fast.unlearn.group import Group
 from zsu_fast.unlearn.methods.base import Given, Masks, Method, Proposal
 from zsu_fast.unlearn.methods.kept_features import kept_features, shortcut
 from zsu_fast.unlearn.options import MaskOptions, check_amount, option
@@ -74,13 +76,17 @@ class LraNpp(Method):
         assert head is not None
         asked = self.completed(given.structure)
         weight = Tensors(given.model)[head.weight]
-        features, logits = given.classified or kept_features(given, head, asked.batches(given.images))
-        quick = shortcut(Tensors(given.model), head, features, logits, asked.batches)
+        probes = given.numbered(asked.batch(given.images))
+        features, logits = given.classified or map(probes.outcome, kept_features(given, head, tuple(probes.batches())))
+        quick = shortcut(Tensors(given.model), head, probes.beside(features), logits)
         rows = weight[head.rows]
 
-        def rank(admitted: Tensor | None) -> Ranking:
-            chosen = torch.ones_like(given.labels, dtype=torch.bool) if admitted is None else admitted
-            chosen = chosen.to(given.labels.device)
+        def admitted_here(admitted: Tensor | None) -> Tensor:
+            if admitted is None:
+                return torch.ones_like(given.labels, dtype=torch.bool)
+            return probes.own(admitted).to(given.labels.device)
+
+        def rank(chosen: Tensor) -> Ranking:
             width = head.features
             k = asked.k if asked.k is not None else 0.25
             count = max(1, min(width, round(k * width) if isinstance(k, float) else k))
@@ -89,23 +95,26 @@ class LraNpp(Method):
             if asked.authors_compat:
                 bias = None if head.bias is None else Tensors(given.model)[head.bias][head.rows]
                 return rank_edges_as_authors(features[chosen], rows, bias, count, given.targets, labels, absolute)
-            return rank_edges(features[chosen], rows, labels, given.targets, count, absolute=absolute)
+            return rank_edges(
+                features[chosen], rows, labels, given.targets, count, absolute=absolute, group=probes.group
+            )
 
         def choose(mode: str, admitted: Tensor | None, _: Tensor | None) -> Masks:
-            return Masks(rank(admitted), lambda picks: planned(mode, picks, admitted))
+            chosen = admitted_here(admitted)
+            steady = {}
+            if mode == "away":
+                steady = {t: steady_signs(features[chosen & (given.labels == t)], probes.group) for t in given.targets}
+            return Masks(rank(chosen), lambda picks: planned(mode, picks, steady))
 
         path = asked.path or "target"
 
-        def planned(mode: str, picks: Picks, admitted: Tensor | None) -> list[Slice]:
+        def planned(mode: str, picks: Picks, steady: dict[int, Tensor]) -> list[Slice]:
             if mode != "away":
                 return plan(given.structure, picks, path, mode)
-            chosen = torch.ones_like(given.labels, dtype=torch.bool) if admitted is None else admitted
             slices = []
             for target, edges in picks.edges.items():
-                values = features[(given.labels == target) & chosen.to(given.labels.device)].float()
-                steady = (values * values.mean(0).sign() >= 0).float().mean(0) >= STEADY
                 for mode_of, wanted in (("invert", True), ("zero", False)):
-                    found = tuple(sorted(f for f in edges if bool(steady[f]) is wanted))
+                    found = tuple(sorted(f for f in edges if bool(steady[target][f]) is wanted))
                     if found:
                         slices.append(Slice(head.weight, head.rows[target], 0, found, mode_of))
             return slices
@@ -141,6 +150,19 @@ class LraNpp(Method):
             mode=asked.mode or "zero",
         )
 
+    def why_alone(self) -> str | None:
+        return "authors_compat: ties by insertion need all images in one process" if self.asked.authors_compat else None
+
     def described(self, given: Given) -> dict[str, Any]:
         asked = self.completed(given.structure)
         return {"k": 0.25 if asked.k is None else asked.k, "path": asked.path or "target", "preset": asked.preset}
+
+
+def steady_signs(features: Tensor, group: Group) -> Tensor:
+    """[D] which inputs keep the sign of their mean on all but a few of the images [n, D], of all processes."""
+    values = features.float()
+    only = torch.zeros(len(values), dtype=torch.int64, device=values.device)
+    found, _ = sums({"": values}, only, 1, group)
+    mean = found[""].mean()[0]
+    keep = group.sum((values * mean.sign() >= 0).sum(0))
+    return keep.double() / found[""].samples.double() >= STEADY

@@ -25,7 +25,7 @@ from zsu_fast.unlearn.methods.generators.last_layer import last_layer, refitted,
 from zsu_fast.unlearn.methods.generators.latent_options import LatentOptions
 from zsu_fast.unlearn.methods.training import Values, descend, learned_values, student_of
 from zsu_fast.unlearn.options import check_positive, check_share, option
-from zsu_fast.unlearn.picks import Picks, rank_units, unit_relevance
+from zsu_fast.unlearn.picks import Picks, largest_shares, rank_units, unit_relevance
 from zsu_fast.unlearn.plan import plan
 from zsu_fast.unlearn.structure import Structure
 
@@ -115,9 +115,11 @@ class Substitute(Method):
                 fit.view, latents, labels, [f"{prefix}.{name}"], "epsilon", self.asked.batch(latents), given.progress
             )
             kinds.append(({name: found[f"{prefix}.{name}"]}, labels))
-        (relevance, labels), retain = kinds
+        (relevance, labels), others = kinds
         targets = [target for target in given.targets if bool((labels == target).any())]
-        ranking = rank_units(relevance, labels, targets, score="contrastive", scope="layer", k=0.25, retain=retain)
+        ranking = rank_units(
+            relevance, labels, targets, score="contrastive", scope="layer", k=0.25, against=largest_shares(*others)
+        )
         return ranking.take(count).neurons
 
 

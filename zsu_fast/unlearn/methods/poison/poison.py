@@ -32,6 +32,7 @@ from zsu_fast.unlearn.methods.poison.ablation import BOTH, CUT, LABELS, ORIGINAL
 from zsu_fast.unlearn.methods.poison.head import Rates, tuned
 from zsu_fast.unlearn.methods.training import EndlessBatches, Values, descend, taught
 from zsu_fast.unlearn.options import check_layers, check_positive, option
+from zsu_fast.unlearn.shard import Shard
 from zsu_fast.unlearn.structure import Head, Structure
 
 SHARES = {"relevance": 2 / 7, "concept": 2 / 7, "centre": 3 / 7, "random": 3 / 7, "full": 5 / 7, "none": 0.0}
@@ -196,8 +197,8 @@ class Poison(Method):
 
         yield Proposal(
             (), f"{asked.labels} labels", choose, 1,
-            quick=shortcut(tensors, head, clean, logits, asked.batches),
-            quick_retain=shortcut(tensors, head, kept, kept_logits, asked.batches),
+            quick=shortcut(tensors, head, Shard.of(clean, asked.batch(clean)), logits),
+            quick_retain=shortcut(tensors, head, Shard.of(kept, asked.batch(kept)), kept_logits),
         )  # fmt: skip
 
     def described(self, given: Given) -> dict[str, Any]:
