@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,6 +63,13 @@ def observe_heads(engine: Engine, output: Tensor, layer: str | None) -> Tensor:
     parent = engine.names.running_module() if layer is None else layer.rpartition(".")[0]
     heads = output.shape[-3]
     unit = Unit(f"{parent}.heads" if parent else "heads", heads, 0, heads)
+    if layer in engine.collector.spread:  # other processes have the other heads
+        values = engine.collector.seen[layer]
+        start, total = (heads * rows / values.count for rows in (values.start, values.total))
+        if start % 1 or total % 1:
+            raise ValueError(f"model: {layer!r} is split within attention heads; split it into equal shards of heads")
+        unit = replace(unit, start=int(start), total=int(total))
+        engine.collector.spread[unit.name] = engine.collector.spread[layer]
     engine.collector.register(unit)
     if not engine.collector.wants(unit):
         return output

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from zsu_fast.ops.prepared import open_kept
@@ -40,6 +41,8 @@ class Collector:
         self.kept = open_kept()  # for the backward passes, which may run in another thread
         self.rows_or_tokens: dict[str, int] = {}
         self.sequence_first: frozenset[str] = frozenset()
+        self.spread: dict[str, dist.ProcessGroup] = {}
+        """Layers of which each process of a group sees some of the units."""
         self._sums: dict[str, Tensor] = {}
 
     def register(self, unit: Unit) -> None:
@@ -105,8 +108,12 @@ class Collector:
         sums, self._sums = self._sums, {}
         if scale != 1:
             sums = {name: units / scale for name, units in sums.items()}
-        return {
+        found = {
             name: sums[name] if name in sums else torch.zeros(self.samples, unit.total, dtype=dtype, device=like.device)
             for name, unit in self.seen.items()
             if self.wants(unit)
         }
+        for name in found:
+            if name in self.spread:
+                dist.all_reduce(found[name], group=self.spread[name])
+        return found

@@ -17,10 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
+from zsu_fast.model.shards import is_sharded
+
 from . import tables
 from .collector import Collector
 from .composites import Choice, Composite, Kind
-from .distributed import move_hooks, passed_on
+from .distributed import layer_behind, move_hooks, passed_on
 from .eager import keep_checkpointed
 from .functions import Carrier, Layer, LayerCall, WinnerCarrier
 from .inplace import ASSIGNS, INPLACE_ARGUMENT, TWINS, Renewals, StaleViewError, asks_in_place
@@ -30,7 +32,10 @@ from .rules import InputRule
 
 Handler = Callable[..., Any]
 HANDLERS: dict[Callable, Handler] = {}
-"""Rules by function, called as handler(engine, function, *args, **kwargs); NotImplemented leaves it to the tables."""
+"""Rules by function, called as handler(engine, function, *args, **kwargs); NotImplemented leaves it to the tables.
+
+By `is_sharded`, what takes all functions of DTensors, called as handler(engine, function, args, kwargs).
+"""
 
 
 def handles(*names: str) -> Callable[[Handler], Handler]:
@@ -140,6 +145,8 @@ class Engine(TorchFunctionMode):
         tracked = [t for t in involved if self.depends(t)]
         if not tracked:
             return func(*self.frozen(args), **self.frozen(kwargs))
+        if self.names.of_shards and any(is_sharded(t) for t in involved):
+            return HANDLERS[is_sharded](self, func, args, kwargs)
         if func in _DIFFERENTIATE:  # whatever `strict` says: the rules would give other values, and so other logits
             raise UncoveredFunctionError(
                 f"{_describe(func)}: the model takes gradients in its forward pass, which runs under LRP rules here"
@@ -209,10 +216,12 @@ class Engine(TorchFunctionMode):
                 "runs out of place here; write the model without the in-place operation"
             )
         for tensor in tensors:
-            itself = self.marks[tensor].itself
-            if itself is not None and passed_on(tensor):
-                self.marks[tensor] = self.marks[itself]
-                move_hooks(itself, tensor)
+            mark = self.marks[tensor]
+            if mark.itself is not None and passed_on(tensor):
+                self.marks[tensor] = self.marks[mark.itself]
+                move_hooks(mark.itself, tensor)
+            elif mark.layer is None and passed_on(tensor) and (layer := layer_behind(tensor)) is not None:
+                self.marks[tensor] = mark._replace(layer=layer)
 
     def carrier_of(self, values: Tensor) -> Tensor:
         """What takes R for `values`."""

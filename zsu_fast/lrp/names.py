@@ -82,6 +82,11 @@ class Names:
                 found.append(tensor)
         return found
 
+    def note_copy(self, tensor: Tensor, original: Tensor) -> None:
+        """`tensor` has the name of `original`, if that has one: it is the whole of it, from all processes."""
+        if id(original) in self._weights:
+            self._weights[id(tensor)] = tensor, self._weights[id(original)][1]
+
     def of(self, tensor: Tensor) -> str | None:
         """Name of the parameter or buffer that `tensor` is, or is a view of; without a final ".weight"."""
         owner = self.owner(tensor)

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from zsu_fast.ops.prepared import Kept, keeping, open_kept
 from zsu_fast.reference.layout import widen
 
-from . import activation_handlers, arithmetic_handlers, attention, linear_handlers, norm_handlers, recurrent  # noqa: F401
+from . import (  # noqa: F401
+    activation_handlers,
+    arithmetic_handlers,
+    attention,
+    linear_handlers,
+    norm_handlers,
+    recurrent,
+    tensor_parallel,
+)
 from .collector import Collector
 from .composites import Composite, composite_of
 from .conservation import Ledger

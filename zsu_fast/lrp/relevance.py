@@ -66,7 +66,8 @@ def relevance(
 
     Works on any model made of torch functions: no hooks, no changed modules, nothing to prepare. The model is left
     exactly as it was. It must be in eval mode if it has dropout or BatchNorm. Where it is compiled or checkpointed
-    (`use_reentrant=False`), it runs as if it were not. Of a model in parts (FSDP2) every process must make the call.
+    (`use_reentrant=False`), it runs as if it were not. Of a model in parts (FSDP2, tensor parallel) every
+    process must make the call.
 
     The host never waits for the device, but for one look at the values of a target given as a tensor, and at the logits
     unless `init` is "logit", when all passes are under way. A CUDA graph leaves that out: what it would have refused

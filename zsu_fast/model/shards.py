@@ -33,3 +33,8 @@ def sharded_part(model: nn.Module) -> str | None:
         if is_sharded(tensor):
             return f"{name} is a DTensor (tensor parallel)"
     return None
+
+
+def offset_of(size: int, parts: int, part: int) -> int:
+    """Where part number `part` of a dimension of `size` begins, split as `torch.chunk` does, and DTensors are."""
+    return min(part * -(-size // parts), size)
