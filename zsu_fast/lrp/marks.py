@@ -25,6 +25,7 @@ class Mark(NamedTuple):
         layer: Name of the layer whose outputs these values are, if nothing but moves came between.
         carrier: Takes the relevance of a tensor that is the model's input moved or rescaled; None elsewhere.
         call: For a tensor that is a layer's direct output: how it came about, from `source`.
+        rows: Of which sample each row of dimension 0 is, where rows of several samples were picked out.
         padded: For `source` padded with zeros: how many, as F.pad is told.
     """
 
@@ -34,6 +35,7 @@ class Mark(NamedTuple):
     layer: str | None = None
     carrier: Tensor | None = None
     call: LayerCall | None = None
+    rows: Tensor | None = None
     padded: tuple[int, ...] | None = None
     source: Tensor | None = None
 
