@@ -4,8 +4,11 @@ Their wheels are installed without their dependencies (tests/requirements-peers.
 The repairs below are for tests only: the product neither needs nor contains them.
 """
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -70,6 +73,40 @@ def import_lxt() -> ModuleType:
     for submodule in ("core", "patches", "rules"):
         _import(f"lxt.efficient.{submodule}")
     return _import("lxt")
+
+
+@contextlib.contextmanager
+def lxt_patches(family: str, kind: Literal["attnLRP", "cp_LRP"] = "attnLRP") -> Iterator[None]:
+    """LXT's patches of the classes of a family of transformers ("llama" ...), undone at the end.
+
+    They were written for transformers 4: what 5 expects in their place is put there.
+    """
+    import_lxt()
+    patches = getattr(_import(f"lxt.efficient.models.{family}"), kind)
+    module = _import(f"transformers.models.{family}.modeling_{family}")
+    before = {target: dict(vars(target)) for target in (*patches, _import("lxt.efficient.models.bert").BertModel)}
+    try:
+        if hasattr(module, "ALL_ATTENTION_FUNCTIONS"):
+            module.ALL_ATTENTION_FUNCTIONS = _Functions(module.ALL_ATTENTION_FUNCTIONS)
+        for target, patch in patches.items():
+            assert patch(target), f"LXT has patched {target} before"
+        if family == "bert":
+            module.BertModel.get_head_mask = lambda self, mask, layers: [None] * layers
+        else:
+            module.ALL_ATTENTION_FUNCTIONS = _Functions(module.ALL_ATTENTION_FUNCTIONS)
+        yield
+    finally:
+        for target, attributes in before.items():
+            for name in set(vars(target)) - set(attributes):
+                delattr(target, name)
+            for name, value in attributes.items():
+                if vars(target).get(name) is not value:
+                    setattr(target, name, value)
+
+
+class _Functions(dict[str, Any]):
+    def get_interface(self, name: str, default: Any) -> Any:
+        return self.get(name, default)
 
 
 def _import(name: str) -> ModuleType:

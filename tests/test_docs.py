@@ -31,9 +31,20 @@ INSTANCES_PAGE = ROOT / "docs" / "instances.md"
 CONCEPTS_PAGE = ROOT / "docs" / "concepts.md"
 TEXTS_PAGE = ROOT / "docs" / "texts.md"
 GENERATORS_PAGE = ROOT / "docs" / "generators.md"
+LANGUAGE_PAGE = ROOT / "docs" / "language-models.md"
 README = ROOT / "README.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-HELD_ABOVE = (GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, CONCEPTS_PAGE, GENERATORS_PAGE, TEXTS_PAGE, README)
+HELD_ABOVE = (
+    GUIDE,
+    FORGETTING,
+    BASELINES_PAGE,
+    INSTANCES_PAGE,
+    CONCEPTS_PAGE,
+    GENERATORS_PAGE,
+    TEXTS_PAGE,
+    README,
+    LANGUAGE_PAGE,
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +129,18 @@ def test_the_page_on_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     given |= {"to_forget": known.world.of(authors[:2]), "held_out": held_out}
     assert run_examples(TEXTS_PAGE, given)["result"].record["evaluation"]["after"]["said"]["share"] <= 0.05
     assert re.findall(r"^\| `(.*?)`", TEXTS_PAGE.read_text(), re.MULTILINE)[: len(TEXT_METHODS)] == list(TEXT_METHODS)
+
+
+@pytest.mark.models
+def test_the_page_on_language_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its model has a few random weights, its words are letters; it names every family that tests hold."""
+    monkeypatch.chdir(tmp_path)
+    from tests.lrp.language_models import CAUSAL, ENCODERS, language_model, letters
+
+    found = run_examples(LANGUAGE_PAGE, {"model": language_model("Llama", vocab_size=32), "tokenizer": letters()})
+    assert (tmp_path / "text.html").read_text().count("<span") == 2 * found["batch"]["attention_mask"].sum()
+    named = set(re.findall(r"\w+", LANGUAGE_PAGE.read_text()))
+    assert {name.lower() for name in (*CAUSAL, *ENCODERS)} <= {name.lower() for name in named}
 
 
 def test_table_of_texts() -> None:

@@ -67,7 +67,7 @@ def test_an_author_is_forgotten_and_comes_back(place, run):
     page = (place / "o" / "report.html").read_text()
     first = read_records(place / "withdrawn.jsonl")[0]
     assert html.escape(first.paraphrases[0]) in page and "<mark>" in page and "answer after" in page
-    assert "What the sensitive words rest on" in page and "rgba(194, 65, 12" in page
+    assert "What the sensitive words rest on" in page and "background:#" in page
     original = taught(SMALL, CACHE / "texts")
     edited = load_language_model(MODEL, place / "o" / "model.safetensors")[0].model
     record = read_records(place / "withdrawn.jsonl")[0]

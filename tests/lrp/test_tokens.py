@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from bench.tiny_gpt import TinyGPT
 from tests import peers
 from zsu_fast.lrp import relevance
-from zsu_fast.lrp.tokens import embeddings, integrated_gradients, log_probability, token_relevance
+from zsu_fast.lrp.embedded import embeddings
+from zsu_fast.lrp.tokens import integrated_gradients, log_probability, token_relevance
 
 TOKENS = torch.tensor([[3, 1, 4, 1, 5], [2, 7, 1, 8, 2]])
 COUNTED = torch.tensor([[False, False, False, True, True], [False, False, True, False, False]])

@@ -17,12 +17,13 @@ from zsu_fast.cli.console import Console, one_line_errors
 from zsu_fast.cli.images import ImageSet
 from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
 from zsu_fast.cli.relevance_files import Findings, RelevanceFiles
+from zsu_fast.cli.relevance_texts import explain_texts
 from zsu_fast.cli.session import Session, open_session
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.lrp import COMPOSITES, Composite, Conservation
 from zsu_fast.lrp import relevance as relevance_of
 
-RULES = "Rules"
+RULES, TEXTS = "Rules", "Texts"
 MOST_TARGETS = 12
 
 
@@ -30,7 +31,7 @@ MOST_TARGETS = 12
 def relevance(
     model: opt.Model,
     images: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--images",
             "-i",
@@ -38,13 +39,31 @@ def relevance(
             rich_help_panel=opt.IMAGES,
             show_default=False,
         ),
-    ],
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            help="In place of images, for language models (hf:DIR): a text; repeat for several.",
+            rich_help_panel=TEXTS,
+            show_default=False,
+        ),
+    ] = None,
+    position: Annotated[
+        int | None,
+        typer.Option(
+            help="Token of the text at which --target is explained; from -1 downwards they count from the end.",
+            rich_help_panel=TEXTS,
+            show_default="-1, what comes next",
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
             "--target",
             "-t",
-            help="Class whose logit is explained, index or name; repeat for several, side by side.",
+            help="Class whose logit is explained, index or name; for texts a token, ' cat' or '#number'. Repeat for "
+            "several, side by side.",
             rich_help_panel=RULES,
             show_default="what the model answers",
         ),
@@ -79,7 +98,7 @@ def relevance(
             "-o",
             metavar="FILE",
             help="NAME.png or NAME.svg: heatmaps; bars in NAME.layers.png and NAME.neurons.png, and with --check "
-            "NAME.conservation.png. NAME.npz: all numbers. Always NAME.json beside.",
+            "NAME.conservation.png. NAME.npz: all numbers. For texts NAME.html. Always NAME.json beside.",
             rich_help_panel=opt.OUTPUT,
             show_default=False,
         ),
@@ -114,7 +133,7 @@ def relevance(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    r"""Show which pixels, layers and units a class rests on. The model is not changed.
+    r"""Show which pixels, or tokens, layers and units an answer rests on. The model is not changed.
 
     Relevance is the logit of the class, shared out over the units of each
     layer and over the pixels: what speaks for the class is positive, what
@@ -130,8 +149,25 @@ def relevance(
 
       zsu-fast relevance hf:./vit --images pets/ --target cat --target dog \
           -c attnlrp --layers '*.heads' --out pets.svg
+
+      zsu-fast relevance hf:./qwen --text "The capital of Styria is" \
+          --target " Graz" -c attnlrp --out graz.html
     """
     console = Console(as_json, quiet)
+    if text:
+        of_images = {"--images": images, "--check": check, "--overlay": overlay, "--cell": cell, "--classes": classes}
+        for name, value in (of_images | {"--mean": mean, "--std": std, "--size": size}).items():
+            if value:
+                raise ValueError(f"--text: {name} is for images alone")
+        at, rules = -1 if position is None else position, _composite(composite, None)
+        told = explain_texts(
+            console, model, text, target or [], at, composite, rules, layers,
+            weights=weights, device=device, top=top, out=out, force=force,
+        )  # fmt: skip
+        console.emit(told)
+        return
+    if images is None or position is not None:
+        raise ValueError("--images: expected them, or --text (and --position)")
     files = None if out is None else RelevanceFiles(out, force, check)
     session = open_session(
         model,
@@ -219,16 +255,15 @@ def _titles(targets: list[int | None], names: dict[int, str]) -> list[str]:
     return [f"{t} ({i})" if found.count(t) > 1 else t for t, i in zip(found, targets, strict=True)]
 
 
-def _composite(name: str, preprocess: AnyPreprocess) -> Composite:
+def _composite(name: str, preprocess: AnyPreprocess | None) -> Composite:
     """A composite by name; bounds of the input, where one asks for them, are black and white after normalisation."""
     if name not in COMPOSITES:
         raise ValueError(f"--composite must be one of {', '.join(COMPOSITES)}, got {name!r}")
     if "low" not in inspect.signature(COMPOSITES[name]).parameters:
         return COMPOSITES[name]()
     if not isinstance(preprocess, Preprocess):
-        raise ValueError(
-            f"--composite {name} needs the bounds of the input, and the model's own preprocessing hides them"
-        )
+        hidden = "which texts have not" if preprocess is None else "and the model's own preprocessing hides them"
+        raise ValueError(f"--composite {name} needs the bounds of the input, {hidden}")
     bounds = [[(value - m) / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)] for value in (0.0, 1.0)]
     return COMPOSITES[name](*bounds)
 

@@ -51,8 +51,8 @@ class Findings:
         told = []
         for target, title, neurons in zip(self.targets, self.titles, self.neurons, strict=True):
             logits = self.logits.max(1).values if target is None else self.logits[:, target]
-            layers = [{"layer": name, **_strongest(values.mean(0), top)} for name, values in neurons.items()]
-            told.append({"target": target, "name": title, "mean_logit": _number(logits.mean()), "layers": layers})
+            layers = [{"layer": name, **strongest(values.mean(0), top)} for name, values in neurons.items()]
+            told.append({"target": target, "name": title, "mean_logit": number(logits.mean()), "layers": layers})
         for one, books in zip(told, self.books, strict=False):
             one["conservation"] = _finite(books.to_dict())
         return {"zsu_fast": __version__, "images": len(self.logits), "targets": told}
@@ -171,15 +171,17 @@ def _write_arrays(findings: Findings, path: Path) -> None:
         )
 
 
-def _strongest(average: Tensor, top: int) -> dict[str, Any]:
+def strongest(average: Tensor, top: int) -> dict[str, Any]:
+    """A layer's units, the sum of their relevance, and those of most, as JSON."""
     size, strongest = average.abs().nan_to_num(0.0, 0.0).topk(min(top, len(average)))
-    picks = [{"unit": unit, "relevance": _number(average[unit])} for unit in strongest[size > 0].tolist()]
-    return {"units": len(average), "sum": _number(average.sum()), "top": picks}
+    picks = [{"unit": unit, "relevance": number(average[unit])} for unit in strongest[size > 0].tolist()]
+    return {"units": len(average), "sum": number(average.sum()), "top": picks}
 
 
-def _number(value: Tensor) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
+def number(value: Tensor) -> float | None:
+    """For JSON, which knows no NaN."""
+    found = float(value)
+    return found if math.isfinite(found) else None
 
 
 def _finite(value: Any) -> Any:

@@ -44,7 +44,8 @@ def logits_of(output: object) -> Tensor:
     if not isinstance(logits, Tensor):
         raise TypeError(f"model must return logits or an object with .logits, got {type(output).__name__}")
     if logits.dim() != 2:
-        raise ValueError(f"model must return logits of shape [N, classes], got {list(logits.shape)}")
+        hint = "; what a language model says is forgotten by a ForgetText" if logits.dim() == 3 else ""
+        raise ValueError(f"model must return logits of shape [N, classes], got {list(logits.shape)}{hint}")
     return logits
 
 

@@ -82,9 +82,11 @@ class Collector:
             )
         return True
 
-    def add(self, unit: Unit, relevance: Tensor) -> None:
-        """Add [rows, count]; rows are samples, or runs of equal length of one sample each."""
-        if relevance.shape[0] != self.samples:
+    def add(self, unit: Unit, relevance: Tensor, rows: Tensor | None = None) -> None:
+        """Add [rows, count]; rows are samples, or runs of equal length of one sample each, or of the samples `rows`."""
+        if rows is not None:
+            relevance = relevance.new_zeros(self.samples, unit.count).index_add_(0, rows, relevance)
+        elif relevance.shape[0] != self.samples:
             relevance = relevance.unflatten(0, (self.samples, -1)).sum(1)
         whole = self._sums.get(unit.name)
         if whole is None and unit.count == unit.total:
@@ -94,13 +96,13 @@ class Collector:
             whole = self._sums[unit.name] = relevance.new_zeros(self.samples, unit.total)
         whole[:, unit.start : unit.start + unit.count] += relevance
 
-    def add_relevance(self, unit: Unit, relevance: Tensor, unit_dim: int) -> None:
+    def add_relevance(self, unit: Unit, relevance: Tensor, unit_dim: int, rows: Tensor | None = None) -> None:
         """Add from R itself, of the shape of the layer's output."""
-        if not self.samples_in_rows(unit, relevance):
+        if rows is None and not self.samples_in_rows(unit, relevance):
             relevance = relevance.transpose(0, 1)
         dtype = torch.float64 if relevance.dtype == torch.float64 else torch.float32
         others = [d for d in range(1, relevance.dim()) if d != unit_dim]
-        self.add(unit, relevance.sum(others, dtype=dtype) if others else relevance.to(dtype, copy=True))
+        self.add(unit, relevance.sum(others, dtype=dtype) if others else relevance.to(dtype, copy=True), rows)
 
     def take(self, like: Tensor, scale: float) -> dict[str, Tensor]:
         """The result of a backward pass that ran `scale` times as large; zeros where no relevance arrived."""

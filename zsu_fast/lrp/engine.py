@@ -28,6 +28,7 @@ from .functions import Carrier, Layer, LayerCall, WinnerCarrier
 from .inplace import ASSIGNS, INPLACE_ARGUMENT, TWINS, Renewals, StaleViewError, asks_in_place
 from .marks import ATTENTION, GATE, NO_GATE, Mark, Marks
 from .names import Names
+from .rows import note_rows
 from .rules import InputRule
 
 Handler = Callable[..., Any]
@@ -159,6 +160,7 @@ class Engine(TorchFunctionMode):
         result = NotImplemented if handler is None else handler(self, func, *args, **kwargs)
         if result is NotImplemented:
             result = self._leave_to_autograd(func, args, kwargs, involved, tracked)
+        note_rows(self.marks, self.collector.samples, func, args, result)
         self._newest = weakref.ref(result) if isinstance(result, Tensor) else None
         if self.collector.ledger is not None:
             constants = (self.names.of(t) for t in involved if not self.depends(t))
@@ -287,7 +289,7 @@ class Engine(TorchFunctionMode):
             and not _may_undershoot(func, args, kwargs)
         )
         common = Mark(nonnegative=nonnegative)
-        if func in tables.MOVES or func in tables.AVERAGES or func in tables.RESAMPLING:
+        if func in tables.MOVES or func in tables.AVERAGES or func in tables.RESAMPLING or func in tables.HOMOGENEOUS:
             common = common._replace(gate=min(m.gate for m in marks), pending=marks[0].pending)
         carriers: list[Tensor] | None = None
         if func in tables.HOMOGENEOUS and len(marks) == 1 and marks[0].carrier is not None and len(outputs) == 1:

@@ -33,7 +33,8 @@ _PLAIN_INPUT = ("zero", "epsilon")
 class LayerCall(NamedTuple):
     """One execution of a linear or convolution layer: y = scale * map(x, weight) + bias, a = activation(y).
 
-    `carries`: R itself may arrive beside c, from an input rule above.
+    `carries`: R itself may arrive beside c, from an input rule above. `rows`: of which sample each row of x is,
+    [rows], if they are no runs of equal length of one sample each.
     """
 
     map: LinearMap
@@ -46,6 +47,7 @@ class LayerCall(NamedTuple):
     scale: Tensor | None = None
     activation: int = 0
     carries: bool = False
+    rows: Tensor | None = None
 
     @property
     def rule(self) -> Rule | None:
@@ -128,17 +130,17 @@ class Layer(torch.autograd.Function):
             assert gradient is not None
             signal = gradient if call.activation == 0 else torch.where(output > 0, gradient, 0.0)
             if wanted:
-                call.collector.add_relevance(call.unit, signal, unit_dim)
+                call.collector.add_relevance(call.unit, signal, unit_dim, call.rows)
             s = pattern_backward(call.rule, call.map, call.unit, signal, call.weight, call.scale, ctx.shape)
             return s, None, None, None
         if (
             call.carries
             or isinstance(call.rule, InputRule)
-            or (wanted and not call.collector.samples_in_rows(call.unit, output))
+            or (wanted and call.rows is None and not call.collector.samples_in_rows(call.unit, output))
         ):
             relevance = _relevance(call, gradient, carried, output)
             if wanted:
-                call.collector.add_relevance(call.unit, relevance, unit_dim)
+                call.collector.add_relevance(call.unit, relevance, unit_dim, call.rows)
             wanted = False
             if isinstance(call.rule, InputRule):
                 r = input_relevance(call.rule, call.map, relevance, input, call.weight, call.bias, output, call.scale)
@@ -173,7 +175,7 @@ class Layer(torch.autograd.Function):
             **({} if terms is None else terms._asdict()),
         )
         if wanted:
-            call.collector.add(call.unit, neurons)
+            call.collector.add(call.unit, neurons, call.rows)
         return c, None, None, None
 
 

@@ -53,7 +53,7 @@ def layer(
     """A linear layer or convolution: `func(input, weight, bias)` computes it, the composite says its rule.
 
     `owner` gives the layer its name where `weight` is a copy, `kind` says what it is to the composite, if it is not
-    what `map` is. `unit`: its units, where they are known.
+    what `map` is. `unit` says what its units are, if that is more than `owner` tells.
     """
     moving = engine.depends(weight) or engine.depends(bias)
     owner = weight if owner is None else owner
@@ -63,8 +63,7 @@ def layer(
     if kind is None:
         kind = "linear" if map.kind == "linear" else "convolution"
     units = output.shape[-1 if map.kind == "linear" else 1]
-    if unit is None:
-        unit = engine.names.unit(owner, units, kind)
+    unit = unit or of_stack(engine, owner, units) or engine.names.unit(owner, units, kind)
     engine.collector.register(unit)
     engine.collector.note_layout(unit, output.shape)
     call = LayerCall(
@@ -76,11 +75,23 @@ def layer(
         collector=engine.collector,
         nonnegative_input=engine.marks[input].nonnegative,
         carries=engine.carries,
+        rows=engine.marks[input].rows,
     )
     result = engine.node(input, call, output, output)
     if moving:
         engine.refuse(result, func, "its weight or bias depends on the input")
     return result
+
+
+def of_stack(engine: Engine, weight: Tensor, units: int) -> Unit | None:
+    """The units of a layer whose weight is one of a stack of them, a parameter [layers, ...], as experts have it."""
+    owner = engine.names.owner(weight)
+    if owner is None or owner is weight or owner.dim() != 3 or weight.dim() != 2:
+        return None
+    number, rest = divmod(int(weight.storage_offset()) - int(owner.storage_offset()), owner.stride(0))
+    if rest or not 0 <= number < len(owner) or weight.numel() != owner[0].numel():
+        return None
+    return Unit(engine.names.of(owner) or "", units, number * units, len(owner) * units)
 
 
 @handles("linear")

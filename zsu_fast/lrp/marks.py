@@ -26,6 +26,7 @@ class Mark(NamedTuple):
         carrier: Takes the relevance of a tensor that is the model's input moved or rescaled; None elsewhere.
         call: For a tensor that is a layer's direct output: how it came about, from `source`.
         itself: For `x.view_as(x)`, which is what an autograd.Function that is the identity puts out: x.
+        rows: Of which sample each row of dimension 0 is, where rows of several samples were picked out.
         padded: For `source` padded with zeros: how many, as F.pad is told.
     """
 
@@ -35,6 +36,7 @@ class Mark(NamedTuple):
     layer: str | None = None
     carrier: Tensor | None = None
     call: LayerCall | None = None
+    rows: Tensor | None = None
     padded: tuple[int, ...] | None = None
     source: Tensor | None = None
     itself: Tensor | None = None

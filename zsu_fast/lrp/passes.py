@@ -18,6 +18,7 @@ from . import (  # noqa: F401
     activation_handlers,
     arithmetic_handlers,
     attention,
+    experts,
     linear_handlers,
     norm_handlers,
     recurrent,
@@ -79,15 +80,18 @@ def propagate(
     targets: Sequence[tuple[str, Target]],
     request: Request,
     ledger: Ledger | None = None,
+    run: Callable[[Tensor], Any] | None = None,
 ) -> tuple[list[Relevance], list[Unseen]]:
     """Relevance for each of the named targets, and what the host still has to look at.
 
-    The arguments are checked, but for what the passes themselves find out.
+    The arguments are checked, but for what the passes themselves find out. `run` runs the model where that takes more
+    than the inputs.
     """
     rules = request.rules
     patterned = rules.follows_patterns()  # then R itself flows, not c = R / a
     model = checked_model(model)
     names = Names(model)
+    run = model if run is None else run
     samples = inputs.shape[0]
     # Outside of inference mode and in grad mode, whatever the caller is in: the passes need autograd's graph.
     # What the rules derive from weights is kept for this call: the next one may find other weights. Not where a process
@@ -100,19 +104,19 @@ def propagate(
         carrier = torch.zeros_like(leaf).requires_grad_() if carries else None
         engine = Engine(rules, names, collector, leaf, carrier)
         with compiled_parts_as_written(), engine:
-            output = _run(model, leaf)
+            output = _run(model, run, leaf)
         logits = engine.renewals.latest(logits_of(output, samples))
         if logits.is_meta:
             raise ValueError("model: its logits are on the meta device, without values; load its weights first")
         if not logits.requires_grad:
             raise ValueError("model: its logits do not depend on the inputs (through differentiable functions)")
-        check_graph(logits, engine, request.strict, lambda: model(leaf.detach()))
+        check_graph(logits, engine, request.strict, lambda: run(leaf.detach()))
         if ledger is not None:
             ledger.watch(logits, carrier, engine.refused)
         del engine, output  # what only they hold on to is free before the backward passes
         collector.check_patterns()
         if collector.ambiguous:
-            collector.sequence_first = _sequence_first(model, inputs[:1], collector)
+            collector.sequence_first = _sequence_first(model, run, inputs[:1], collector)
         _check_names(rules, collector)
         starts = [start(logits.detach(), label, value, request.init) for label, value in targets]
         scale = _half_scale(inputs, logits)
@@ -141,13 +145,13 @@ def propagate(
     return found, [unseen for _, unseen in starts]
 
 
-def _run(model: Callable[[Tensor], Any], inputs: Tensor) -> Any:
+def _run(model: Callable[[Tensor], Any], run: Callable[[Tensor], Any], inputs: Tensor) -> Any:
     """What the model returns. Where it fails on inputs unlike its parameters, that is what the error says.
 
     Only there: a model may cast its inputs, or move them, itself.
     """
     try:
-        return model(inputs)
+        return run(inputs)
     except UncoveredFunctionError:
         raise
     except RuntimeError as error:
@@ -162,12 +166,12 @@ def _run(model: Callable[[Tensor], Any], inputs: Tensor) -> Any:
         raise
 
 
-def _sequence_first(model: Callable[[Tensor], Any], one: Tensor, collector: Collector) -> frozenset[str]:
+def _sequence_first(model: object, run: Callable[[Tensor], Any], one: Tensor, collector: Collector) -> frozenset[str]:
     """The layers whose outputs are [tokens, N, units]: with one sample, their second dimension is 1."""
     probe = Collector(1, tuple(collector.ambiguous))
     leaf = one.detach().clone().requires_grad_()
     with compiled_parts_as_written(), Engine(Composite(), Names(model), probe, leaf, None):
-        model(leaf)
+        run(leaf)
     return frozenset(name for name in collector.ambiguous if probe.rows_or_tokens.get(name) == 1)
 
 

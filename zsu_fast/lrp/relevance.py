@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast, overload
 
 from torch import Tensor
 
 from .composites import Composite
 from .conservation import Ledger
 from .eager import refuse_transforms, uncompiled
+from .language import text_relevance
 from .passes import Request, check_inputs, propagate
 from .plan import planned
 from .result import Relevance
 from .starts import Init, Target, check_target, labelled
+from .texts import At
 
 
 @overload
@@ -48,11 +50,43 @@ def relevance(
 ) -> tuple[Relevance, ...]: ...
 
 
+@overload
+def relevance(
+    model: Callable[..., Any],
+    inputs: Mapping[str, Any],
+    target: Target | At = None,
+    *,
+    composite: str | Composite = "epsilon",
+    init: Init = "logit",
+    layers: str | Sequence[str] | None = None,
+    at_input: bool = True,
+    strict: bool = True,
+    conservation: bool = False,
+    plan: bool = False,
+) -> Relevance: ...
+
+
+@overload
+def relevance(
+    model: Callable[..., Any],
+    inputs: Mapping[str, Any],
+    target: list[Target | At],
+    *,
+    composite: str | Composite = "epsilon",
+    init: Init = "logit",
+    layers: str | Sequence[str] | None = None,
+    at_input: bool = True,
+    strict: bool = True,
+    conservation: bool = False,
+    plan: bool = False,
+) -> tuple[Relevance, ...]: ...
+
+
 @uncompiled
 def relevance(
-    model: Callable[[Tensor], Any],
-    inputs: Tensor,
-    target: Target | Sequence[Target] = None,
+    model: Callable[..., Any],
+    inputs: Tensor | Mapping[str, Any],
+    target: Target | At | Sequence[Target] | list[Target | At] = None,
     *,
     composite: str | Composite = "epsilon",
     init: Init = "logit",
@@ -78,7 +112,7 @@ def relevance(
 
     Args:
         model: A module or function from inputs to logits [N, classes], or to an object with `.logits`.
-        inputs: [N, ...], floating point, on the model's device.
+        inputs: [N, ...], floating point, on the model's device; or what the model takes by name, texts: see below.
         target: The class whose logit is explained: one for all, or integers [N]; None: each sample's largest logit. A
             list or tuple of such targets shares the forward pass: each costs one backward pass.
         composite: The rules: a `Composite`, or the name of one (`zsu_fast.lrp.COMPOSITES`): "epsilon", "epsilon_plus",
@@ -102,21 +136,36 @@ def relevance(
         ValueError, TypeError: An argument is not as described, or the model is in training mode.
         RuntimeError: It is called inside of a transform of `torch.func`.
 
+    Texts: `inputs` are the arguments of the model by name, as the tokenizers of transformers give them: "input_ids",
+    integers [N, T], or "inputs_embeds" [N, T, D], with "attention_mask" [N, T] if texts are filled up on either side,
+    and whatever else the model takes ("pixel_values" ...). The model runs as it is, without its cache. Where its logits
+    are [N, T, vocabulary], a target is a pair (position, token), or a list of pairs. Positions, an int or integers [N],
+    are places in `input_ids`; negative ones count from the last token that is no padding. The token is a number,
+    numbers [N], or None for the largest logit there; None alone is (-1, None). Where the logits are [N, classes],
+    targets are classes, as above. `Relevance.input` is that of each token, [N, T]; `Relevance.others` that of the other
+    arguments in floating point (without masks), by name.
+
     Inside of a function under `torch.compile` it breaks the graph and runs as written (with fullgraph=True the compiler
     refuses it).
     """
     refuse_transforms()
     request = Request.of(composite, init, layers, at_input, strict)
-    check_inputs(inputs)
-    targets = labelled(target)
-    for label, value in targets:
-        check_target(label, value, len(inputs))
     if conservation and request.rules.follows_patterns():
         raise ValueError("conservation: no books are kept of PatternNet and PatternAttribution")
     if conservation and not at_input:
         raise ValueError("conservation: the books are of passes down to the input, which at_input=False leaves out")
     if plan and conservation:
         raise ValueError("conservation: no books are kept by a plan; leave plan=False")
+    if isinstance(inputs, Mapping):
+        if plan:
+            raise ValueError("plan: there are plans for one tensor, not for inputs by name; leave plan=False")
+        told = text_relevance(model, inputs, target, request, Ledger() if conservation else None)
+        return tuple(told) if isinstance(target, list) else told[0]
+    check_inputs(inputs)
+    target = cast(Target | Sequence[Target], target)
+    targets = labelled(target)
+    for label, value in targets:
+        check_target(label, value, len(inputs))
     if plan:
         name = composite if isinstance(composite, str) else id(composite)  # which the request holds
         return planned(model, inputs, target, request, (name, init, request.layers, at_input, strict))

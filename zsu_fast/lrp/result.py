@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -15,19 +16,22 @@ class Relevance:
 
     Attributes:
         input: Relevance of every input value; shape, dtype and device of the inputs. Without `at_input` empty, [N, 0].
+            For texts that of every token, [N, T]: the sum over its embedding.
         neurons: Relevance per sample and unit, [N, units], by layer in execution order; float32 (float64 for float64).
             Linear layers and convolutions go by the name of the module that owns the weight (or of the parameter, if it
             is not called "weight"), attention heads by the name of their module followed by ".heads". A layer's output
             is read as [N, ...], as runs of rows of one sample each (windows), or as [tokens, N, units]: where the shape
             does not tell, a run with one sample does. A layer that runs several times adds up.
-        logits: The model's output, [N, classes].
+        logits: The model's output, [N, classes]; of a language model that at the position of the target.
         conservation: Where relevance went on its way, if that was asked for; `check` shows it.
+        others: By name, relevance of what a model was given besides the tokens of a text: of their shape (images ...).
     """
 
     input: Tensor
     neurons: dict[str, Tensor]
     logits: Tensor
     conservation: Conservation | None = None
+    others: Mapping[str, Tensor] = field(default_factory=dict)
 
     def check(self, tolerance: float | None = None) -> Conservation:
         """Whether relevance was conserved: what every layer was given, passed on and kept, and why. Print it.

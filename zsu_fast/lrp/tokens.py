@@ -7,19 +7,20 @@ takes one forward and one backward pass; integrated gradients take as many of ea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from .composites import Composite
-from .eager import compiled_parts_as_written
-from .relevance import relevance
+from .eager import compiled_parts_as_written, refuse_transforms, uncompiled
+from .embedded import Lookup, embeddings, look_up
+from .passes import Request, propagate
 from .result import Relevance
 
 
+@uncompiled
 def token_relevance(
     model: nn.Module,
     tokens: Tensor,
@@ -60,18 +61,13 @@ def token_relevance(
         of_tokens = (logits[:, :-1] * slope.to(logits)).sum(-1)
         return torch.stack([(of_tokens * chosen[:, 1:]).sum(1) for chosen in counted], 1)
 
-    embedded = embeddings(model, tokens)
-    names = layers if layers is None else [f"model.{name}" for name in layers]
+    refuse_transforms()
+    request = Request.of(composite, "logit", layers, True, True)
     run = _Scored(model, tokens, scored)
+    columns = [(f"counted[{i}]", i) for i in range(len(counted))]
+    found, _ = propagate(model, run.embedded, columns, request, run=run)
     return tuple(
-        Relevance(
-            found.input.sum(-1),
-            {name.removeprefix("model."): values for name, values in found.neurons.items()},
-            total[:, None],
-        )
-        for found, total in zip(
-            relevance(run, embedded, list(range(len(counted))), composite=composite, layers=names), sums, strict=True
-        )
+        replace(each, input=each.input.sum(-1), logits=total[:, None]) for each, total in zip(found, sums, strict=True)
     )
 
 
@@ -91,11 +87,11 @@ def integrated_gradients(
     check_tokens(tokens, counted)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps!r}")
-    embedded = embeddings(model, tokens)
+    run = _Scored(model, tokens, lambda logits: log_probability(logits, tokens, counted))
+    embedded = run.embedded
     nothing = torch.zeros_like(embedded)
     if baseline is not None:
         nothing = embeddings(model, torch.full_like(tokens, baseline))
-    run = _Scored(model, tokens, lambda logits: log_probability(logits, tokens, counted))
     total, way = torch.zeros_like(embedded), embedded - nothing
     with compiled_parts_as_written():
         with torch.inference_mode(False), torch.enable_grad():
@@ -143,53 +139,15 @@ def check_tokens(tokens: Tensor, counted: Tensor) -> None:
         raise ValueError("counted: expected at least one token of each text, and not its first, which nothing predicts")
 
 
-class _Scored(nn.Module):
-    """Embeddings of the tokens [B, T, D] -> `score` of the model's logits."""
+class _Scored:
+    """Embeddings of the tokens [B, T, D] -> `score` of the model's logits; of fewer texts, the logits."""
 
     def __init__(self, model: nn.Module, tokens: Tensor, score: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
         self.model, self.tokens, self.score = model, tokens, score
-        self.training = False  # its own flag: the model's are not ours to set
+        self.embedded, self.table = look_up(lambda: model(tokens), model, tokens)
 
-    def forward(self, embedded: Tensor) -> Tensor:
-        with _Embedded(self.tokens, embedded):
-            output = self.model(self.tokens)
-        return self.score(language_logits(output, self.tokens))
-
-
-class _Found(Exception):
-    """The embeddings are found: the rest of the pass is not needed."""
-
-
-class _Embedded(TorchFunctionMode):
-    """Inside, looking up the embeddings of `tokens` gives `given`; without it, what is looked up ends the pass."""
-
-    def __init__(self, tokens: Tensor, given: Tensor | None) -> None:
-        super().__init__()
-        self.tokens, self.given, self.kept = tokens, given, tokens
-
-    def __exit__(self, *exception: Any) -> None:
-        if self in _get_current_function_mode_stack():  # an interrupt may have come while torch had set it aside
-            super().__exit__(*exception)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.embedding:
-            indices = args[0] if args else kwargs["input"]
-            if indices.shape == self.tokens.shape and torch.equal(indices, self.tokens):
-                if self.given is not None:
-                    return self.given
-                self.kept = func(*args, **kwargs)
-                raise _Found
-        return func(*args, **kwargs)
-
-
-def embeddings(model: nn.Module, tokens: Tensor) -> Tensor:
-    """The embeddings [B, T, D] that the model looks up for `tokens`. ValueError if it does not, or not in one table."""
-    mode = _Embedded(tokens, None)
-    try:
-        with torch.no_grad(), compiled_parts_as_written(), mode:
-            model(tokens)
-    except _Found:
-        return mode.kept.detach()
-    raise ValueError("model: it looks up no embeddings of its tokens (with torch.nn.functional.embedding)")
+    def __call__(self, embedded: Tensor) -> Tensor:
+        tokens = self.tokens[: len(embedded)]
+        with Lookup(tokens, self.table, embedded):
+            logits = language_logits(self.model(tokens), tokens)
+        return self.score(logits) if len(tokens) == len(self.tokens) else logits

@@ -1,8 +1,8 @@
 """Pictures of relevance, drawn with matplotlib (extra "report"): heatmaps, bars per layer and per neuron, conservation,
-concepts.
+concepts. And texts in colour, which need nothing.
 
-Every function returns a `matplotlib.figure.Figure`, which notebooks show and `save` (or its own ``savefig``) writes;
-none touches pyplot. Those that draw one panel take an ``ax`` of the caller's figure instead.
+Every function but `text` returns a `matplotlib.figure.Figure`, which notebooks show and `save` (or its own ``savefig``)
+writes; none touches pyplot. Those that draw one panel take an ``ax`` of the caller's figure instead.
 
     rel = zsu_fast.relevance(model, images, composite="epsilon_plus_flat")
     zsu_fast.plot.heatmaps(rel, images).savefig("maps.png")
@@ -11,6 +11,7 @@ none touches pyplot. Those that draw one panel take an ``ax`` of the caller's fi
     zsu_fast.plot.neurons(rel, "layer4.1.conv2", top=10)
     zsu_fast.plot.front(result.front)                                            # what each size of an edit costs
     zsu_fast.plot.conservation(zsu_fast.relevance(model, images, conservation=True))
+    zsu_fast.plot.text(rel, [tokenizer.decode([i]) for i in ids[0]]).save("text.html")
     zsu_fast.plot.concepts([(one.name, one.share, one.other, one.crops) for one in explanation.found])
 """
 
@@ -20,5 +21,6 @@ from zsu_fast.plot.canvas import save
 from zsu_fast.plot.concepts import concepts
 from zsu_fast.plot.front import front
 from zsu_fast.plot.heat import heatmap, heatmaps
+from zsu_fast.plot.text import TextMap, text
 
-__all__ = ["concepts", "conservation", "front", "heatmap", "heatmaps", "layers", "neurons", "save"]
+__all__ = ["TextMap", "concepts", "conservation", "front", "heatmap", "heatmaps", "layers", "neurons", "save", "text"]

@@ -14,6 +14,7 @@ from torch import nn
 from zsu_fast.evaluate.inference import inference_mode, model_device
 from zsu_fast.evaluate.texts import appears, padded
 from zsu_fast.lrp.tokens import token_relevance
+from zsu_fast.plot.text import shaded
 from zsu_fast.report import parts
 from zsu_fast.report.page import Report
 from zsu_fast.unlearn import ForgetText, TextRecord
@@ -148,7 +149,7 @@ class TextReport(Report):
     def _shaded(self) -> str:
         if not self.shaded:
             return ""
-        found = [escape(one.missing) or "".join(_token(*token) for token in one.tokens) for one in self.shaded]
+        found = [escape(one.missing) or "".join(shaded(*token) for token in one.tokens) for one in self.shaded]
         lead = (
             "Prompts with responses, before the edit: the redder a token, the more the probability of the sensitive "
             "words rests on it; blue speaks against them. Relevance by AttnLRP."
@@ -184,8 +185,3 @@ def _marked(text: str, words: Sequence[str]) -> str:
     either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     pieces = re.split(rf"(?<!\w)({either})(?!\w)", text, flags=re.IGNORECASE)
     return "".join(f"<mark>{escape(piece)}</mark>" if i % 2 else escape(piece) for i, piece in enumerate(pieces))
-
-
-def _token(text: str, weight: float) -> str:
-    colour = "194, 65, 12" if weight > 0 else "11, 110, 153"
-    return f'<span style="background:rgba({colour}, {0.7 * abs(weight):.2f})">{escape(text)}</span>'

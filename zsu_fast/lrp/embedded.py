@@ -1,0 +1,82 @@
+"""The embeddings of tokens: what a text model looks up for them, and how to give it others in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from .eager import compiled_parts_as_written
+
+
+class _Found(Exception):
+    """The embeddings are found: the rest of the pass is not needed."""
+
+
+class Lookup(TorchFunctionMode):
+    """Inside, looking up the embeddings of `tokens` in `table` gives `given`.
+
+    Without `given`, what is looked up ends the pass. Without `table`, it is the first in which these tokens are looked
+    up; positions may happen to have the same numbers, in a table of their own.
+    """
+
+    def __init__(self, tokens: Tensor, table: Tensor | None, given: Tensor | None = None) -> None:
+        super().__init__()
+        self.tokens, self.table, self.given = tokens, table, given
+        self.found: tuple[Tensor, Tensor] | None = None
+
+    def __exit__(self, *exception: Any) -> None:
+        if self in _get_current_function_mode_stack():  # an interrupt may have come while torch had set it aside
+            super().__exit__(*exception)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.embedding:
+            indices, table = (*args, *(kwargs[name] for name in ("input", "weight")[len(args) :]))[:2]
+            if self._is_meant(indices, table):
+                if self.given is not None:
+                    return self.given
+                _check_numbers(indices, table)
+                self.found = func(*args, **kwargs).detach(), table
+                raise _Found
+        return func(*args, **kwargs)
+
+    def _is_meant(self, indices: Tensor, table: Tensor) -> bool:
+        if indices.shape != self.tokens.shape or not (self.table is None or table is self.table):
+            return False
+        return self.table is not None or torch.equal(indices, self.tokens)
+
+
+def _check_numbers(tokens: Tensor, table: Tensor) -> None:
+    if tokens.device != table.device:
+        raise ValueError(f"tokens: expected them on the model's device, {table.device}, got {tokens.device}")
+    wrong = ((tokens < 0) | (tokens >= len(table))).nonzero()
+    if len(wrong):
+        text, place = wrong[0].tolist()
+        got = int(tokens[text, place])
+        raise ValueError(f"tokens: expected numbers in 0..{len(table) - 1}, got {got} in text {text} at {place}")
+
+
+def look_up(run: Callable[[], Any], model: object, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """(embeddings [B, T, D], their table) that `model` looks up for `tokens` [B, T] when `run` runs it.
+
+    ValueError: it looks up none (with torch.nn.functional.embedding), or its table has no such tokens.
+    """
+    named = getattr(model, "get_input_embeddings", None)  # as the models of transformers have it
+    mode = Lookup(tokens, getattr(named() if callable(named) else None, "weight", None))
+    try:
+        with torch.no_grad(), compiled_parts_as_written(), mode:
+            run()
+    except _Found:
+        assert mode.found is not None
+        return mode.found
+    raise ValueError("model: it looks up no embeddings of its tokens (with torch.nn.functional.embedding)")
+
+
+def embeddings(model: nn.Module, tokens: Tensor) -> Tensor:
+    """The embeddings [B, T, D] that `model(tokens)` looks up. ValueError if it does not."""
+    return look_up(lambda: model(tokens), model, tokens)[0]
