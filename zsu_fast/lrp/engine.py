@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
+from zsu_fast.model.aten import as_written
+
 from . import tables
 from .collector import Collector
 from .composites import Choice, Composite, Kind
@@ -111,7 +113,7 @@ class Engine(TorchFunctionMode):
         self, func: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         with keep_checkpointed():
-            return self._run(func, args, dict(kwargs or {}))
+            return self._run(*as_written(func, args, dict(kwargs or {})))
 
     def _run(self, func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if self.renewals:
@@ -137,6 +139,11 @@ class Engine(TorchFunctionMode):
         tracked = [t for t in involved if self.depends(t)]
         if not tracked:
             return func(*self.frozen(args), **self.frozen(kwargs))
+        if torch._C._are_functorch_transforms_active():
+            raise UncoveredFunctionError(
+                f"{_describe(func)}: the model runs inside of torch.func (vmap, grad ...) in its forward pass, where "
+                "no layer can be told from another; call it without, on a batch"
+            )
         if func in _DIFFERENTIATE:  # whatever `strict` says: the rules would give other values, and so other logits
             raise UncoveredFunctionError(
                 f"{_describe(func)}: the model takes gradients in its forward pass, which runs under LRP rules here"
