@@ -182,13 +182,6 @@ def test_what_cannot_be_edited_is_refused_with_the_reason(model, words):
         zsu_fast.forget(model, 1, torch.rand(4, 4))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_quantised_models_are_refused_by_that_name(conv_net, digits):
-    quantised = torch.ao.quantization.quantize_dynamic(conv_net, {nn.Linear}, dtype=torch.qint8)
-    with pytest.raises(ValueError, match="quantised"):
-        zsu_fast.forget(quantised, 3, digits.split(3)[0])
-
-
 def test_one_output_is_refused(digits):
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
     with pytest.raises(ValueError, match="one output"):

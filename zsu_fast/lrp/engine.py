@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
+from zsu_fast.model.aten import as_written
 from zsu_fast.model.shards import is_sharded
 
 from . import tables
@@ -118,7 +119,7 @@ class Engine(TorchFunctionMode):
         self, func: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         with keep_checkpointed():
-            return self._run(func, args, dict(kwargs or {}))
+            return self._run(*as_written(func, args, dict(kwargs or {})))
 
     def _run(self, func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if self.names.of_shards:
@@ -146,6 +147,11 @@ class Engine(TorchFunctionMode):
         tracked = [t for t in involved if self.depends(t)]
         if not tracked:
             return func(*self.frozen(args), **self.frozen(kwargs))
+        if torch._C._are_functorch_transforms_active():
+            raise UncoveredFunctionError(
+                f"{_describe(func)}: the model runs inside of torch.func (vmap, grad ...) in its forward pass, where "
+                "no layer can be told from another; call it without, on a batch"
+            )
         if self.names.of_shards and any(is_sharded(t) for t in involved):
             return HANDLERS[is_sharded](self, func, args, kwargs)
         if func in _DIFFERENTIATE:  # whatever `strict` says: the rules would give other values, and so other logits

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from zsu_fast.model.carriers import why_unreachable
 from zsu_fast.model.wrapped import bare_model
 
 
@@ -33,20 +33,25 @@ def checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
             raise TypeError(f"model must be a module or a function, got the class {model.__name__} itself")
         return model
     model = bare_model(model)
+    check_reachable(model)
     for name, module in modules_of(model):
-        where = f"model: module {name!r}" if name else "model"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(f"{where} is TorchScript, whose functions cannot be seen; pass the original module")
-        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
-            raise TypeError(
-                f"{where} ({type(module).__name__}) is quantised: no rule covers its packed weights; "
-                "pass the floating point model that it was made from, and quantise after"
-            )
+        where = _where(name)
         if isinstance(module, nn.DataParallel):
             raise TypeError(f"{where} is DataParallel, which runs in other threads; pass its .module")
         if module.training and _acts_in_training(module):
             raise ValueError(f"{where} ({type(module).__name__}) is in training mode; call model.eval() first")
     return model
+
+
+def check_reachable(model: nn.Module) -> None:
+    """TypeError, with what to pass instead, for modules that hide their weights or functions."""
+    for name, module in modules_of(model):
+        if why := why_unreachable(module):
+            raise TypeError(f"{_where(name)} {why}")
+
+
+def _where(name: str) -> str:
+    return f"model: module {name!r}" if name else "model"
 
 
 def _acts_in_training(module: nn.Module) -> bool:

@@ -20,7 +20,7 @@ from zsu_fast.model.wrapped import bare_model
 from .backends import Backend, Runner, backend_for, check_backend, runner
 from .composites import Composite
 from .eager import refuse_transforms, uncompiled
-from .models import modules_of
+from .models import check_reachable, modules_of
 from .passes import Request, check_inputs
 from .result import Relevance
 from .starts import Init, Target, check_class, check_target, labelled
@@ -86,6 +86,7 @@ class Plan:
     def __init__(self, model: nn.Module, request: Request, backend: Backend, keep: int) -> None:
         check_backend(backend)
         self.model = _checked(model)
+        check_reachable(self.model)
         self._request, self._backend, self._keep = request, backend, keep
         self._traces = Traces(backend, keep)
 
@@ -257,5 +258,6 @@ def planned(
     model = _checked(model)
     traces = _kept.get(model)
     if traces is None:
+        check_reachable(model)
         traces = _kept.setdefault(model, Traces("auto", _KEPT))
     return traces.call(model, inputs, target, request, name)

@@ -12,10 +12,9 @@ def computed_weights(model: nn.Module) -> dict[str, str]:
     """Module name -> what computes its weight, and how to make it a plain parameter."""
     found = {}
     for name, module in model.named_modules():
-        kind = type(module).__module__
-        if "quantized" in kind or "torchao" in type(getattr(module, "weight", None)).__module__:
-            found[name] = f"a quantised {type(module).__name__}: forget before you quantise (zeros survive it)"
-        elif isinstance(module, nn.Module) and parametrize.is_parametrized(module, "weight"):
+        if type(module).__module__.startswith("peft.tuners") and "base_layer" in module._modules:
+            found[name] = f"an adapter of peft ({type(module).__name__}): merge it first, with merge_and_unload()"
+        elif parametrize.is_parametrized(module, "weight"):
             parts: Any = module.parametrizations
             what = ", ".join(type(part).__name__.lstrip("_") for part in parts["weight"])
             found[name] = (

@@ -22,7 +22,8 @@ from zsu_fast.unlearn.watch import Leak, Watch
 
 PROVED = "zero for every finite input"
 MEASURED = "measured on these inputs only"
-_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
+# nn.Module itself only holds the weights of a layer that a graph of torch.export calls.
+_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, nn.Module)
 
 
 def certify(

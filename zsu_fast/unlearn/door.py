@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
+from zsu_fast.model.carriers import is_packed, why_unreachable
 from zsu_fast.model.shards import sharded_part
 from zsu_fast.model.wrapped import bare_model
 from zsu_fast.unlearn.structure import Structure
@@ -20,8 +21,8 @@ def check_model(model: object) -> nn.Module:
     bare = bare_model(model)
     for name, module in bare.named_modules():
         where = f"module {name!r}" if name else "it"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(f"model: {where} is TorchScript, whose layers cannot be seen; pass the original module")
+        if why := why_unreachable(module):
+            raise TypeError(f"model: {where} {why}")
         if "_fsdp_wrapped_module" in module._modules:
             raise TypeError(
                 f"model: {where} is FullyShardedDataParallel, each of whose processes holds a part of the weights, "
@@ -34,6 +35,9 @@ def check_model(model: object) -> nn.Module:
     if (part := sharded_part(bare)) is not None:
         raise TypeError(f"model: {part}, each process holds a part of the weights: forget on the whole, then shard")
     for name, parameter in bare.named_parameters():
+        if is_packed(parameter, but=""):
+            kind = type(parameter.data).__name__
+            raise TypeError(f"model: {name} is a torchao {kind}: forget before you quantise (zeros survive it)")
         if parameter.is_meta:
             raise TypeError(f"model: {name} is on the meta device, it has no values (offloaded?); load it first")
     return bare
@@ -41,6 +45,8 @@ def check_model(model: object) -> nn.Module:
 
 def _instead(holder: object) -> str:
     """What of an object that is no network to pass instead, where it can be told."""
+    if isinstance(holder, torch.export.ExportedProgram):
+        return "; pass its .module()"
     if hasattr(holder, "shadow_params") and hasattr(holder, "copy_to"):  # EMAModel of diffusers, torch_ema
         return ", averages of parameters without a network: copy them into one (its copy_to), and pass that"
     held = holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})

@@ -22,6 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
+from zsu_fast.model.aten import as_written
 from zsu_fast.model.computed import computed_weights
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.structure import Head, Heads, Layer, Norm, Structure
@@ -99,7 +100,7 @@ class Watch(_Mode):
         self._units = 0
 
     def __torch_function__(self, func: Callable, types: Any, args: Sequence = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
+        func, args, kwargs = as_written(func, args, kwargs or {})
         name = getattr(func, "__name__", "")
         source = self.origins.get(args[0]) if args and isinstance(args[0], Tensor) else None
         attended = self.attended.get(args[0]) if args and isinstance(args[0], Tensor) else None
@@ -188,6 +189,11 @@ class Watch(_Mode):
     def _layer(self, function: str, out: Tensor, source: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         parameter = self.names.get(id(weight))
         if parameter is None:  # a weight that is computed on the fly has no row that could be masked
+            if torch._C._are_functorch_transforms_active():
+                raise ValueError(
+                    "model: it runs layers inside of torch.func (vmap ...), where no layer has a weight of its own: "
+                    "forget in each of the models that it is made of"
+                )
             self.unnamed += 1
             return
         name = parameter.removesuffix(".weight")
@@ -386,6 +392,10 @@ def trace_structure(model: nn.Module, sample: Tensor, view: nn.Module | None = N
     structure = watch.structure
     structure.classes = logits.shape[1]
     structure.computed = computed_weights(model)
+    for name, layer in structure.layers.items():
+        around = name.rpartition(".base_layer")[0] or name.rpartition(".lora_")[0]
+        if around in structure.computed:
+            layer.refusal = f"it is part of {structure.computed[around]}"
     structure.head, reason = _classifier(watch, logits)
     structure.no_head = reason or structure.no_head
     return structure
@@ -439,7 +449,7 @@ class _Capture(_Mode):
         self.seen: Tensor | None = None
 
     def __torch_function__(self, func: Callable, types: Any, args: Sequence = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
+        func, args, kwargs = as_written(func, args, kwargs or {})
         if getattr(func, "__name__", "") in _CONVOLUTIONS | {"linear"}:
             source, weight, _ = _operands(args, kwargs)
             if weight is self.weight:
