@@ -220,24 +220,28 @@ def test_the_logit_of_the_class_is_never_the_largest(kind, targets):
 
 
 def test_views_are_the_images_and_variants_of_them():
-    images = torch.rand(3, 2, 16, 24)
-    found = views(images, 5, generator())
+    images, flips = torch.rand(3, 2, 16, 24), torch.tensor([True, True, False])
+    found = views(images, 5, generator(), flips)
     assert found.shape == (15, 2, 16, 24) and torch.equal(found[:3], images)
-    assert torch.equal(found, views(images, 5, generator()))
-    assert not torch.equal(found, views(images, 5, generator(1)))
-    assert torch.equal(views(images, 1, generator()), images)
-    # Every variant is one of the flips and shifts there are, mirrored at the borders.
+    assert torch.equal(found, views(images, 5, generator(), flips))
+    assert not torch.equal(found, views(images, 5, generator(1), flips))
+    assert torch.equal(views(images, 1, generator(), flips), images)
+    # Every variant is one of the flips and shifts there are, mirrored at the borders; the last image is not flipped.
     padded = F.pad(images, (3, 3, 2, 2), mode="reflect")
     shifted = [padded[:, :, y : y + 16, x : x + 24] for y in range(5) for x in range(7)]
-    known = torch.stack([view for part in shifted for view in (part, part.flip(3))])
+    known, mirrored = torch.stack(shifted), torch.stack(shifted).flip(4)
+    seen = torch.zeros(2, 3, dtype=torch.bool)
     for variant in found.view(5, 3, 2, 16, 24):
-        assert all((known[:, i] == variant[i]).flatten(1).all(1).any() for i in range(3))
+        kinds = torch.stack([(kind == variant).flatten(2).all(2).any(0) for kind in (known, mirrored)])
+        assert kinds.any(0).all()
+        seen |= kinds
+    assert seen.tolist() == [[True] * 3, [True, True, False]]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (8, 9)])
 def test_views_of_small_images(size):
     images = torch.rand(4, 1, *size)
-    found = views(images, 6, generator())
+    found = views(images, 6, generator(), torch.ones(4, dtype=torch.bool))
     assert found.shape == (24, 1, *size) and {*found.unique().tolist()} <= {*images.unique().tolist()}
 
 
@@ -320,6 +324,23 @@ def test_no_entry_where_something_else_passes_by_or_it_runs_twice(way):
 
 def test_equal_images_do_not_hide_what_passes_by():
     assert entry(Residual(around=True), "block.0", torch.ones(2, 6)) is None
+
+
+def test_flipped_is_what_the_model_answers_alike(net, four, monkeypatch):
+    """A mirrored nine is none to a net that never saw one; a mirrored eight is an eight."""
+    given = []
+
+    def spy(images, count, generator, flips):
+        given.append((images, flips))
+        return views(images, count, generator, flips)
+
+    monkeypatch.setattr("zsu_fast.unlearn.methods.deep.views", spy)
+    before = copy.deepcopy(net)
+    forget(net, four, steps=1)
+    ((images, flips),) = given
+    with torch.no_grad():
+        assert torch.equal(flips, before(images).argmax(1) == before(images.flip(3)).argmax(1))
+    assert 0 < flips.float().mean() < 1
 
 
 def test_with_and_without_an_entry_the_same_is_learned(net, four, monkeypatch):

@@ -47,7 +47,9 @@ class DeepOptions(Options):
     steps: int | None = option("Steps of Adam.", shown="75 where norms stand on the layers that learn, else 225")
     learning_rate: float = option("Of Adam, at its peak: it rises from 0 and falls back to it.", 3e-3)
     train_batch_size: int = option("Images in a step.", 128)
-    views: int = option("Flipped and shifted variants of each image, as many as 512 MiB hold.", 10)
+    views: int = option(
+        "Shifted variants of each image, flipped where the model answers those alike; at most 512 MiB.", 10
+    )
     folds: int = option("Parts of the images that are held out in turn to judge by; 1: none, for evaluate_on alone.", 2)
     layers: tuple[str, ...] | None = option("Only these layers learn.", shown="the last third of them, at least four")
 
@@ -136,7 +138,8 @@ class Deep(Method):
         head = given.structure.head
         assert head is not None
         weight = Tensors(given.model).held(head.weight)
-        pool = views(images, self.asked.views, torch.Generator().manual_seed(self.asked.seed))
+        flips = _answered_alike_mirrored(given, images)
+        pool = views(images, self.asked.views, torch.Generator().manual_seed(self.asked.seed), flips)
         entry = _entry(given, weight, _layers(given.structure, self.asked.layers), pool)
         with inputs_kept(None if entry is None else given.model.get_submodule(entry)) as kept:
             features, logits = classifier_inputs(given.model, weight, self.asked.batches(pool))
@@ -270,6 +273,14 @@ def silence(tensors: Tensors, head: Head, targets: Sequence[int], logits: Tensor
         if head.bias is not None:
             bias = tensors[head.bias]
             bias[own] = bias[others].mean() - lead.mean().to(bias)
+
+
+def _answered_alike_mirrored(given: Given, images: Tensor) -> Tensor | None:
+    """Bool [N], of pictures: whether the model answers their mirror images alike. A mirrored three is no three."""
+    if images.dim() != 4 or not images.is_floating_point():
+        return None
+    answers, mirrored = given.forward(torch.cat([images, images.flip(3)])).argmax(1).chunk(2)
+    return answers == mirrored
 
 
 def _layers(structure: Structure, asked: Sequence[str] | None) -> list[str]:
