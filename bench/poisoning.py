@@ -138,19 +138,22 @@ def table(results: dict[str, Any]) -> str:
     """Markdown: what the call reaches, and what of it is due to what."""
     epochs = PoisonOptions.epochs
     lines = [
-        "Accuracy in %, before → after, means over the ten classes (in brackets the worst class: what is left of it, "
+        "Accuracy in %, before → after, means over the classes (in brackets the worst class: what is left of it, "
         "and what the others lose or gain). Learned from 5,500 training images; test: all 10,000. "
         f"{machine.in_a_line(results['machine'])}; seconds of processor time of the whole call; with patch the "
         f"relevance and the ablation are included. The loop is {epochs} epochs with one label, of which {LOOP} were "
         "measured, without the making of patches.",
         "",
-        "| net | form | the class, training images | test images | the others, training | test | s | loop, s | ratio |",
-        f"|{' --- |' * 9}",
+        "| net | form | classes | the class, training images | test images | the others, training | test | s | loop, s "
+        "| ratio |",
+        f"|{' --- |' * 10}",
     ]
     for loop in results["loops"]:
         for form in FORMS:
             rows = [row for row in results["rows"] if (row["net"], row["form"]) == (loop["net"], form)]
-            cells = [loop["net"], form]
+            if not rows:
+                continue
+            cells = [loop["net"], form, "all" if len(rows) == 10 else ", ".join(str(row["target"]) for row in rows)]
             for key in ("train", "test", "train_others", "test_others"):
                 before, after = (_mean([row[when][key] for row in rows]) for when in ("before", "after"))
                 change = [row["after"][key] - row["before"][key] for row in rows]
@@ -170,6 +173,8 @@ def table(results: dict[str, Any]) -> str:
     ]
     for loop in results["loops"]:
         found = [row["ablation"] for row in results["rows"] if row["net"] == loop["net"] and row["ablation"]]
+        if not found:
+            continue
         cells = []
         for at in range(len(edits)):
             forget, retain = (_mean([one["rows"][at][key] for one in found]) for key in ("forget", "retain"))
@@ -186,6 +191,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="write the results here")
     parser.add_argument("--nets", nargs="+", default=NETS, help="those that the file holds already are measured anew")
     parser.add_argument("--classes", type=int, default=10, help="how many of the ten, from the first")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="of the method (default: all)")
     parser.add_argument("--table", action="store_true", help="renew docs/concepts.md from the file, and nothing else")
     arguments = parser.parse_args()
     path = arguments.json
@@ -200,7 +206,7 @@ def main() -> None:
     for name in arguments.nets:
         bench = Bench(arguments.data, name)
         loop = bench.loop()
-        rows = [bench.forget(target, form) for target in range(arguments.classes) for form in FORMS]
+        rows = [bench.forget(target, form) for target in range(arguments.classes) for form in arguments.forms]
         for key, new in (("rows", rows), ("loops", [loop])):
             results[key] = [row for row in results[key] if row["net"] != name] + new
         path.write_text(json.dumps(results, indent=1) + "\n")

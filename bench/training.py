@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,32 +55,56 @@ def train(
     about = json.dumps(asdict(recipe) | {"images": len(images)})
     torch.manual_seed(recipe.seed)
     model = build()
+    optimizer = torch.optim.SGD(model.parameters(), recipe.peak, 0.9, weight_decay=recipe.weight_decay, nesterov=True)
+
+    def epoch(number: int) -> float:
+        return _epoch(model, optimizer, recipe, images, labels, number, say)
+
+    run_epochs(epoch, recipe.epochs, model, [optimizer], about, path, say)
+    return model.eval()
+
+
+def run_epochs(
+    epoch: Callable[[int], float],
+    count: int,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    about: str,
+    path: Path,
+    say: Callable[[str], None] = print,
+) -> float:
+    """Processor seconds of the training, whenever it was; the model's state dict is in the safetensors file `path`.
+
+    epoch: number -> mean loss; what it draws depends on the number alone. about: the recipe. A file of it is read
+    instead, and a checkpoint of it, beside the file, is gone on from.
+    """
     if path.exists():
         with safe_open(path, "pt") as file:
-            if file.metadata().get("recipe") != about:
-                raise ValueError(f"{path}: was made by another recipe, {file.metadata()}; remove it to train anew")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        model.load_state_dict(state)
-        return model.eval()
-    optimizer = torch.optim.SGD(model.parameters(), recipe.peak, 0.9, weight_decay=recipe.weight_decay, nesterov=True)
-    checkpoint, done = path.with_suffix(".checkpoint"), 0
+            held = file.metadata()
+            if held.get("recipe") != about:
+                raise ValueError(f"{path}: was made by another recipe, {held}; remove it to train anew")
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        return float(held.get("seconds", "nan"))
+    checkpoint, done, spent = path.with_suffix(".checkpoint"), 0, 0.0
     if checkpoint.exists():
         kept: dict[str, Any] = torch.load(checkpoint, weights_only=True)
         if kept["recipe"] == about:
             model.load_state_dict(kept["model"])
-            optimizer.load_state_dict(kept["optimizer"])
-            done = kept["epochs"]
-    for epoch in range(done, recipe.epochs):
-        started = time.monotonic()
-        loss = _epoch(model, optimizer, recipe, images, labels, epoch, say)
-        say(f"epoch {epoch + 1} of {recipe.epochs}, loss {loss:.4f}, {time.monotonic() - started:.0f} s")
+            for optimizer, state in zip(optimizers, kept["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+            done, spent = kept["epochs"], kept["seconds"]
+    for number in range(done, count):
+        started, clock = time.process_time(), time.monotonic()
+        loss = epoch(number)
+        spent += time.process_time() - started
+        say(f"epoch {number + 1} of {count}, loss {loss:.4f}, {time.monotonic() - clock:.0f} s")
         with replacing(checkpoint) as temporary:
-            state = {"recipe": about, "epochs": epoch + 1, "model": model.state_dict()}
-            torch.save(state | {"optimizer": optimizer.state_dict()}, temporary)
+            state = {"recipe": about, "epochs": number + 1, "seconds": spent, "model": model.state_dict()}
+            torch.save(state | {"optimizers": [o.state_dict() for o in optimizers]}, temporary)
     with replacing(path) as temporary:
-        save_file(model.state_dict(), temporary, {"recipe": about})
+        save_file(model.state_dict(), temporary, {"recipe": about, "seconds": f"{spent:.1f}"})
     checkpoint.unlink(missing_ok=True)
-    return model.eval()
+    return spent
 
 
 def _epoch(

@@ -118,6 +118,7 @@ def test_what_is_wrong_is_named(gan, run, tmp_path):
 
 def test_items_go(gan, run, tmp_path):
     """Images of a file, as they are made; the record has what a search found of them before and after."""
+    pytest.importorskip("matplotlib")
     model, _ = gan
     latents = torch.randn(17, 6, generator=torch.Generator().manual_seed(8))
     with torch.no_grad():
@@ -128,15 +129,17 @@ def test_items_go(gan, run, tmp_path):
     arguments = ("python:tinygan:generator", "-w", "g.safetensors", "--range=-1,1", "--latent", 6, "--draws", 300)
     files = ("--items", "items.npz", "--unseen", "unseen.npz")
     out = tmp_path / "o"
-    result = run(
-        "forget", "generator", *arguments, *files, "--utility-floor", 0, "-o", out, "--json", "--set", "steps=300"
-    )
+    photos = ("--photos", "--utility-floor", 0, "--set", "steps=300")
+    result = run("forget", "generator", *arguments, *files, *photos, "-o", out, "--json")
     assert result.code in (0, 3), result.err
     found = result.json
     assert found["record"]["request"]["kind"] == "items" and found["record"]["request"]["method"] == "hunt"
     assert (out / "model.safetensors").exists() == (result.code == 0) == found["verdict"]["forgotten"]
     seen = found["evaluation"]
     assert len(seen["before"]["errors"]) == len(seen["before"]["found"]) == 1
+    page = (out / "report.html").read_text()
+    assert "Make no more of 1 image" in page and page.count('alt="the item, 0"') == 1
+    assert page.count("<img") == (3 if result.code == 0 else 2)
     for more, text in (
         ((), "--judge and --target say which class is to go, or --items which images"),
         (files[:2], "--unseen: needed with --items"),

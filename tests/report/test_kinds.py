@@ -13,6 +13,7 @@ from zsu_fast.report.analysis import Analysis
 from zsu_fast.report.concept import ConceptReport, ConceptSeen
 from zsu_fast.report.generator import GeneratorReport
 from zsu_fast.report.instances import InstancesReport, InstancesSeen
+from zsu_fast.report.items import ItemsReport
 from zsu_fast.report.made_of import Made
 from zsu_fast.report.poison import ablation
 from zsu_fast.report.text import Asked, Shaded, TextReport
@@ -94,6 +95,18 @@ def generator():
     )  # fmt: skip
 
 
+def items():
+    before = {
+        "errors": [0.001, 0.004], "found": [[0.0], [1.0]], "unseen_error": 0.005, "kept_same": 1.0, "same_class": 1.0,
+        "psnr": None, "roughness": 0.01,
+    }  # fmt: skip
+    after = before | {"errors": [0.0055, 0.0055], "kept_same": 0.98, "psnr": [31.5, 26.25]}
+    request = {"count": 2, "worse": 1.5, "restarts": 16, "unseen": 9}
+    return ItemsReport(
+        model=EVIL, record=record(request, before, after), picks={EVIL: [1]}, photos={EVIL: photos(2), "now": photos(2)}
+    )
+
+
 @pytest.mark.parametrize(
     ("report", "sections", "shown"),
     [
@@ -101,8 +114,12 @@ def generator():
         (instances(), 4, ("100.0 % → 0.0 %", "2.5 → -0.5", "NaN", "100.0 → 0.0")),
         (text(), 5, ("90.0 % → 0.0 %", "9 of 10, 90.0 % (60.0 % to 98.0 %)", "GRAZ , Grazia, New York", "1.25 1.25")),
         (generator(), 5, ("25.0 % → 0.0 %", "140 122.5", "25.0 → 0.0")),
+        (items(), 3, (
+            "2 of 2 → 1 of 2", "0.0025 → 0.0055", "98.0 %", "0.001 0.005 0.0055 gone",
+            "0.004 0.006 0.0055 still made", "31.5 (95 % exceed 26.25)",
+        )),
     ],
-    ids=["concept", "instances", "text", "generator"],
+    ids=["concept", "instances", "text", "generator", "items"],
 )  # fmt: skip
 def test_everything_is_there_and_escaped(report, sections, shown):
     page = render(report)
@@ -125,6 +142,7 @@ def test_private_things_are_there_only_if_handed_over():
         dataclasses.replace(instances(), photos=None, after=None),
         dataclasses.replace(text(), forgotten=None, kept=None, shaded=()),
         dataclasses.replace(generator(), made=None),
+        dataclasses.replace(items(), photos={}),
     )
     for report in few:
         checker = check(render(report))

@@ -7,21 +7,21 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 import typer
 from torch import Tensor, nn
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
-from zsu_fast.cli.forget_items import items_request
+from zsu_fast.cli.forget_items import items_page, items_request
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.judges import judge_of, parse_range, read_latents
+from zsu_fast.cli.made import made_of
 from zsu_fast.cli.method_options import parse_settings
 from zsu_fast.cli.models import load_model
 from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
 from zsu_fast.cli.session import check_device, open_session
 from zsu_fast.evaluate.inference import inference_mode
+from zsu_fast.report import Report
 from zsu_fast.report.generator import GeneratorReport
 from zsu_fast.unlearn import ForgetGenerated, ForgetItems
 from zsu_fast.unlearn import forget as forget_request
@@ -113,6 +113,7 @@ def forget_generator(
     seed: opt.Seed = 0,
     other: opt.Settings = None,
     report: opt.Report = True,
+    photos: opt.Photos = False,
     checkpoint: opt.Checkpoint = None,
     resume: opt.Resume = False,
     checkpoint_every: opt.CheckpointEvery = 30.0,
@@ -129,7 +130,8 @@ def forget_generator(
     file, record, report.
 
     If fresh latents do not bear it out, no weights are written, result.json
-    says why, and the exit code is 3. Items have no report.
+    says why, and the exit code is 3. The report shows what the same latents
+    make; given images, and what now comes nearest to them, only with --photos.
 
     [bold]Examples[/]
 
@@ -148,7 +150,6 @@ def forget_generator(
         raise ValueError("--target and --second-judge are for a class, not beside --items")
     if items is None and (unseen is not None or instead is not None):
         raise ValueError("--unseen and --instead go with --items")
-    report = report and items is None
     if report:
         check_report_extra()
     check_device(device)
@@ -191,11 +192,12 @@ def forget_generator(
             result = forget_request(
                 loaded.model, request, method=method, progress=progress, **({"seed": seed} | settings | kept)
             )
-        page = None
-        if report:
+        page: Report | None = None
+        if report and isinstance(request, ForgetItems):
+            page = items_page(loaded, request, result, (low, high), photos)
+        elif report:
             assert session is not None and shown is not None and before is not None
-            assert isinstance(request, ForgetGenerated)
-            after = _pixels(loaded.model, request, shown, low, high)
+            after = made_of(loaded.model, request, shown, low, high)
             page = GeneratorReport(
                 model=loaded.spec, record=result.record, picks=result.picks, names=session.names, made=(before, after)
             )
@@ -221,18 +223,4 @@ def _made(model: nn.Module, request: ForgetGenerated, low: float, high: float) -
                 f"{tuple(images.shape)} from {least:.3g} to {largest:.3g}"
             )
         own = latents[request.is_target(view.judge(images).argmax(1))][:SHOWN]
-    return own, _pixels(model, request, own, low, high)
-
-
-def _pixels(
-    model: nn.Module, request: ForgetGenerated, latents: Tensor, low: float, high: float
-) -> np.ndarray[Any, Any]:
-    """uint8 [n, H, W, 1 or 3] of what is made of the latents."""
-    if not len(latents):
-        return np.empty((0, 1, 1, 1), np.uint8)
-    view = request.view(model)
-    with inference_mode(view):
-        images = view.images(latents)
-    images = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
-    scaled = ((images.float().cpu() - low) / (high - low)).clamp(0, 1) * 255
-    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return own, made_of(model, request, own, low, high)
