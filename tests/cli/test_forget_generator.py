@@ -137,6 +137,8 @@ def test_items_go(gan, run, tmp_path):
     assert (out / "model.safetensors").exists() == (result.code == 0) == found["verdict"]["forgotten"]
     seen = found["evaluation"]
     assert len(seen["before"]["errors"]) == len(seen["before"]["found"]) == 1
+    page = (out / "report.html").read_text()
+    assert "Make no more of 1 item" in page and "Each item" in page and "16 unseen images" in page
     for more, text in (
         ((), "--judge and --target say which class is to go, or --items which images"),
         (files[:2], "--unseen: needed with --items"),

@@ -13,7 +13,7 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.forget_run import Images, read_forget_images, run_forget
 from zsu_fast.cli.method_options import of_method, parse_settings
-from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
+from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
 from zsu_fast.cli.session import open_session
 from zsu_fast.unlearn.methods import BASELINES
 
@@ -113,6 +113,8 @@ def forget(
         ),
     ] = False,
     report: opt.Report = True,
+    report_format: opt.ReportFormat = None,
+    author: opt.Author = None,
     photos: opt.Photos = False,
     checkpoint: opt.Checkpoint = None,
     resume: opt.Resume = False,
@@ -159,12 +161,11 @@ def forget(
     console = Console(as_json, quiet)
     others = parse_settings(other, method)
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
+    formats = report_formats(report, report_format)
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         for name, asked in (("--linear-probe", linear_probe), ("--front", front)):
             if asked and evaluation is None:
                 raise ValueError(f"{name} needs --eval: labelled images of all classes")
-        if report:
-            check_report_extra()
         session = open_session(
             model, weights, classes=classes, device=device, batch_size=batch_size or 64, mean=mean, std=std, size=size
         )

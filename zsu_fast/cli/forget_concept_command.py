@@ -15,7 +15,7 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
+from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
 from zsu_fast.cli.session import Session, open_session
 from zsu_fast.concepts import ConceptBank, concept_bank
 from zsu_fast.report.analysis import begun
@@ -115,6 +115,8 @@ def forget_concept(
     seed: opt.Seed = 0,
     other: opt.Settings = None,
     report: opt.Report = True,
+    report_format: opt.ReportFormat = None,
+    author: opt.Author = None,
     photos: opt.Photos = False,
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
@@ -152,9 +154,8 @@ def forget_concept(
     if bank is not None and layer is not None:
         raise ValueError("--layer: the bank says which")
     settings = parse_settings(other, method)
-    if report:
-        check_report_extra()
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
+    formats = report_formats(report, report_format)
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         session = open_session(
             model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
         )
@@ -175,7 +176,13 @@ def forget_concept(
             using = session.targets(used_by, "--used-by") if used_by else None
             request = ForgetConcept(name, known, images, others, using)
             result, page = _forget(session, request, method, given | {"progress": progress}, report, photos)
-        write_and_tell(console, folder, session.loaded, Run(result, report=page), time.perf_counter() - started)
+        write_and_tell(
+            console,
+            folder,
+            session.loaded,
+            Run(result, report=page, sources=session.sources),
+            time.perf_counter() - started,
+        )
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
 
 

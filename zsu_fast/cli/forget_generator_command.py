@@ -19,10 +19,12 @@ from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.judges import judge_of, parse_range, read_latents
 from zsu_fast.cli.method_options import parse_settings
 from zsu_fast.cli.models import load_model
-from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
+from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
 from zsu_fast.cli.session import check_device, open_session
 from zsu_fast.evaluate.inference import inference_mode
+from zsu_fast.report import Report
 from zsu_fast.report.generator import GeneratorReport
+from zsu_fast.report.items import ItemsReport
 from zsu_fast.unlearn import ForgetGenerated, ForgetItems
 from zsu_fast.unlearn import forget as forget_request
 from zsu_fast.unlearn.methods import GENERATOR_METHODS
@@ -113,6 +115,8 @@ def forget_generator(
     seed: opt.Seed = 0,
     other: opt.Settings = None,
     report: opt.Report = True,
+    report_format: opt.ReportFormat = None,
+    author: opt.Author = None,
     checkpoint: opt.Checkpoint = None,
     resume: opt.Resume = False,
     checkpoint_every: opt.CheckpointEvery = 30.0,
@@ -129,7 +133,7 @@ def forget_generator(
     file, record, report.
 
     If fresh latents do not bear it out, no weights are written, result.json
-    says why, and the exit code is 3. Items have no report.
+    says why, and the exit code is 3.
 
     [bold]Examples[/]
 
@@ -148,9 +152,6 @@ def forget_generator(
         raise ValueError("--target and --second-judge are for a class, not beside --items")
     if items is None and (unseen is not None or instead is not None):
         raise ValueError("--unseen and --instead go with --items")
-    report = report and items is None
-    if report:
-        check_report_extra()
     check_device(device)
     low, high = parse_range(pixels)
     latents = read_latents(latent)
@@ -162,7 +163,8 @@ def forget_generator(
             settings[name] = value
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
     nothing: dict[str, Any] = {"classes": None, "mean": None, "std": None, "size": None}
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
+    formats = report_formats(report, report_format)
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         session = classifier = second = None
         if judge is not None:
             session = open_session(judge, judge_weights, device=device, batch_size=250, **nothing)
@@ -191,8 +193,10 @@ def forget_generator(
             result = forget_request(
                 loaded.model, request, method=method, progress=progress, **({"seed": seed} | settings | kept)
             )
-        page = None
-        if report:
+        page: Report | None = None
+        if report and items is not None:
+            page = ItemsReport(model=loaded.spec, record=result.record, picks=result.picks)
+        elif report:
             assert session is not None and shown is not None and before is not None
             assert isinstance(request, ForgetGenerated)
             after = _pixels(loaded.model, request, shown, low, high)

@@ -12,6 +12,9 @@ FILES = {
     "patch": "patch.safetensors",
     "weights": "model.safetensors",
     "report": "report.html",
+    "md": "report.md",
+    "pdf": "report.pdf",
+    "card": "model_card.md",
     "result": "result.json",  # holds the manifest: moved last
 }
 """Kind -> name of the files of a result. The patch may have been put elsewhere, under a name of its own."""

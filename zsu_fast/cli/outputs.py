@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from zsu_fast.cli.tables import before_after
 from zsu_fast.cli.weights import write_weights
 from zsu_fast.extras import require
 from zsu_fast.lock import Lock
-from zsu_fast.report import write_report
+from zsu_fast.report import FORMATS, write_report
 from zsu_fast.report.files import write_text
+from zsu_fast.report.pdf import find_browser
 from zsu_fast.version import __version__
 
 
@@ -25,6 +28,7 @@ class OutputFolder:
     """Where the results go. What an earlier run left is not overwritten unless asked: its patch is its only undo.
 
     undo: where the undo file goes instead; keep_undo: whether there is one at all; key: private key to sign with.
+    formats: of the report, see `report_formats`. author: as the user typed it.
 
     Raises:
         FileExistsError: results are there and ``force`` is not given.
@@ -42,8 +46,11 @@ class OutputFolder:
         undo: Path | None = None,
         keep_undo: bool = True,
         key: Path | None = None,
+        formats: Sequence[str] = (),
+        author: str | None = None,
     ) -> None:
         self.path, self.undo, self.keep_undo, self.key = path, undo, keep_undo, key
+        self.formats, self.author = formats, author
         if undo is not None and not keep_undo:
             raise ValueError("--no-undo: --undo asks for one")
         if key is not None:
@@ -78,7 +85,7 @@ class OutputFolder:
         Edited weights that are there are not given up for a run that edited nothing: then "files" is empty.
         """
         if not _edited(run) and (self.path / FILES["weights"]).exists():
-            return _content(loaded, run, seconds, {})
+            return _content(loaded, run, seconds, {}, self.author)
         new = folder.begin(self.path)
         try:
             return self._write(new, loaded, run, seconds)
@@ -96,9 +103,12 @@ class OutputFolder:
             files["weights"] = new / FILES["weights"]
             write_weights(loaded.model.state_dict(), files["weights"], loaded.metadata)
         if run.report is not None:
-            files["report"] = new / FILES["report"]
-            write_report(run.report, files["report"])
-        content = _content(loaded, run, seconds, files)
+            report = replace(run.report, author=self.author, sources=run.hashed)
+            for name in self.formats:
+                kind = "report" if name == "html" else name
+                files[kind] = new / FILES[kind]
+                write_report(report, files[kind], name)
+        content = _content(loaded, run, seconds, files, self.author)
         content["files"]["result"] = FILES["result"]
         if self.key is not None:
             content["signature"] = sign(content, self.key)
@@ -112,7 +122,7 @@ def write_and_tell(console: Console, results: OutputFolder, loaded: LoadedModel,
     written = results.write(loaded, run, seconds)
     console.show(run.result.summary())
     if run.before is not None:
-        console.show(before_after(loaded.spec, run.before, run.after, run.probe_before, run.probe_after))
+        console.show(before_after(f"{loaded.spec} on --eval", run.before, run.after, run.probe_before, run.probe_after))
     if "patch" in written["files"]:
         where = results.undo or results.path / written["files"]["patch"]
         console.show(f"who has {where} has what was forgotten back: keep it apart from the weights")
@@ -127,7 +137,9 @@ def _edited(run: Run) -> bool:
     return run.result.reached or bool(run.result.patch.entries)
 
 
-def _content(loaded: LoadedModel, run: Run, seconds: float, files: dict[str, Path]) -> dict[str, Any]:
+def _content(
+    loaded: LoadedModel, run: Run, seconds: float, files: dict[str, Path], author: str | None
+) -> dict[str, Any]:
     """What result.json says of the run and of the other files that were written."""
     result = run.result
     probe = {"before": run.probe_before, "after": run.probe_after}
@@ -146,6 +158,8 @@ def _content(loaded: LoadedModel, run: Run, seconds: float, files: dict[str, Pat
         if run.probe_before is None
         else {when: None if value is None else value.to_dict() for when, value in probe.items()},
         "warnings": list(run.warnings),
+        "author": author,
+        "images": run.hashed,
         "seconds": round(seconds, 3),
         "files": {kind: path.name for kind, path in files.items()},
         "record": result.record,
@@ -153,6 +167,21 @@ def _content(loaded: LoadedModel, run: Run, seconds: float, files: dict[str, Pat
     }
 
 
-def check_report_extra() -> None:
-    """Refuse before the work, not after it, if the report cannot be drawn."""
-    require("matplotlib", "report")
+def report_formats(report: bool, formats: Sequence[str] | None, drawn: bool = True) -> list[str]:
+    """Of the report that is to be written. What cannot be written is refused before the work, not after it.
+
+    drawn: whether this report has pictures.
+    """
+    if not report:
+        if formats:
+            raise ValueError("--report-format: --no-report asks for none")
+        return []
+    chosen = list(dict.fromkeys(formats or ["html"]))
+    for name in chosen:
+        if name not in FORMATS:
+            raise ValueError(f"--report-format: expected {', '.join(FORMATS)}, got {name!r}")
+    if drawn:
+        require("matplotlib", "report")
+    if "pdf" in chosen:
+        find_browser()
+    return chosen

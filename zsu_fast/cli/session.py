@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Session:
     batch_size: int
     device: str
     classes: int | None = None
+    sources: dict[str, list[bytes]] = field(default_factory=dict)  # option -> digests of the images read for it
 
     @property
     def names(self) -> dict[int, str]:
@@ -37,6 +38,7 @@ class Session:
         """Images, with labels that are classes of the model."""
         images = read_images(path, self.loaded.names, option)
         self.adopt(images)
+        self.sources[option] = images.digests()
         return images
 
     def read_labelled(self, path: Path, option: str) -> ImageSet:
