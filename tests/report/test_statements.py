@@ -52,7 +52,9 @@ KINDS = [of_class(before=BEFORE, after=AFTER), concept(), instances(), text(), g
 
 @pytest.mark.parametrize("report", KINDS, ids=lambda report: type(report).__name__)
 def test_page_and_markdown_say_the_same(report):
-    report = dataclasses.replace(report, author=EVIL, sources={"--probes": {"images": 3, "hmac_sha256": "abc"}})
+    report = dataclasses.replace(
+        report, author=EVIL, in_folder=True, sources={"--probes": {"images": 3, "hmac_sha256": "abc"}}
+    )
     page, marked = render(report), markdown.render(report)
     check(page)
     unmarked = re.sub(r"\\([^\w\s])", r"\1", marked)
@@ -66,7 +68,14 @@ def test_page_and_markdown_say_the_same(report):
             assert html.escape(command) in page and f"`{command}`" in marked
     assert not re.search(r"(?<!\\)<", marked), "nothing of the user's is HTML"
     assert "nobody checked it" in said(report, 5) and "--probes" in said(report, 3)
+    assert "zsu-fast verify FOLDER --images IMAGES" in page and "model_digest(model)" not in page
     assert page.index(TITLES[-1]) < page.index("Technical part") < page.index("<h3>")
+
+
+def test_without_a_folder_there_is_nothing_for_verify():
+    commands = [command for command, _ in first_page(of_class())[4].commands]
+    assert any("model_digest(model)" in command for command in commands)
+    assert not any("zsu-fast" in command for command in commands)
 
 
 def test_the_others_are_told_apart():

@@ -157,7 +157,15 @@ def forget_concept(
     formats = report_formats(report, report_format)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         session = open_session(
-            model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+            model,
+            weights,
+            classes=classes,
+            device=device,
+            batch_size=batch_size,
+            mean=mean,
+            std=std,
+            size=size,
+            digests=True,
         )
         images = session.tensor(session.read(inside, "--with"))
         others = session.tensor(session.read(without, "--without"))

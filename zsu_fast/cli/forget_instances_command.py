@@ -135,7 +135,15 @@ def forget_instances(
     formats = report_formats(report, report_format)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         session = open_session(
-            model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
+            model,
+            weights,
+            classes=classes,
+            device=device,
+            batch_size=batch_size,
+            mean=mean,
+            std=std,
+            size=size,
+            digests=True,
         )
         x, y = session.pair(session.read_labelled(images, "--images"))
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size}

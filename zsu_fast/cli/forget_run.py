@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,12 @@ class Run:
     probe_after: ProbeResult | None = None
     report: Report | None = None
     warnings: tuple[str, ...] = ()
-    sources: Mapping[str, Sequence[bytes]] = field(default_factory=dict)  # option -> digests of the images given
+    sources: Mapping[str, Sequence[bytes]] | None = None  # option -> digests of the images given
 
     @property
     def hashed(self) -> dict[str, dict[str, Any]]:
         """The sources by the key that is in the undo file."""
-        return {option: keyed_hash(digests, self.result.patch.key) for option, digests in self.sources.items()}
+        return {option: keyed_hash(digests, self.result.patch.key) for option, digests in (self.sources or {}).items()}
 
 
 def read_forget_images(

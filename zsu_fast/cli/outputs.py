@@ -103,7 +103,7 @@ class OutputFolder:
             files["weights"] = new / FILES["weights"]
             write_weights(loaded.model.state_dict(), files["weights"], loaded.metadata)
         if run.report is not None:
-            report = replace(run.report, author=self.author, sources=run.hashed)
+            report = replace(run.report, author=self.author, sources=run.hashed, in_folder=True)
             for name in self.formats:
                 kind = "report" if name == "html" else name
                 files[kind] = new / FILES[kind]
@@ -180,7 +180,7 @@ def report_formats(report: bool, formats: Sequence[str] | None, drawn: bool = Tr
     for name in chosen:
         if name not in FORMATS:
             raise ValueError(f"--report-format: expected {', '.join(FORMATS)}, got {name!r}")
-    if drawn:
+    if drawn and not {"html", "pdf"}.isdisjoint(chosen):
         require("matplotlib", "report")
     if "pdf" in chosen:
         find_browser()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Session:
     batch_size: int
     device: str
     classes: int | None = None
-    sources: dict[str, list[bytes]] = field(default_factory=dict)  # option -> digests of the images read for it
+    sources: dict[str, list[bytes]] | None = None  # option -> digests of the images read for it, if they are kept
 
     @property
     def names(self) -> dict[int, str]:
@@ -38,7 +38,8 @@ class Session:
         """Images, with labels that are classes of the model."""
         images = read_images(path, self.loaded.names, option)
         self.adopt(images)
-        self.sources[option] = images.digests()
+        if self.sources is not None:
+            self.sources[option] = images.digests()
         return images
 
     def read_labelled(self, path: Path, option: str) -> ImageSet:
@@ -144,8 +145,9 @@ def open_session(
     mean: str | None,
     std: str | None,
     size: str | None,
+    digests: bool = False,
 ) -> Session:
-    """Load the model and apply what the user said about its preprocessing."""
+    """Load the model and apply what the user said about its preprocessing. digests: keep those of all images read."""
     changes: dict[str, Any] = {
         "mean": parse_numbers(mean, "--mean"),
         "std": parse_numbers(std, "--std"),
@@ -157,7 +159,7 @@ def open_session(
         if not isinstance(loaded.preprocess, Preprocess):
             raise ValueError("--mean, --std and --size cannot be given: the model brings its own preprocessing")
         loaded = replace(loaded, preprocess=loaded.preprocess.overridden(**changes))
-    return Session(loaded, batch_size, device)
+    return Session(loaded, batch_size, device, sources={} if digests else None)
 
 
 def check_device(device: str) -> None:

@@ -37,6 +37,7 @@ class Report(ABC):
         warnings: what a reader must know before believing the numbers.
         author: who made it, as they typed it; nobody checked it.
         sources: what was given -> {"images": how many, "hmac_sha256": keyed hash of the files}, where they were files.
+        in_folder: whether it lies in the folder of a result, which `zsu-fast verify` can check.
     """
 
     model: str
@@ -46,6 +47,7 @@ class Report(ABC):
     warnings: Sequence[str] = ()
     author: str | None = None
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    in_folder: bool = False
 
     inputs: ClassVar[str]
     """What the method worked on: record["probes"] is the keyed hash of these."""

@@ -35,7 +35,7 @@ def write(page: str, path: Path) -> None:
         RuntimeError: it does not do it.
     """
     browser = find_browser()
-    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, replacing(path) as temporary:
         source, printed = Path(folder) / "report.html", Path(folder) / "report.pdf"
         source.write_text(page, encoding="utf-8")
         command = [

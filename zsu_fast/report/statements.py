@@ -31,6 +31,27 @@ COPIES = (
 PURPOSE = (
     "Whether this is what a law, a contract or a court requires is not for this page to say: it reports measurements."
 )
+IN_FOLDER = (
+    (
+        "zsu-fast verify FOLDER --original WEIGHTS",
+        "computes every hash anew, undoes the edit in memory and compares with the weights before; FOLDER is the one "
+        "that has this page",
+    ),
+    ("zsu-fast verify FOLDER --public-key KEY", "also that the holder of a key signed the result, if it was signed"),
+    ("zsu-fast restore FOLDER", "undoes the edit with the undo file, if one was kept, bit for bit"),
+)
+WITH_IMAGES = (
+    (
+        "zsu-fast verify FOLDER --images IMAGES",
+        "whether these are the images that were given, by the keyed hashes above; it needs the undo file, which has "
+        "the key",
+    ),
+)
+IN_PYTHON = (
+    ("zsu_fast.unlearn.model_digest(model)", "the SHA-256 of a model, to compare with those above"),
+    ("zsu_fast.Patch.load(FILE).revert(model)", "undoes the edit with the undo file, if one was kept, bit for bit"),
+)
+"""What to type, and what it checks."""
 TYPED = "(as it was typed by whoever ran it; nobody checked it)"
 
 
@@ -144,21 +165,10 @@ def _check(report: Report) -> Part:
         "This page proves nothing by itself: anyone can write one. What can be checked is that the model is the "
         "original with exactly these edits, and what it answers now to images of your own."
     ]
-    commands = []
+    commands: tuple[tuple[str, str], ...] = ()
     if report.edited:
-        commands = [
-            ("zsu-fast verify FOLDER --original WEIGHTS", "computes every hash anew, undoes the edit in memory and "
-             "compares with the weights before; FOLDER is the one that has this page"),
-            ("zsu-fast verify FOLDER --public-key KEY", "also that the holder of a key signed the result, if it was "
-             "signed"),
-            ("zsu-fast restore FOLDER", "undoes the edit with the undo file, if one was kept, bit for bit"),
-        ]  # fmt: skip
-        if report.sources:
-            commands.append(
-                ("zsu-fast verify FOLDER --images IMAGES", "whether these are the images that were used, by the keyed "
-                 "hashes above; it needs the undo file, which has the key")
-            )  # fmt: skip
-    return Part("How to check it", tuple(said), commands=tuple(commands))
+        commands = (IN_FOLDER if report.in_folder else IN_PYTHON) + (WITH_IMAGES if report.sources else ())
+    return Part("How to check it", tuple(said), commands=commands)
 
 
 def _who(report: Report) -> Part:
