@@ -59,6 +59,14 @@ def test_which_images_were_given(run, folder):
     assert blind.code == 0
 
 
+def test_images_that_chose_and_judge_are_counted(run, tmp_path):
+    again = [part if part != "test.npz" else "probes.npz" for part in FORGET]
+    run(*again, "-o", tmp_path / "o", "--report-format", "md")
+    text = (tmp_path / "o" / "report.md").read_text()
+    assert "some of which (96 in all) are among those given to choose the edit by" in text
+    assert "which had no part" not in text
+
+
 def test_without_the_key_nothing_is_said_of_images(run, folder, tmp_path):
     written(run, folder)
     undo = folder / "patch.safetensors"

@@ -79,15 +79,27 @@ def test_without_a_folder_there_is_nothing_for_verify():
 
 
 def test_the_others_are_told_apart():
-    shown = said(of_class(before=BEFORE, after=AFTER), 1)
+    shown = said(of_class(before=BEFORE, after=AFTER, overlap=0), 1)
     assert "300 evaluation images of the other classes, which had no part in the choice" in shown
     assert (
         "30 retain images, which had a part in the choice of the edit, 90.0 %" in shown and "50.0 % are after" in shown
     )
-    notes = [card.note for card in of_class(before=BEFORE, after=AFTER).cards()]
+    notes = [card.note for card in of_class(before=BEFORE, after=AFTER, overlap=0).cards()]
     assert sum("had no part" in note for note in notes) == 2 and "which had a part in the choice" in notes[2]
     assert "which had no part" not in said(of_class(), 1)
     assert "on images that had no part in its choice: not measured" in said(of_class(), 2)
+
+
+@pytest.mark.parametrize("make", [lambda **more: of_class(before=BEFORE, after=AFTER, **more), concept, instances])
+def test_images_that_chose_are_not_said_to_have_had_no_part(make):
+    report = make()
+    for overlap, known in (
+        (None, "given to judge, not to choose"),
+        (7, "some of which (7 in all) are among those given"),
+    ):
+        found = dataclasses.replace(report, overlap=overlap)
+        every = [said(found, 1), said(found, 3), *(card.note for card in found.cards())]
+        assert known in every[0] and known in every[1] and not any("no part" in one for one in every)
 
 
 def test_features_are_called_forgotten_only_by_a_verdict_on_them():

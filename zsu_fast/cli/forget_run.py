@@ -61,6 +61,14 @@ class Run:
         """The sources by the key that is in the undo file."""
         return {option: keyed_hash(digests, self.result.patch.key) for option, digests in (self.sources or {}).items()}
 
+    @property
+    def overlap(self) -> int:
+        """How many of the evaluation images are among the others, which choose the edit."""
+        sources = dict(self.sources or {})
+        judging = sources.pop("--eval", ())
+        choosing = {digest for digests in sources.values() for digest in digests}
+        return sum(digest in choosing for digest in judging)
+
 
 def read_forget_images(
     session: Session, target: Sequence[str], probes: Path | str, retain: Path | None, evaluation: Path | None, seed: int

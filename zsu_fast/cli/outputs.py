@@ -103,7 +103,7 @@ class OutputFolder:
             files["weights"] = new / FILES["weights"]
             write_weights(loaded.model.state_dict(), files["weights"], loaded.metadata)
         if run.report is not None:
-            report = replace(run.report, author=self.author, sources=run.hashed, in_folder=True)
+            report = replace(run.report, author=self.author, sources=run.hashed, overlap=run.overlap, in_folder=True)
             for name in self.formats:
                 kind = "report" if name == "html" else name
                 files[kind] = new / FILES[kind]

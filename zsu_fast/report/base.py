@@ -37,6 +37,8 @@ class Report(ABC):
         warnings: what a reader must know before believing the numbers.
         author: who made it, as they typed it; nobody checked it.
         sources: what was given -> {"images": how many, "hmac_sha256": keyed hash of the files}, where they were files.
+        overlap: how many of the evaluation images are, byte for byte, among those given to choose the edit by; None if
+            they were not compared.
         in_folder: whether it lies in the folder of a result, which `zsu-fast verify` can check.
     """
 
@@ -47,6 +49,7 @@ class Report(ABC):
     warnings: Sequence[str] = ()
     author: str | None = None
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    overlap: int | None = None
     in_folder: bool = False
 
     inputs: ClassVar[str]
@@ -76,7 +79,7 @@ class Report(ABC):
         """What an edit in place was not tested for, or did not pass: a sentence each."""
 
     def judges(self) -> list[str]:
-        """What judged the edit and had no part in its choice, and how many."""
+        """How many of what judged the edit, and how far it had no part in its choice."""
         return []
 
     @abstractmethod
@@ -96,6 +99,15 @@ class Report(ABC):
     def verdict(self) -> dict[str, Any]:
         found: dict[str, Any] = self.record["verdict"]
         return found
+
+    @property
+    def apart(self) -> str:
+        """How far the evaluation images are known to be others than those that chose the edit."""
+        if self.overlap is None:
+            return "which were given to judge, not to choose"
+        if self.overlap:
+            return f"some of which ({self.overlap} in all) are among those given to choose the edit by"
+        return "which had no part in the choice of the edit"
 
     @property
     def metrics(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -55,7 +55,7 @@ class ClassReport(Report):
 
     def shown(self) -> list[str]:
         said = [
-            f"On {words.count(count, 'evaluation image')} of {what}, which had no part in the choice of the edit, "
+            f"On {words.count(count, 'evaluation image')} of {what}, {self.apart}, "
             f"{words.percent(old)} of the answers were right before and {words.percent(new)} are after "
             f"({words.interval(found)})."
             for what, count, old, new, found in self._evaluated()
@@ -131,13 +131,15 @@ class ClassReport(Report):
         return max(bounds) if bounds and max(bounds) > FORGOTTEN_AT_MOST else None
 
     def judges(self) -> list[str]:
-        return [words.count(count, "evaluation image") + f" of {what}" for what, count, *_ in self._evaluated()]
+        return [
+            f"{words.count(count, 'evaluation image')} of {what}, {self.apart}" for what, count, *_ in self._evaluated()
+        ]
 
     def cards(self) -> list[Card]:
         cards = [
             Card.share(
                 what[0].upper() + what[1:], old, new,
-                f"of {words.count(count, 'evaluation image')}, which had no part in the choice; "
+                f"of {words.count(count, 'evaluation image')}, {self.apart}; "
                 f"{words.interval(found)}",
             )
             for what, count, old, new, found in self._evaluated()
@@ -206,7 +208,7 @@ class ClassReport(Report):
             return ""
         lead = (
             f"Edits of {len(points) - 1} sizes, each measured on {points[0]['images']} images of the class and on "
-            "others that had no part in the choice. Filled: no other size is as good in every respect and better in "
+            "others, given to judge alone. Filled: no other size is as good in every respect and better in "
             "one. Ringed: the edit that was made. A probe that is low where the others fall too is damage, not "
             "forgetting."
         )

@@ -100,8 +100,8 @@ class ConceptReport(Report):
             if old[name] is not None and new[name] is not None:
                 before, after = (words.percent(one[name]["accuracy"]) for one in (old, new))
                 said.append(
-                    f"On {words.count(sum(new[name]['counts'].values()), 'evaluation image')} of {what}, which had no "
-                    f"part in the choice of the edit, {before} of the answers were right before and {after} are after."
+                    f"On {words.count(sum(new[name]['counts'].values()), 'evaluation image')} of {what}, "
+                    f"{self.apart}, {before} of the answers were right before and {after} are after."
                 )
         return said + self.on_retain_images()
 
@@ -119,7 +119,7 @@ class ConceptReport(Report):
     def judges(self) -> list[str]:
         seen = self._told[1]
         counts = [sum(seen[name]["counts"].values()) for name in ("users", "others") if seen[name]]
-        return [words.count(sum(counts), "evaluation image")] if counts else []
+        return [f"{words.count(sum(counts), 'evaluation image')}, {self.apart}"] if counts else []
 
     def cards(self) -> list[Card]:
         old, new = self._told
@@ -127,7 +127,7 @@ class ConceptReport(Report):
         cards = [Card.share("Told apart", old["refitted"], new["refitted"], note)]
         for what, name in (("Classes that use it", "users"), ("The other classes", "others")):
             if old[name] is not None and new[name] is not None:
-                note = "accuracy on the evaluation images, which had no part in the choice"
+                note = f"accuracy on the evaluation images, {self.apart}"
                 cards.append(Card.share(what, old[name]["accuracy"], new[name]["accuracy"], note))
         return cards
 

@@ -57,7 +57,7 @@ class GeneratorReport(Report):
         return said
 
     def judges(self) -> list[str]:
-        return [f"{self._seen[1]['latents']} fresh latents"]
+        return [f"{self._seen[1]['latents']} fresh latents, which had no part in the choice of the edit"]
 
     def cards(self) -> list[Card]:
         old, new = self._seen

@@ -3,7 +3,7 @@
 WORDS = {
     "probes": "Images of what is to be forgotten, best ones that the model was not trained on: they choose the edit.",
     "retain images": "Images of what is to be kept; while the edit is chosen they show what it costs.",
-    "evaluation images": "Labelled images that have no part in choosing the edit. They judge it.",
+    "evaluation images": "Labelled images that judge the edit. They should have no part in choosing it.",
     "accuracy": "The share of images to which the model gives the right answer.",
     "at most .. %, with 95 % confidence": "What was measured on a sample says what to expect of all such images only "
     "within limits. In 95 of 100 such samples the true share lies below a limit that is computed so.",

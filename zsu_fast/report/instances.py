@@ -74,8 +74,7 @@ class InstancesReport(Report):
         if seen:
             before, after = (words.percent(seen[when]["accuracy"]) for when in ("before", "after"))
             said.append(
-                f"On {self._evaluated}, which had no part in the choice of the edit, {before} of the answers were "
-                f"right before and {after} are after."
+                f"On {self._evaluated}, {self.apart}, {before} of the answers were right before and {after} are after."
             )
         return said + self.on_retain_images()
 
@@ -96,7 +95,7 @@ class InstancesReport(Report):
         return said
 
     def judges(self) -> list[str]:
-        return [self._evaluated] if self._evaluated else []
+        return [f"{self._evaluated}, {self.apart}"] if self._evaluated else []
 
     @property
     def _evaluated(self) -> str:
@@ -113,7 +112,7 @@ class InstancesReport(Report):
             Card("Margin, median", words.number(old["margin"]), words.number(new["margin"]), "below 0: there"),
         ]
         if seen:
-            note = f"on {self._evaluated}, which had no part in the choice"
+            note = f"on {self._evaluated}, {self.apart}"
             cards.append(Card.share("Accuracy", seen["before"]["accuracy"], seen["after"]["accuracy"], note))
         if old["retain_accuracy"] is not None:
             note = "accuracy, or share of answers kept; they had a part in the choice"

@@ -49,7 +49,7 @@ class ItemsReport(Report):
 
     def judges(self) -> list[str]:
         return [
-            f"{self.request['latents']['fresh']} fresh latents",
+            f"{self.request['latents']['fresh']} fresh latents, which had no part in the choice of the edit",
             f"{words.count(self.request['unseen'], 'unseen image')}, which say what is near",
         ]
 

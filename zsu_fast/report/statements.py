@@ -98,15 +98,20 @@ def _asked(report: Report) -> Part:
     facts = [("model", report.model)]
     said = [report.asked]
     if report.edited:
-        picked = sum(map(len, report.picks.values()))
-        extent = f"{count(picked, 'neuron')} in {count(len(report.picks), 'layer')} changed. " if picked else ""
-        said.append(f"{extent}The method was {report.request['method']}.")
+        said.append(f"{_extent(report)} The method was {report.request['method']}.")
     else:
         said.append(f"The method was {report.request['method']}. No edit is in place.")
     if model.get("before"):
         facts.append(("before, SHA-256", str(model["before"])))
         facts.append(("after, SHA-256", str(model["after"]) if report.edited else "the same"))
     return Part("What was asked, of which model", tuple(said), tuple(facts))
+
+
+def _extent(report: Report) -> str:
+    picked = sum(map(len, report.picks.values()))
+    if picked:
+        return f"The edit is of {count(picked, 'neuron')} in {count(len(report.picks), 'layer')}."
+    return f"The edit is of {count(len({edit['tensor'] for edit in report.record.get('edits', [])}), 'tensor')}."
 
 
 def _shown(report: Report) -> Part:
@@ -145,7 +150,7 @@ def _judged_by(report: Report) -> Part:
     if record.get("retain_probes"):
         kept = record["retain_probes"]
         facts.append(("guarded by (part of the choice)", f"{kept['shape'][0]} of what is to be kept" + _keyed(kept)))
-    facts += [("judged by (no part in the choice)", text) for text in report.judges()]
+    facts += [("judged by", text) for text in report.judges()]
     facts += [
         (f"given as {what}", f"{count(one['images'], 'image')}, HMAC-SHA-256 {one['hmac_sha256']}")
         for what, one in report.sources.items()

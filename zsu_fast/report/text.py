@@ -148,7 +148,7 @@ class TextReport(Report):
         found = []
         for what, name in (("of what is to go", "said"), ("of what is to be kept", "exact_match")):
             if (one := self._seen[1][name]) is not None:
-                found.append(f"{one['total']} paraphrased questions {what}")
+                found.append(f"{one['total']} paraphrased questions {what}, which no training saw")
         return found
 
     def cards(self) -> list[Card]:
