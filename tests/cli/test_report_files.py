@@ -1,6 +1,8 @@
 """Reports in the folder of a result: in the forms asked for, in the manifest, with the images that were given."""
 
 import json
+import os
+import shutil
 
 import pytest
 
@@ -102,9 +104,18 @@ def test_refused_before_the_work(run, tmp_path, monkeypatch, given, said):
     assert done.code == 2 and said in " ".join(done.err.split()) and not (tmp_path / "o").exists()
 
 
-def test_folders_are_the_same_images_whatever_their_names(run, tmp_path, workplace):
-    import shutil
+@pytest.mark.skipif(os.name != "posix", reason="a shell script plays the browser")
+def test_a_browser_that_fails_costs_no_result(run, tmp_path, monkeypatch):
+    (tmp_path / "chromium").write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
+    (tmp_path / "chromium").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = run(*FORGET, "-o", tmp_path / "o", "--report-format", "pdf")
+    assert done.code == 0 and "report.html instead of report.pdf" in done.err and "broken" in done.err
+    assert {path.name for path in (tmp_path / "o").iterdir()} >= {"report.html", "model.safetensors", "result.json"}
+    assert not (tmp_path / "o" / "report.pdf").exists() and run("verify", tmp_path / "o").code == 0
 
+
+def test_folders_are_the_same_images_whatever_their_names(run, tmp_path, workplace):
     edit = ("forget", "python:tinynet:build", "-w", "weights.safetensors", "-t", 2, "-p", "by_index", "--budget", 3)
     done = run(*edit, "--no-report", "-o", tmp_path / "o")
     assert done.code == 0, done.err

@@ -18,7 +18,7 @@ from zsu_fast.cli.tables import before_after
 from zsu_fast.cli.weights import write_weights
 from zsu_fast.extras import require
 from zsu_fast.lock import Lock
-from zsu_fast.report import FORMATS, write_report
+from zsu_fast.report import FORMATS, Report, write_report
 from zsu_fast.report.files import write_text
 from zsu_fast.report.pdf import find_browser
 from zsu_fast.version import __version__
@@ -95,6 +95,7 @@ class OutputFolder:
 
     def _write(self, new: Path, loaded: LoadedModel, run: Run, seconds: float) -> dict[str, Any]:
         files: dict[str, Path] = {}
+        problems: list[str] = []
         if _edited(run):
             if self.keep_undo:
                 # Not in place before the rest is: an earlier undo there belongs to the earlier weights.
@@ -104,11 +105,10 @@ class OutputFolder:
             write_weights(loaded.model.state_dict(), files["weights"], loaded.metadata)
         if run.report is not None:
             report = replace(run.report, author=self.author, sources=run.hashed, overlap=run.overlap, in_folder=True)
-            for name in self.formats:
-                kind = "report" if name == "html" else name
-                files[kind] = new / FILES[kind]
-                write_report(report, files[kind], name)
+            written, problems = _write_report(report, self.formats, new)
+            files |= written
         content = _content(loaded, run, seconds, files, self.author)
+        content["warnings"] += problems
         content["files"]["result"] = FILES["result"]
         if self.key is not None:
             content["signature"] = sign(content, self.key)
@@ -130,7 +130,26 @@ def write_and_tell(console: Console, results: OutputFolder, loaded: LoadedModel,
         console.show(f"wrote to {results.path}: " + ", ".join(written["files"].values()))
     else:
         console.note(f"nothing was edited: {results.path} keeps the weights and the result of the earlier run")
+    for problem in written["warnings"][len(run.warnings) :]:
+        console.note(problem)
     console.emit(written)
+
+
+def _write_report(report: Report, formats: Sequence[str], path: Path) -> tuple[dict[str, Path], list[str]]:
+    """Kind -> file, and what went wrong: a browser that fails costs a PDF and no result, the page stands in for it."""
+    files, problems = {}, []
+    for name in formats:
+        kind = "report" if name == "html" else name
+        try:
+            write_report(report, path / FILES[kind], name)
+        except RuntimeError as error:
+            if name != "pdf":
+                raise
+            problems.append(f"{FILES['report']} instead of {FILES[kind]}: {error}")
+            kind = "report"
+            write_report(report, path / FILES[kind])
+        files[kind] = path / FILES[kind]
+    return files, problems
 
 
 def _edited(run: Run) -> bool:
