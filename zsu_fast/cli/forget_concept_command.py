@@ -157,16 +157,9 @@ def forget_concept(
     formats = report_formats(report, report_format)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         session = open_session(
-            model,
-            weights,
-            classes=classes,
-            device=device,
-            batch_size=batch_size,
-            mean=mean,
-            std=std,
-            size=size,
-            digests=True,
+            model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size
         )
+        session.sources = {}
         images = session.tensor(session.read(inside, "--with"))
         others = session.tensor(session.read(without, "--without"))
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size} | settings
@@ -184,13 +177,8 @@ def forget_concept(
             using = session.targets(used_by, "--used-by") if used_by else None
             request = ForgetConcept(name, known, images, others, using)
             result, page = _forget(session, request, method, given | {"progress": progress}, report, photos)
-        write_and_tell(
-            console,
-            folder,
-            session.loaded,
-            Run(result, report=page, sources=session.sources),
-            time.perf_counter() - started,
-        )
+        run = Run(result, report=page, sources=session.sources)
+        write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
 
 

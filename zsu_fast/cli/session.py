@@ -28,7 +28,7 @@ class Session:
     batch_size: int
     device: str
     classes: int | None = None
-    sources: dict[str, list[bytes]] | None = None  # option -> digests of the images read for it, if they are kept
+    sources: dict[str, list[bytes]] | None = None  # option -> digests of what was read for it; None: not kept
 
     @property
     def names(self) -> dict[int, str]:
@@ -145,9 +145,8 @@ def open_session(
     mean: str | None,
     std: str | None,
     size: str | None,
-    digests: bool = False,
 ) -> Session:
-    """Load the model and apply what the user said about its preprocessing. digests: keep those of all images read."""
+    """Load the model and apply what the user said about its preprocessing."""
     changes: dict[str, Any] = {
         "mean": parse_numbers(mean, "--mean"),
         "std": parse_numbers(std, "--std"),
@@ -159,7 +158,7 @@ def open_session(
         if not isinstance(loaded.preprocess, Preprocess):
             raise ValueError("--mean, --std and --size cannot be given: the model brings its own preprocessing")
         loaded = replace(loaded, preprocess=loaded.preprocess.overridden(**changes))
-    return Session(loaded, batch_size, device, sources={} if digests else None)
+    return Session(loaded, batch_size, device)
 
 
 def check_device(device: str) -> None:

@@ -81,7 +81,7 @@ def verify(
         problems += _check_edit(result / FILES["weights"], undo, original, record, checks)
     roles = _roles(images or [], undo, content)
     for path, options in roles.items():
-        checks[f"images {path.name}"] = bool(options)
+        checks[f"images {path}"] = bool(options)
         if not options:
             problems.append(f"{path} holds other images than any that were given to the run")
     if public_key is not None:
@@ -128,7 +128,10 @@ def _roles(images: Sequence[Path], undo: Path, content: dict[str, Any]) -> dict[
         raise ValueError("--images: result.json has no keyed hashes of images to compare with")
     if not undo.is_file():
         raise FileNotFoundError(f"--images: the key is in the undo file, and there is none at {undo} (see --patch)")
-    key = Patch.load(undo).key
+    try:
+        key = Patch.load(undo).key
+    except ValueError as error:
+        raise ValueError(f"--images: the undo file, which has the key, is damaged: {error}") from None
     found = {path: keyed_hash(read_images(path, {}, "--images").digests(), key) for path in images}
     return {path: [option for option, one in given.items() if one == hashed] for path, hashed in found.items()}
 

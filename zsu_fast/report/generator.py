@@ -48,7 +48,7 @@ class GeneratorReport(Report):
 
     def not_shown(self) -> list[str]:
         said = [
-            "Latents that are looked for because they make it: only latents drawn at random judged.",
+            "Latents that are looked for because they make it: no search for them was made.",
             "What the judge mistakes: what counts here as an image of the class is what it takes for one.",
             "How soon training brings it back: not tested here.",
         ]
