@@ -20,6 +20,8 @@ from tests.concepts.conftest import Planted, planted_net  # noqa: F401  # a fixt
 from tests.concepts_data import USER, with_square
 from tests.examples import BLOCK, run_examples
 from tests.generators import generator_and_items, generator_and_judges
+from zsu_fast.report import FORMATS
+from zsu_fast.report.statements import LEVELS, MEANINGS
 from zsu_fast.unlearn import TextRecord
 from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS, RESUMABLE, TEXT_METHODS
 
@@ -32,19 +34,13 @@ CONCEPTS_PAGE = ROOT / "docs" / "concepts.md"
 TEXTS_PAGE = ROOT / "docs" / "texts.md"
 GENERATORS_PAGE = ROOT / "docs" / "generators.md"
 LANGUAGE_PAGE = ROOT / "docs" / "language-models.md"
+REPORT_PAGE = ROOT / "docs" / "report.md"
 README = ROOT / "README.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 HELD_ABOVE = (
-    GUIDE,
-    FORGETTING,
-    BASELINES_PAGE,
-    INSTANCES_PAGE,
-    CONCEPTS_PAGE,
-    GENERATORS_PAGE,
-    TEXTS_PAGE,
-    README,
-    LANGUAGE_PAGE,
-)
+    GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, CONCEPTS_PAGE, GENERATORS_PAGE, TEXTS_PAGE, LANGUAGE_PAGE,
+    REPORT_PAGE, README,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +87,21 @@ def test_the_page_on_forgetting(guide: tuple[Path, dict]) -> None:
     found = names["found"]
     assert ", ".join(f"`{name}`" for name in RESUMABLE) in " ".join(FORGETTING.read_text().split())
     assert found.attacks["answers"].forget["edited"] < 0.05 < 0.8 < found.attacks["linear probe"].forget["edited"]
+
+
+def test_the_page_on_the_report(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `model` is a trained one; it has a chapter on each part of the report, and a row for each form and badge."""
+    monkeypatch.chdir(tmp_path)
+    _, names = guide
+    x, y = names["parts"].judge
+    given = {"model": copy.deepcopy(names["model"]), "probes": names["parts"].probes, "x": x, "y": y}
+    result = run_examples(REPORT_PAGE, given)["result"]
+    assert result.verdict.level == "answers" and (tmp_path / "report.html").exists()
+    titles = re.findall(r"^## (.*)$", REPORT_PAGE.read_text(), re.MULTILINE)
+    assert titles == ["The head", *re.findall(r"^## (.*)$", (tmp_path / "report.md").read_text(), re.MULTILINE)]
+    rows = re.findall(r"^\| (.*?) \|", REPORT_PAGE.read_text(), re.MULTILINE)
+    assert {f"`{name}`" for name in FORMATS} <= {row.removesuffix(" (default)") for row in rows}
+    assert {LEVELS.get(level, level) for level in MEANINGS} <= set(rows)
 
 
 def test_the_page_on_baselines(guide: tuple[Path, dict]) -> None:

@@ -201,6 +201,7 @@ def run_demo(
         photos=(parts.probes[:shown] * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy(),
         probe_before=probe_before,
         probe_after=probe_after,
+        overlap=0,
     )
     write_report(page, files["report"])
 

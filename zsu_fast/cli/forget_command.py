@@ -13,7 +13,7 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.forget_run import Images, read_forget_images, run_forget
 from zsu_fast.cli.method_options import of_method, parse_settings
-from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
+from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
 from zsu_fast.cli.session import open_session
 from zsu_fast.unlearn.methods import BASELINES
 
@@ -113,6 +113,8 @@ def forget(
         ),
     ] = False,
     report: opt.Report = True,
+    report_format: opt.ReportFormat = None,
+    author: opt.Author = None,
     photos: opt.Photos = False,
     checkpoint: opt.Checkpoint = None,
     resume: opt.Resume = False,
@@ -161,12 +163,11 @@ def forget(
     console = Console(as_json, quiet)
     others = parse_settings(other, method)
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
+    formats = report_formats(report, report_format)
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         for name, asked in (("--linear-probe", linear_probe), ("--front", front)):
             if asked and evaluation is None:
                 raise ValueError(f"{name} needs --eval: labelled images of all classes")
-        if report:
-            check_report_extra()
         session = open_session(
             model,
             weights,
@@ -180,6 +181,7 @@ def forget(
             class_map=class_map,
             note=console.note,
         )
+        session.sources = {}
         source = probes if synthetic is None else synthetic
         if source is None or (probes is not None and synthetic is not None):
             raise ValueError("one of --probes (images of the class) and --synthetic (none) must be given")

@@ -15,7 +15,7 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
+from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
 from zsu_fast.cli.session import Session, open_session
 from zsu_fast.concepts import ConceptBank, concept_bank
 from zsu_fast.report.analysis import begun
@@ -115,6 +115,8 @@ def forget_concept(
     seed: opt.Seed = 0,
     other: opt.Settings = None,
     report: opt.Report = True,
+    report_format: opt.ReportFormat = None,
+    author: opt.Author = None,
     photos: opt.Photos = False,
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
@@ -154,9 +156,8 @@ def forget_concept(
     if bank is not None and layer is not None:
         raise ValueError("--layer: the bank says which")
     settings = parse_settings(other, method)
-    if report:
-        check_report_extra()
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
+    formats = report_formats(report, report_format)
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         session = open_session(
             model,
             weights,
@@ -170,6 +171,7 @@ def forget_concept(
             class_map=class_map,
             note=console.note,
         )
+        session.sources = {}
         images = session.tensor(session.read(inside, "--with"))
         others = session.tensor(session.read(without, "--without"))
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size} | settings
@@ -187,7 +189,8 @@ def forget_concept(
             using = session.targets(used_by, "--used-by") if used_by else None
             request = ForgetConcept(name, known, images, others, using)
             result, page = _forget(session, request, method, given | {"progress": progress}, report, photos)
-        write_and_tell(console, folder, session.loaded, Run(result, report=page), time.perf_counter() - started)
+        run = Run(result, report=page, sources=session.sources)
+        write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
 
 

@@ -18,7 +18,7 @@ from zsu_fast.cli.judges import judge_of, parse_range, read_latents
 from zsu_fast.cli.made import made_of
 from zsu_fast.cli.method_options import parse_settings
 from zsu_fast.cli.models import load_model
-from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
+from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
 from zsu_fast.cli.session import check_device, open_session
 from zsu_fast.evaluate.inference import inference_mode
 from zsu_fast.report import Report
@@ -114,6 +114,8 @@ def forget_generator(
     other: opt.Settings = None,
     report: opt.Report = True,
     photos: opt.Photos = False,
+    report_format: opt.ReportFormat = None,
+    author: opt.Author = None,
     checkpoint: opt.Checkpoint = None,
     resume: opt.Resume = False,
     checkpoint_every: opt.CheckpointEvery = 30.0,
@@ -150,8 +152,6 @@ def forget_generator(
         raise ValueError("--target and --second-judge are for a class, not beside --items")
     if items is None and (unseen is not None or instead is not None):
         raise ValueError("--unseen and --instead go with --items")
-    if report:
-        check_report_extra()
     check_device(device)
     low, high = parse_range(pixels)
     latents = read_latents(latent)
@@ -163,7 +163,8 @@ def forget_generator(
             settings[name] = value
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
     nothing: dict[str, Any] = {"classes": None, "mean": None, "std": None, "size": None}
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
+    formats = report_formats(report, report_format)
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         session = classifier = second = None
         if judge is not None:
             session = open_session(judge, judge_weights, device=device, batch_size=250, **nothing)

@@ -14,7 +14,7 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.outputs import OutputFolder, check_report_extra, write_and_tell
+from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
 from zsu_fast.cli.session import Session, open_session
 from zsu_fast.report.analysis import begun
 from zsu_fast.report.instances import MOST, InstancesReport, look
@@ -94,6 +94,8 @@ def forget_instances(
     seed: opt.Seed = 0,
     other: opt.Settings = None,
     report: opt.Report = True,
+    report_format: opt.ReportFormat = None,
+    author: opt.Author = None,
     photos: opt.Photos = False,
     checkpoint: opt.Checkpoint = None,
     resume: opt.Resume = False,
@@ -131,10 +133,9 @@ def forget_instances(
     started = time.perf_counter()
     console = Console(as_json, quiet)
     settings = parse_settings(other, method)
-    if report:
-        check_report_extra()
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
+    formats = report_formats(report, report_format)
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         session = open_session(
             model,
             weights,
@@ -148,6 +149,7 @@ def forget_instances(
             class_map=class_map,
             note=console.note,
         )
+        session.sources = {}
         x, y = session.pair(session.read_labelled(images, "--images"))
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size}
         given |= settings | kept
@@ -164,7 +166,8 @@ def forget_instances(
         )
         with console.progress() as progress:
             result, page = _forget(session, request, method, given | {"progress": progress}, report, photos)
-        write_and_tell(console, folder, session.loaded, Run(result, report=page), time.perf_counter() - started)
+        run = Run(result, report=page, sources=session.sources)
+        write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zsu_fast.cli.images import ImageSet
 from zsu_fast.cli.session import Session
+from zsu_fast.cli.sources import keyed_hash
 from zsu_fast.evaluate import Evaluation, ProbeResult
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.report import ClassReport, Report, analyse
@@ -53,6 +54,20 @@ class Run:
     probe_after: ProbeResult | None = None
     report: Report | None = None
     warnings: tuple[str, ...] = ()
+    sources: Mapping[str, Sequence[bytes]] | None = None  # option -> digests of the images given
+
+    @property
+    def hashed(self) -> dict[str, dict[str, Any]]:
+        """The sources by the key that is in the undo file."""
+        return {option: keyed_hash(digests, self.result.patch.key) for option, digests in (self.sources or {}).items()}
+
+    @property
+    def overlap(self) -> int:
+        """How many of the evaluation images are among the others, which choose the edit."""
+        sources = dict(self.sources or {})
+        judging = sources.pop("--eval", ())
+        choosing = {digest for digests in sources.values() for digest in digests}
+        return sum(digest in choosing for digest in judging)
 
 
 def read_forget_images(
@@ -164,7 +179,7 @@ def run_forget(
             warnings=warnings,
             made_of=made,
         )
-    return Run(result, before, after, probe_before, probe_after, page, warnings)
+    return Run(result, before, after, probe_before, probe_after, page, warnings, session.sources)
 
 
 def _synthetic(session: Session, shape: str, seed: int) -> SyntheticProbes:

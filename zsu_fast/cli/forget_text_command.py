@@ -18,7 +18,7 @@ from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.language_models import load_language_model
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.outputs import OutputFolder, write_and_tell
+from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
 from zsu_fast.cli.session import check_device
 from zsu_fast.report.text import TextReport, ask, shade
 from zsu_fast.unlearn import ForgetText, TextRecord, sensitive_words
@@ -113,6 +113,8 @@ def forget_text(
                      rich_help_panel=opt.MODEL),
     ] = False,
     report: opt.Report = True,
+    report_format: opt.ReportFormat = None,
+    author: opt.Author = None,
     texts_shown: Annotated[
         bool,
         typer.Option(
@@ -166,7 +168,8 @@ def forget_text(
         console.show(_table(asked))
         console.emit({"words": [{"prompt": record.prompt, "words": list(record.words)} for record in asked]})
         return
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key)) as folder:
+    formats = report_formats(report, report_format, drawn=False)
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         loaded, tokenizer = load_language_model(model, weights, device=device, float32=float32)
         with console.progress() as progress:
             asked = sensitive_words(loaded.model, asked, tokenizer, by=words, seed=seed, progress=progress)

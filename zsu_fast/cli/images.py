@@ -102,6 +102,10 @@ class ImageSet:
     def _size(self, i: int) -> int:
         return self.files[i].stat().st_size if self.pixels is None else int(self.pixels[i].nbytes)
 
+    def digests(self) -> list[bytes]:
+        """SHA-256 of each image: of its file, or of its pixels where there are no files."""
+        return [self._digest(i) for i in range(len(self))]
+
     def _digest(self, i: int) -> bytes:
         data = self.files[i].read_bytes() if self.pixels is None else np.ascontiguousarray(self.pixels[i]).tobytes()
         return hashlib.sha256(data).digest()

@@ -14,6 +14,9 @@ FILES = {
     "report": "report.html",
     "config": "config.json",
     "processor": "preprocessor_config.json",
+    "md": "report.md",
+    "pdf": "report.pdf",
+    "card": "model_card.md",
     "result": "result.json",  # holds the manifest: moved last
 }
 """Kind -> name of the files of a result. The patch may have been put elsewhere, under a name of its own."""

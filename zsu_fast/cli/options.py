@@ -105,7 +105,26 @@ Settings = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=METHOD)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, patch and result.", rich_help_panel=OUTPUT)]
-Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.", rich_help_panel=OUTPUT)]
+Report = Annotated[bool, typer.Option("--report/--no-report", help="Write a report.", rich_help_panel=OUTPUT)]
+ReportFormat = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report-format",
+        help="html, md (Markdown), pdf (needs a browser on the PATH), card (Markdown with the header of the Hugging "
+        "Face Hub); repeatable.",
+        rich_help_panel=OUTPUT,
+        show_default="html",
+    ),
+]
+Author = Annotated[
+    str | None,
+    typer.Option(
+        "--author",
+        help="Who does this, and for whom: stands in the report and in result.json as you type it, and is marked so.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
 Photos = Annotated[
     bool,
     typer.Option(

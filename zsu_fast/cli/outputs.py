@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from zsu_fast.cli.tables import before_after
 from zsu_fast.cli.weights import write_weights
 from zsu_fast.extras import require
 from zsu_fast.lock import Lock
-from zsu_fast.report import write_report
+from zsu_fast.report import FORMATS, Report, write_report
 from zsu_fast.report.files import write_text
+from zsu_fast.report.pdf import find_browser
 from zsu_fast.version import __version__
 
 
@@ -25,6 +28,7 @@ class OutputFolder:
     """Where the results go. What an earlier run left is not overwritten unless asked: its patch is its only undo.
 
     undo: where the undo file goes instead; keep_undo: whether there is one at all; key: private key to sign with.
+    formats: of the report, see `report_formats`. author: as the user typed it.
 
     Raises:
         FileExistsError: results are there and ``force`` is not given.
@@ -42,8 +46,11 @@ class OutputFolder:
         undo: Path | None = None,
         keep_undo: bool = True,
         key: Path | None = None,
+        formats: Sequence[str] = (),
+        author: str | None = None,
     ) -> None:
         self.path, self.undo, self.keep_undo, self.key = path, undo, keep_undo, key
+        self.formats, self.author = formats, author
         if undo is not None and not keep_undo:
             raise ValueError("--no-undo: --undo asks for one")
         if key is not None:
@@ -78,7 +85,7 @@ class OutputFolder:
         Edited weights that are there are not given up for a run that edited nothing: then "files" is empty.
         """
         if not _edited(run) and (self.path / FILES["weights"]).exists():
-            return _content(loaded, run, seconds, {})
+            return _content(loaded, run, seconds, {}, self.author)
         new = folder.begin(self.path)
         try:
             return self._write(new, loaded, run, seconds)
@@ -88,6 +95,7 @@ class OutputFolder:
 
     def _write(self, new: Path, loaded: LoadedModel, run: Run, seconds: float) -> dict[str, Any]:
         files: dict[str, Path] = {}
+        problems: list[str] = []
         if _edited(run):
             if self.keep_undo:
                 # Not in place before the rest is: an earlier undo there belongs to the earlier weights.
@@ -99,9 +107,11 @@ class OutputFolder:
                 files[kind] = new / FILES[kind]
                 write_text(copied, files[kind])
         if run.report is not None:
-            files["report"] = new / FILES["report"]
-            write_report(run.report, files["report"])
-        content = _content(loaded, run, seconds, files)
+            report = replace(run.report, author=self.author, sources=run.hashed, overlap=run.overlap, in_folder=True)
+            written, problems = _write_report(report, self.formats, new)
+            files |= written
+        content = _content(loaded, run, seconds, files, self.author)
+        content["warnings"] += problems
         content["files"]["result"] = FILES["result"]
         if self.key is not None:
             content["signature"] = sign(content, self.key)
@@ -124,7 +134,7 @@ def write_and_tell(console: Console, results: OutputFolder, loaded: LoadedModel,
     written = results.write(loaded, run, seconds)
     console.show(run.result.summary())
     if run.before is not None:
-        console.show(before_after(loaded.spec, run.before, run.after, run.probe_before, run.probe_after))
+        console.show(before_after(f"{loaded.spec} on --eval", run.before, run.after, run.probe_before, run.probe_after))
     if "patch" in written["files"]:
         where = results.undo or results.path / written["files"]["patch"]
         console.show(f"who has {where} has what was forgotten back: keep it apart from the weights")
@@ -132,14 +142,35 @@ def write_and_tell(console: Console, results: OutputFolder, loaded: LoadedModel,
         console.show(f"wrote to {results.path}: " + ", ".join(written["files"].values()))
     else:
         console.note(f"nothing was edited: {results.path} keeps the weights and the result of the earlier run")
+    for problem in written["warnings"][len(run.warnings) :]:
+        console.note(problem)
     console.emit(written)
+
+
+def _write_report(report: Report, formats: Sequence[str], path: Path) -> tuple[dict[str, Path], list[str]]:
+    """Kind -> file, and what went wrong: a browser that fails costs a PDF and no result, the page stands in for it."""
+    files, problems = {}, []
+    for name in formats:
+        kind = "report" if name == "html" else name
+        try:
+            write_report(report, path / FILES[kind], name)
+        except RuntimeError as error:
+            if name != "pdf":
+                raise
+            problems.append(f"{FILES['report']} instead of {FILES[kind]}: {error}")
+            kind = "report"
+            write_report(report, path / FILES[kind])
+        files[kind] = path / FILES[kind]
+    return files, problems
 
 
 def _edited(run: Run) -> bool:
     return run.result.reached or bool(run.result.patch.entries)
 
 
-def _content(loaded: LoadedModel, run: Run, seconds: float, files: dict[str, Path]) -> dict[str, Any]:
+def _content(
+    loaded: LoadedModel, run: Run, seconds: float, files: dict[str, Path], author: str | None
+) -> dict[str, Any]:
     """What result.json says of the run and of the other files that were written."""
     result = run.result
     probe = {"before": run.probe_before, "after": run.probe_after}
@@ -158,6 +189,8 @@ def _content(loaded: LoadedModel, run: Run, seconds: float, files: dict[str, Pat
         if run.probe_before is None
         else {when: None if value is None else value.to_dict() for when, value in probe.items()},
         "warnings": list(run.warnings),
+        "author": author,
+        "images": run.hashed,
         "seconds": round(seconds, 3),
         "files": {kind: path.name for kind, path in files.items()},
         "record": result.record,
@@ -165,6 +198,21 @@ def _content(loaded: LoadedModel, run: Run, seconds: float, files: dict[str, Pat
     }
 
 
-def check_report_extra() -> None:
-    """Refuse before the work, not after it, if the report cannot be drawn."""
-    require("matplotlib", "report")
+def report_formats(report: bool, formats: Sequence[str] | None, drawn: bool = True) -> list[str]:
+    """Of the report that is to be written. What cannot be written is refused before the work, not after it.
+
+    drawn: whether this report has pictures.
+    """
+    if not report:
+        if formats:
+            raise ValueError("--report-format: --no-report asks for none")
+        return []
+    chosen = list(dict.fromkeys(formats or ["html"]))
+    for name in chosen:
+        if name not in FORMATS:
+            raise ValueError(f"--report-format: expected {', '.join(FORMATS)}, got {name!r}")
+    if drawn and not {"html", "pdf"}.isdisjoint(chosen):
+        require("matplotlib", "report")
+    if "pdf" in chosen:
+        find_browser()
+    return chosen

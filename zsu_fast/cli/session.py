@@ -36,6 +36,7 @@ class Session:
     classes: int | None = None
     class_map: dict[str, int] | None = None
     note: Callable[[str], None] = lambda _: None
+    sources: dict[str, list[bytes]] | None = None  # option -> digests of what was read for it; None: not kept
 
     @property
     def names(self) -> ClassNames:
@@ -47,6 +48,8 @@ class Session:
         for folder in images.ignored:
             self.note(f"{option}: {folder} is left out: no images are in it")
         self.adopt(images)
+        if self.sources is not None:
+            self.sources[option] = images.digests()
         return images
 
     def read_labelled(self, path: Path, option: str) -> ImageSet:

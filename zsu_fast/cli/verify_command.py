@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,10 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.checkpoints import fitted
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
 from zsu_fast.cli.folder import settle_left_over
+from zsu_fast.cli.images import read_images
 from zsu_fast.cli.manifest import FILES, patch_file, read_result, wrong_files
 from zsu_fast.cli.signing import LIMITS, signed_by
+from zsu_fast.cli.sources import keyed_hash
 from zsu_fast.cli.weights import read_weights, undone
 from zsu_fast.model.tensors import same_bits
 from zsu_fast.unlearn import Patch, model_digest
@@ -28,6 +31,16 @@ def verify(
     patch: Annotated[
         Path | None,
         typer.Option("--patch", help="The undo file, if it is kept elsewhere.", show_default="patch.safetensors there"),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--images",
+            "-i",
+            help="Images: were they given to the run, as which option? By the keyed hashes; it needs the undo file. "
+            "Repeatable.",
+            show_default=False,
+        ),
     ] = None,
     public_key: Annotated[
         Path | None, typer.Option("--public-key", help="PEM file of who should have signed.", show_default=False)
@@ -47,6 +60,8 @@ def verify(
       zsu-fast verify edited --original original.safetensors
 
       zsu-fast verify edited --public-key auditor.pem
+
+      zsu-fast verify edited --images cats/ --images test.npz
     """
     console = Console(as_json, quiet)
     if not result.is_dir():
@@ -64,6 +79,11 @@ def verify(
         problems.append("the verdict in result.json is not that of its record")
     if (result / FILES["weights"]).is_file():
         problems += _check_edit(result / FILES["weights"], undo, original, record, checks)
+    roles = _roles(images or [], undo, content)
+    for path, options in roles.items():
+        checks[f"images {path}"] = bool(options)
+        if not options:
+            problems.append(f"{path} holds other images than any that were given to the run")
     if public_key is not None:
         checks["signature"] = signed_by(content, public_key)
         if not checks["signature"]:
@@ -74,6 +94,9 @@ def verify(
         console.show(
             f"{result}: all checks hold ({', '.join(checks)})", str(record.get("verdict", {}).get("sentence", ""))
         )
+    for path, options in roles.items():
+        if options:
+            console.show(f"{path} holds the images that were given as {', '.join(options)}")
     vouched_for_by = public_key.name if public_key is not None and checks["signature"] else None
     if vouched_for_by is not None:
         console.show(f"Mind: {LIMITS}.")
@@ -87,12 +110,30 @@ def verify(
             "verified": not problems,
             "checks": checks,
             "problems": problems,
+            "images": {str(path): options for path, options in roles.items()},
             "verdict": content.get("verdict"),
             "vouched_for_by": vouched_for_by,
         }
     )
     if problems:
         raise typer.Exit(EXIT_NOT_REACHED)
+
+
+def _roles(images: Sequence[Path], undo: Path, content: dict[str, Any]) -> dict[Path, list[str]]:
+    """As which options of the run each of these was given, by the key in the undo file."""
+    if not images:
+        return {}
+    given = content.get("images")
+    if not isinstance(given, dict) or not given:
+        raise ValueError("--images: result.json has no keyed hashes of images to compare with")
+    if not undo.is_file():
+        raise FileNotFoundError(f"--images: the key is in the undo file, and there is none at {undo} (see --patch)")
+    try:
+        key = Patch.load(undo).key
+    except ValueError as error:
+        raise ValueError(f"--images: the undo file, which has the key, is damaged: {error}") from None
+    found = {path: keyed_hash(read_images(path, {}, "--images").digests(), key) for path in images}
+    return {path: [option for option, one in given.items() if one == hashed] for path, hashed in found.items()}
 
 
 def _check_edit(

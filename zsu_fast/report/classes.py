@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from zsu_fast.evaluate import Evaluation, ProbeResult
-from zsu_fast.report import accuracy, made_of, neurons, parts, pictures, poison
+from zsu_fast.evaluate.intervals import upper_bound
+from zsu_fast.report import accuracy, made_of, neurons, parts, pictures, poison, words
 from zsu_fast.report.analysis import Analysis
-from zsu_fast.report.page import Report
+from zsu_fast.report.base import Card, Report
+from zsu_fast.report.glossary import CLASSIFIER
+from zsu_fast.unlearn.verdict import FORGOTTEN_AT_MOST
+
+OTHERS = "the other classes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,30 +39,123 @@ class ClassReport(Report):
     probe_after: ProbeResult | None = None
     made_of: made_of.Made | None = None
 
+    inputs: ClassVar[str] = "images of the class"
+    glossary: ClassVar[tuple[str, ...]] = CLASSIFIER
+
     @property
     def title(self) -> str:
-        return f"Forget {', '.join(map(self.label, self.request['targets']))}"
+        return f"Forget {self.named(self.request['targets'])}"
 
-    def cards(self) -> list[str]:
-        cards = []
-        if self.before is not None and self.after is not None:
-            for what, name in (("The class, on the evaluation images", "forget"), ("All other classes", "retain")):
-                found = getattr(self.after, f"{name}_interval")
-                if found is not None:
-                    old, new = (getattr(one, f"{name}_accuracy") for one in (self.before, self.after))
-                    cards.append(parts.card(what, parts.percent(old), parts.percent(new), parts.interval(found)))
-        else:
-            metrics = self.record["metrics"]
-            for what, key in (
-                ("The class, on held-out probes", "forget_accuracy"), ("Retain probes", "retain_accuracy"),
-            ):  # fmt: skip
-                if metrics["before"].get(key) is not None:
-                    old, new = (parts.percent(metrics[when][key]) for when in ("before", "after"))
-                    cards.append(parts.card(what, old, new, f"{metrics['probes']} probes"))
+    @property
+    def asked(self) -> str:
+        return (
+            f"The model is to recognise {self.named(self.request['targets'])} no more: whatever the image, the answer "
+            "is to be another one. What else it recognises is to stay."
+        )
+
+    def shown(self) -> list[str]:
+        said = [
+            f"On {words.count(count, 'evaluation image')} of {what}, {self.apart}, "
+            f"{words.percent(old)} of the answers were right before and {words.percent(new)} are after "
+            f"({words.interval(found)})."
+            for what, count, old, new, found in self._evaluated()
+        ]
+        return said + self.on_retain_images()
+
+    def not_shown(self) -> list[str]:
+        said = []
+        if (bound := self._doubt()) is not None:
+            said.append(
+                "The evaluation images alone would not bear the verdict out: by them up to "
+                f"{words.percent(bound)} of unseen images may still be recognised (with 95 % confidence)."
+            )
+        if self.verdict["level"] != "features":
+            said += [
+                self._features(),
+                "How soon training on a few images brings it back: not tested here (zsu-fast depth tests it).",
+            ]
+        said.append(
+            "Whether the images of it that the model was trained on can still be told from others (membership "
+            "inference): not tested here (zsu-fast evaluate --members tests it)."
+        )
+        if self.verdict.get("at_most") is not None:
+            said.append(
+                "Images of another kind than those that judged, as from other cameras, drawings, or pictures made to "
+                "deceive a model: the bound says nothing of them."
+            )
+        if not any(what == OTHERS for what, *_ in self._evaluated()):
+            said.append("What the edit costs the other classes on images that had no part in its choice: not measured.")
+        return said
+
+    def _features(self) -> str:
+        front = [point for point in self.record.get("front") or [] if point["chosen"]]
+        left: float | None = None
         if self.probe_before is not None and self.probe_after is not None:
-            old, new = (parts.percent(one.forget_accuracy) for one in (self.probe_before, self.probe_after))
-            note = "can the class still be read off the features?"
-            cards.append(parts.card("Linear probe, the class", old, new, note))
+            left, known = self.probe_after.forget_accuracy, self.probe_before.forget_accuracy
+        elif front:
+            left, known = front[0]["linear_probe"], self.record["front"][0]["linear_probe"]
+        if left is not None:
+            return (
+                f"That the features have forgotten: a linear probe finds the class in {words.percent(left)} of its "
+                f"images ({words.percent(known)} before). How much a retrained model would leave to it was not "
+                "compared (zsu-fast depth --oracle does)."
+            )
+        if (self.record.get("certificate") or {}).get("others"):
+            return (
+                "That the features have forgotten: only the classifier was edited, so they are what they were, and who "
+                "has the weights can have the class back from them."
+            )
+        return "Whether the features have forgotten: not tested here (--linear-probe and zsu-fast depth test it)."
+
+    def _evaluated(self) -> list[tuple[str, int, float | None, float | None, Any]]:
+        """Of the class and of the others: what, images, accuracy before and after, interval."""
+        if self.before is None or self.after is None:
+            return []
+        counts = self.after.counts
+        own = sum(count for index, count in counts.items() if index in self.after.targets)
+        found = [
+            ("the class", own, self.before.forget_accuracy, self.after.forget_accuracy, self.after.forget_interval),
+            (
+                OTHERS, sum(counts.values()) - own, self.before.retain_accuracy, self.after.retain_accuracy,
+                self.after.retain_interval,
+            ),
+        ]  # fmt: skip
+        return [one for one in found if one[1]]
+
+    def _doubt(self) -> float | None:
+        """The bound by the evaluation images, where the verdict was reached without and they do not bear it out."""
+        if self.after is None or not self.verdict["forgotten"] or self.verdict.get("judged_by") == "evaluation images":
+            return None
+        counts = [(self.after.per_class[t], self.after.counts[t]) for t in self.after.targets if t in self.after.counts]
+        bounds = [upper_bound(round(share * count), count) for share, count in counts]
+        return max(bounds) if bounds and max(bounds) > FORGOTTEN_AT_MOST else None
+
+    def judges(self) -> list[str]:
+        return [
+            f"{words.count(count, 'evaluation image')} of {what}, {self.apart}" for what, count, *_ in self._evaluated()
+        ]
+
+    def cards(self) -> list[Card]:
+        cards = [
+            Card.share(
+                what[0].upper() + what[1:], old, new,
+                f"of {words.count(count, 'evaluation image')}, {self.apart}; "
+                f"{words.interval(found)}",
+            )
+            for what, count, old, new, found in self._evaluated()
+        ]  # fmt: skip
+        old, new = self.metrics
+        if not cards and old.get("forget_accuracy") is not None:
+            made = "synthesised " if "synthetic" in self.request else ""
+            note = f"of {self.record['metrics']['probes']} {made}probes"
+            note += ", each held out in turn" if self.record["metrics"].get("held_out") else ", which chose the edit"
+            cards.append(Card.share("The class", old["forget_accuracy"], new["forget_accuracy"], note))
+        if old.get("retain_accuracy") is not None:
+            note = "of the retain images, which had a part in the choice"
+            cards.append(Card.share("The other classes", old["retain_accuracy"], new["retain_accuracy"], note))
+        if self.probe_before is not None and self.probe_after is not None:
+            left, known = self.probe_after.forget_accuracy, self.probe_before.forget_accuracy
+            cards.append(Card.share("Linear probe, the class", known, left, "can it still be read off the features?"))
         return cards
 
     def sections(self) -> list[str]:
@@ -101,7 +199,7 @@ class ClassReport(Report):
         return parts.section(
             "How the budget was found",
             "An edit that costs the others nothing is taken in full, one with a price as far as the floor allows.",
-            parts.image("budget against accuracy", chart, "chart"),
+            parts.chart("budget against accuracy", chart),
         )
 
     def _front(self) -> str:
@@ -110,9 +208,9 @@ class ClassReport(Report):
             return ""
         lead = (
             f"Edits of {len(points) - 1} sizes, each measured on {points[0]['images']} images of the class and on "
-            "others that had no part in the choice. Filled: no other size is as good in every respect and better in "
+            "others, given to judge alone. Filled: no other size is as good in every respect and better in "
             "one. Ringed: the edit that was made. A probe that is low where the others fall too is damage, not "
             "forgetting."
         )
-        chart = parts.image("left of the class against kept of the others", pictures.front_chart(points), "chart")
+        chart = parts.chart("left of the class against kept of the others", pictures.front_chart(points))
         return parts.section("What other sizes would cost", lead, chart)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from zsu_fast.concepts.cav import fit
 from zsu_fast.concepts.reading import activations
 from zsu_fast.evaluate.inference import inference_mode
-from zsu_fast.report import accuracy, neurons, parts
+from zsu_fast.report import accuracy, neurons, parts, words
 from zsu_fast.report.analysis import Analysis, heat_of
+from zsu_fast.report.base import Card, Report
 from zsu_fast.report.made_of import Made, made_of, section
-from zsu_fast.report.page import Report
 from zsu_fast.unlearn import ForgetConcept
 from zsu_fast.unlearn.watch import trace_structure
 
@@ -75,18 +75,60 @@ class ConceptReport(Report):
     photos: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
     made_of: tuple[Made | None, Made | None] = (None, None)
 
+    inputs: ClassVar[str] = "images, half with the concept and half without"
+    glossary: ClassVar[tuple[str, ...]] = (
+        "retain images", "evaluation images", "accuracy", "at most .. %, with 95 % confidence", "features",
+        "relearning", "neuron", "relevance", "concept", "vector fitted anew",
+    )  # fmt: skip
+
     @property
     def title(self) -> str:
         return f"Forget the concept {self.request['concept']}"
 
-    def cards(self) -> list[str]:
+    @property
+    def asked(self) -> str:
+        return (
+            f"What the model holds of an image at the input of its layer {self.request['layer']} is to tell no more "
+            f"whether the image has the concept {self.request['concept']}. Classes that use the concept may lose what "
+            "they used of it; the others are to stay."
+        )
+
+    def shown(self) -> list[str]:
+        old, new = self._told
+        said = []
+        for what, name in (("classes that use the concept", "users"), ("the other classes", "others")):
+            if old[name] is not None and new[name] is not None:
+                before, after = (words.percent(one[name]["accuracy"]) for one in (old, new))
+                said.append(
+                    f"On {words.count(sum(new[name]['counts'].values()), 'evaluation image')} of {what}, "
+                    f"{self.apart}, {before} of the answers were right before and {after} are after."
+                )
+        return said + self.on_retain_images()
+
+    def not_shown(self) -> list[str]:
+        said = [
+            "Other layers than this one: what they hold of the concept was not tested.",
+            "Ways of reading the features other than by a vector, as by another network: not tested.",
+            "Images of another kind than those that judged: the bound says nothing of them.",
+            "How soon training on a few images brings the concept back: not tested here.",
+        ]
+        if self._told[1]["others"] is None:
+            said.append("What the edit costs the classes on images that had no part in its choice: not measured.")
+        return said
+
+    def judges(self) -> list[str]:
+        seen = self._told[1]
+        counts = [sum(seen[name]["counts"].values()) for name in ("users", "others") if seen[name]]
+        return [f"{words.count(sum(counts), 'evaluation image')}, {self.apart}"] if counts else []
+
+    def cards(self) -> list[Card]:
         old, new = self._told
         note = f"by vectors fitted anew, each without the image that it judges; {new['images']} images, chance is half"
-        cards = [parts.card("Told apart", parts.percent(old["refitted"]), parts.percent(new["refitted"]), note)]
+        cards = [Card.share("Told apart", old["refitted"], new["refitted"], note)]
         for what, name in (("Classes that use it", "users"), ("The other classes", "others")):
             if old[name] is not None and new[name] is not None:
-                before, after = (parts.percent(one[name]["accuracy"]) for one in (old, new))
-                cards.append(parts.card(what, before, after, "accuracy on the evaluation images"))
+                note = f"accuracy on the evaluation images, {self.apart}"
+                cards.append(Card.share(what, old[name]["accuracy"], new[name]["accuracy"], note))
         return cards
 
     def sections(self) -> list[str]:
@@ -111,22 +153,23 @@ class ConceptReport(Report):
 
     def _evidence(self) -> str:
         old, new = self._told
-        before, after = (parts.number(None if one is None else one.p_value) for one in (self.before, self.after))
+        before, after = (words.number(None if one is None else one.p_value) for one in (self.before, self.after))
         lines = [
             (
                 "told apart by vectors fitted anew",
-                parts.percent(old["refitted"]),
-                parts.percent(new["refitted"]),
+                words.percent(old["refitted"]),
+                words.percent(new["refitted"]),
             ),
             ("p: share of random labellings told apart as well", before, after),
-            ("told apart by the bank's vector", parts.percent(old["bank"]), parts.percent(new["bank"])),
+            ("told apart by the bank's vector", words.percent(old["bank"]), words.percent(new["bank"])),
         ]
         lead = f"At the input of <span class='mono'>{escape(str(self.request['layer']))}</span>."
         given = self.request["evidence"]
         if given.get("accuracy") is not None:
-            lead += f" Of the bank's own images {parts.percent(given['accuracy'])} were told apart by vectors fitted"
-            lead += f" without them (p = {parts.number(given.get('p_value'))})."
-        return parts.section("Is it still known?", lead, parts.table(("", "before", "after"), lines))
+            lead += f" Of the bank's own images {words.percent(given['accuracy'])} were told apart by vectors fitted"
+            lead += f" without them (p = {words.number(given.get('p_value'))})."
+        table = parts.table("how far it is known", ("", "before", "after"), lines)
+        return parts.section("Is it still known?", lead, table)
 
     def _samples(self) -> str:
         if self.photos is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from zsu_fast.report import accuracy, neurons, parts, pictures
-from zsu_fast.report.page import Report
+from zsu_fast.report import accuracy, neurons, parts, pictures, words
+from zsu_fast.report.base import Card, Report
 
 FIGURES = {
     "frechet": "Fréchet distance of everything that is made to the reference",
@@ -24,22 +24,53 @@ class GeneratorReport(Report):
 
     made: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
 
+    inputs: ClassVar[str] = "latents, beside those of the pool, from which the edit was made"
+    pipeline: ClassVar[str] = "unconditional-image-generation"
+    glossary: ClassVar[tuple[str, ...]] = (
+        "at most .. %, with 95 % confidence", "95 % interval", "relearning", "neuron", "latents", "judge",
+    )  # fmt: skip
+
     @property
     def title(self) -> str:
         return f"Make no more of {', '.join(map(self.label, self.request['targets']))}"
 
-    def cards(self) -> list[str]:
+    @property
+    def asked(self) -> str:
+        return (
+            f"The generator is to make no more images of {self.named(self.request['targets'])}, as a classifier (the "
+            "judge) tells them. What else it makes is to stay."
+        )
+
+    def shown(self) -> list[str]:
+        new = self._seen[1]
+        kept = words.percent(new["kept_same"])
+        return [f"Of the fresh latents that made other classes, {kept} still make what the judge takes for the same."]
+
+    def not_shown(self) -> list[str]:
+        said = [
+            "Latents that are looked for because they make it: no search for them was made.",
+            "What the judge mistakes: what counts here as an image of the class is what it takes for one.",
+            "How soon training brings it back: not tested here.",
+        ]
+        if self._seen[1]["second_share"] is None:
+            said.append("What another judge would say: there was none.")
+        return said
+
+    def judges(self) -> list[str]:
+        return [f"{self._seen[1]['latents']} fresh latents, which had no part in the choice of the edit"]
+
+    def cards(self) -> list[Card]:
         old, new = self._seen
         cards = []
         for what, name in (("The class, by the judge", "share"), ("By a second judge", "second_share")):
             if new[name] is not None:
-                note = f"of {new['latents']} fresh latents; {parts.interval(new[f'{name}_interval'])}"
-                cards.append(parts.card(what, parts.percent(old[name]), parts.percent(new[name]), note))
+                note = f"of {new['latents']} fresh latents; {words.interval(new[f'{name}_interval'])}"
+                cards.append(Card(what, words.percent(old[name]), words.percent(new[name]), note))
         for what, name, note in (
             ("Kept", "kept_same", "latents of other classes that keep theirs"),
             ("Confident", "confident", "of the class's latents, those whose images are surely of one other class now"),
         ):
-            cards.append(parts.card(what, parts.percent(old[name]), parts.percent(new[name]), note))
+            cards.append(Card(what, words.percent(old[name]), words.percent(new[name]), note))
         return cards
 
     def sections(self) -> list[str]:
@@ -72,7 +103,7 @@ class GeneratorReport(Report):
     def _figures(self) -> str:
         old, new = self._seen
         lines = [
-            (what, parts.number(old[name]), parts.number(new[name]))
+            (what, words.number(old[name]), words.number(new[name]))
             for name, what in FIGURES.items()
             if new[name] is not None
         ]
@@ -82,4 +113,5 @@ class GeneratorReport(Report):
             "Distance, precision and recall are by features of a network; those by different networks, or of different "
             "numbers of images, are not comparable."
         )
-        return parts.section("How good and how diverse", lead, parts.table(("", "before", "after"), lines))
+        table = parts.table("quality and diversity", ("", "before", "after"), lines)
+        return parts.section("How good and how diverse", lead, table)

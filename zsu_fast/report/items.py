@@ -1,16 +1,16 @@
-"""The report on images that a generator makes no more. It shows the images themselves only if they are handed over."""
+"""The report on given images that a generator makes no more. It shows them only if they are handed over."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from statistics import median
+from typing import Any, ClassVar
 
 import numpy as np
 
-from zsu_fast.report import parts, pictures
-from zsu_fast.report.page import Report
+from zsu_fast.report import neurons, parts, pictures, words
+from zsu_fast.report.base import Card, Report
 
 MOST = 100
 
@@ -21,34 +21,71 @@ class ItemsReport(Report):
 
     photos: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
+    inputs: ClassVar[str] = "latents, beside those of the pool, from which the edit was made"
+    pipeline: ClassVar[str] = "unconditional-image-generation"
+    glossary: ClassVar[tuple[str, ...]] = ("relearning", "neuron", "latents")
+
     @property
     def title(self) -> str:
-        count = self.request["count"]
-        return f"Make no more of {count} image{'s' if count > 1 else ''}"
+        return f"Make no more of {words.count(self.request['count'], 'item')}"
 
-    def cards(self) -> list[str]:
-        if not self.record.get("evaluation"):
+    @property
+    def asked(self) -> str:
+        return (
+            f"The generator is to make {words.count(self.request['count'], 'given image')} no more, nor any that comes "
+            "as near to them. What else it makes is to stay."
+        )
+
+    def shown(self) -> list[str]:
+        _, new = self._seen
+        if not new:
             return []
-        old, new = self._seen
-        total, left = len(self._each), sum(after < limit for _, limit, after in self._each)
-        before, after = (parts.number(statistics.median(seen["errors"])) for seen in (old, new))
-        cards = [
-            parts.card("Still made", f"{total} of {total}", f"{left} of {total}", "found by a new search"),
-            parts.card("Error, median", before, after, "mean squared, of the nearest image found; larger: farther"),
+        said = f"Of the other fresh latents {words.percent(new['kept_same'])} make what they made."
+        if new["same_class"] is not None:
+            said += f" A classifier takes {words.percent(new['same_class'])} of them for what it took them for."
+        return [said]
+
+    def not_shown(self) -> list[str]:
+        return [
+            f"A longer search for the images than {self.request['search_steps']} steps from "
+            f"{self.request['restarts']} latents each, or one by another measure of distance than the mean squared "
+            "error: not tried.",
+            "Other images of the same person or thing: nothing was asked of them.",
+            "How soon training brings the images back: not tested here.",
         ]
-        for what, name in (("Kept", "kept_same"), ("Class kept", "same_class")):
-            if new[name] is not None:
-                note = "other latents that make what they made" if name == "kept_same" else "by the judge"
-                cards.append(parts.card(what, parts.percent(old[name]), parts.percent(new[name]), note))
+
+    def judges(self) -> list[str]:
+        return [
+            f"{self.request['latents']['fresh']} fresh latents, which had no part in the choice of the edit",
+            f"{words.count(self.request['unseen'], 'unseen image')}, which say what is near",
+        ]
+
+    def cards(self) -> list[Card]:
+        old, new = self._seen
+        if not new:
+            return []
+        total, left = len(self._each), sum(after < limit for _, limit, after in self._each)
+        first, last = (words.number(median(seen["errors"])) for seen in (old, new))
+        cards = [
+            Card("Still made", f"{total} of {total}", f"{left} of {total}", "found by a new search"),
+            Card("Error, median", first, last, "mean squared, of the nearest image found; larger: farther"),
+            Card.share("Kept", old["kept_same"], new["kept_same"], "other latents that make what they made"),
+        ]
+        if new["same_class"] is not None:
+            cards.append(
+                Card.share("Same class", old["same_class"], new["same_class"], "other latents, by a classifier")
+            )
         return cards
 
     def sections(self) -> list[str]:
-        return [self._items(), self._figures()] if self.record.get("evaluation") else []
+        if not self._seen[1]:
+            return []
+        return [self._items(), self._figures(), neurons.strips(self.picks, {})]
 
     @property
     def _seen(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        seen = self.record["evaluation"]
-        return seen["before"], seen["after"]
+        seen = self.record.get("evaluation") or {}
+        return seen.get("before") or {}, seen.get("after") or {}
 
     @property
     def _each(self) -> list[tuple[float, float, float]]:
@@ -64,24 +101,26 @@ class ItemsReport(Report):
                 parts.image(f"{what}, {i}", pictures.photo(images[i]), "thumb") for what, images in self.photos.items()
             ]
             answer = "still made" if after < limit else "gone"
-            lines.append([str(i), *shown, *map(parts.number, (before, limit, after)), answer])
+            lines.append([str(i), *shown, *map(words.number, (before, limit, after)), answer])
         lead = (
             f"Searched for from {self.request['restarts']} fresh latents each: mean squared error of the pixels of the "
             "nearest image found. An item is gone where the search comes no nearer than the figure in the middle."
         )
         if len(self._each) > MOST:
             lead += f" The first {MOST}."
-        head = ["item", *self.photos, "error before", "gone from", "error after", ""]
-        return parts.section("Each item", lead, parts.table(head, lines))
+        head = ["item", *self.photos, "error before", "gone from", "error after", "so it is"]
+        return parts.section("Each item", lead, parts.table("each item", head, lines))
 
     def _figures(self) -> str:
         old, new = self._seen
         lines = [
-            ("error of unseen images, median", parts.number(old["unseen_error"]), parts.number(new["unseen_error"])),
-            ("roughness around the latents that made the items", *(parts.number(s["roughness"]) for s in (old, new))),
+            ("error of unseen images, median", words.number(old["unseen_error"]), words.number(new["unseen_error"])),
+            ("roughness around the latents that made the items", *(words.number(s["roughness"]) for s in (old, new))),
         ]
         if new["psnr"] is not None:
-            middle, most = map(parts.number, new["psnr"])
+            middle, most = map(words.number, new["psnr"])
             lines.append(("PSNR of other images to what they were, in dB", "–", f"{middle} (95 % exceed {most})"))
-        lead = f"Of {self.request['unseen']} unseen images, and of other latents."
-        return parts.section("What else changed", lead, parts.table(("", "before", "after"), lines))
+        lead = f"Of {words.count(self.request['unseen'], 'unseen image')}, and of other latents."
+        return parts.section(
+            "What else changed", lead, parts.table("what else changed", ("", "before", "after"), lines)
+        )

@@ -54,5 +54,5 @@ def made_of(
 def section(title: str, made: Made | None) -> str:
     if made is None:
         return ""
-    picture = parts.image("concepts and their crops", made.picture, "chart") if made.picture else ""
+    picture = parts.chart("concepts and their crops", made.picture, "picture") if made.picture else ""
     return parts.section(title, escape(made.text), picture)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from zsu_fast.report import pictures
+from zsu_fast.report.base import Card
+from zsu_fast.report.statements import Part
 
 BOTH = (
     '<i class="key" style="background:var(--before)"></i>before'
@@ -17,33 +19,28 @@ BOTH = (
 """What the colours of bars mean."""
 
 
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def interval(of: Sequence[float] | None) -> str:
-    return "" if of is None else f"95 % interval {percent(of[0])} to {percent(of[1])}"
-
-
-def label(names: dict[int, str], index: int) -> str:
-    """ "cat (class 3)" """
-    name = names.get(index)
-    return f"class {index}" if name in (None, str(index)) else f"{name} (class {index})"
-
-
 def section(title: str, lead: str, html: str) -> str:
-    return f'<section><h2>{escape(title)}</h2><p class="soft">{lead}</p>{html}</section>'
+    """One of the technical part."""
+    return f'<section><h3>{escape(title)}</h3><p class="soft">{lead}</p>{html}</section>'
 
 
-def card(what: str, old: str, new: str, note: str = "") -> str:
+def statements(part: Part) -> str:
+    """One of the first page."""
+    html = ""
+    if part.said:
+        html += f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in part.said)}</ul>"
+    listed = [(escape(term), escape(text)) for term, text in part.facts]
+    listed += [(f"<code>{escape(command)}</code>", escape(text)) for command, text in part.commands]
+    if listed:
+        html += f"<dl>{''.join(f'<dt>{term}</dt><dd>{text}</dd>' for term, text in listed)}</dl>"
+    return f"<section><h2>{escape(part.title)}</h2>{html}</section>"
+
+
+def card(shown: Card) -> str:
     return (
-        f'<div class="card"><div class="what">{escape(what)}</div>'
-        f'<div class="value"><small>{escape(old)} →</small> {escape(new)}</div>'
-        f'<div class="note">{escape(note)}</div></div>'
+        f'<div class="card"><div class="what">{escape(shown.what)}</div>'
+        f'<div class="value"><small>{escape(shown.old)} →</small> {escape(shown.new)}</div>'
+        f'<div class="note">{escape(shown.note)}</div></div>'
     )
 
 
@@ -66,16 +63,28 @@ def rows(found: Iterable[str]) -> str:
     return f'<div class="rows">{"".join(found)}</div>'
 
 
-def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """lines: HTML of the cells. Wide ones scroll inside of the page."""
-    top = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+def wide(what: str, html: str) -> str:
+    """Scrolls inside of the page where it does not fit, by keys as well."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(what)}">{html}</div>'
+
+
+def table(what: str, head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """lines: HTML of the cells. what: it shows, for who cannot see it."""
+    top = "".join(f'<th scope="col">{escape(text)}</th>' if text else "<td></td>" for text in head)
+    body = "".join(
+        f'<tr><th scope="row">{line[0]}</th>{"".join(f"<td>{cell}</td>" for cell in line[1:])}</tr>' for line in lines
+    )
+    return wide(what, f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>")
 
 
 def image(alt: str, source: str, kind: str = "") -> str:
     """source: a data: URI."""
     return f'<img{f" class={chr(34)}{kind}{chr(34)}" if kind else ""} alt="{escape(alt)}" src="{source}">'
+
+
+def chart(alt: str, source: str, kind: str = "chart") -> str:
+    """It keeps a size at which its labels can be read. kind: "picture" if there are photographs in it."""
+    return wide(alt, image(alt, source, kind))
 
 
 def photos(alt: str, found: np.ndarray[Any, Any]) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -15,8 +15,8 @@ from zsu_fast.evaluate.inference import inference_mode, model_device
 from zsu_fast.evaluate.texts import appears, padded
 from zsu_fast.lrp.tokens import token_relevance
 from zsu_fast.plot.text import shaded
-from zsu_fast.report import parts
-from zsu_fast.report.page import Report
+from zsu_fast.report import parts, words
+from zsu_fast.report.base import Card, Report
 from zsu_fast.unlearn import ForgetText, TextRecord
 from zsu_fast.unlearn.texts.words import spelled, words_in
 
@@ -98,12 +98,61 @@ class TextReport(Report):
     kept: Asked | None = None
     shaded: Sequence[Shaded] = ()
 
+    inputs: ClassVar[str] = "texts"
+    trained_on: ClassVar[str] = "texts"
+    pipeline: ClassVar[str] = "text-generation"
+    glossary: ClassVar[tuple[str, ...]] = (
+        "at most .. %, with 95 % confidence", "95 % interval", "relearning", "membership inference", "relevance",
+        "sensitive words", "paraphrases", "perplexity",
+    )  # fmt: skip
+
     @property
     def title(self) -> str:
         count = self.request["records"]
         return f"Forget {count} record{'s' if count > 1 else ''}"
 
-    def cards(self) -> list[str]:
+    @property
+    def asked(self) -> str:
+        return (
+            f"The language model is to say no more what stands in {words.count(self.request['records'], 'record')}: "
+            "none of their sensitive words is to be in its answers. What else it says is to stay."
+        )
+
+    def shown(self) -> list[str]:
+        old, new = self._seen
+        said = []
+        if new["exact_match"] is not None:
+            said.append(
+                "Of what is to be kept it answers "
+                f"{_share(new['exact_match'])} of the paraphrased questions word for word (before: "
+                f"{_share(old['exact_match'])})."
+            )
+        for what, name in (("what is to be kept", "perplexity"), ("other texts", "held_out_perplexity")):
+            if new[name] is not None:
+                said.append(f"Perplexity of {what}: {words.number(old[name])} before, {words.number(new[name])} after.")
+        return said
+
+    def not_shown(self) -> list[str]:
+        said = [
+            "Questions of another kind than these paraphrases: other languages, long conversations, prompts that were "
+            "made to bring it out. None were tried.",
+            "What the model says of it without its sensitive words: only these were looked for.",
+            "What it still holds inside, and how soon training on other texts brings it back: not tested here.",
+            "Whether it can be told that these texts were among those that it was trained on (membership inference): "
+            "not tested here.",
+        ]
+        if self._seen[1]["exact_match"] is None and self._seen[1]["held_out_perplexity"] is None:
+            said.append("What the edit costs on texts that had no part in it: not measured.")
+        return said
+
+    def judges(self) -> list[str]:
+        found = []
+        for what, name in (("of what is to go", "said"), ("of what is to be kept", "exact_match")):
+            if (one := self._seen[1][name]) is not None:
+                found.append(f"{one['total']} paraphrased questions {what}, which no training saw")
+        return found
+
+    def cards(self) -> list[Card]:
         old, new = self._seen
         cards = []
         for what, name in (
@@ -112,13 +161,12 @@ class TextReport(Report):
         ):
             if new[name] is not None:
                 note = f"{new[name]['count']} of {new[name]['total']} paraphrased questions; "
-                note += parts.interval(new[name]["interval"])
-                before, after = (parts.percent(one[name]["share"]) for one in (old, new))
-                cards.append(parts.card(what, before, after, note))
+                note += words.interval(new[name]["interval"])
+                cards.append(Card.share(what, old[name]["share"], new[name]["share"], note))
         for what, name in (("Perplexity, kept", "perplexity"), ("Perplexity, held out", "held_out_perplexity")):
             if new[name] is not None:
                 note = "of the responses that are to stay" if name == "perplexity" else "of other texts"
-                cards.append(parts.card(what, parts.number(old[name]), parts.number(new[name]), note))
+                cards.append(Card(what, words.number(old[name]), words.number(new[name]), note))
         return cards
 
     def sections(self) -> list[str]:
@@ -141,10 +189,10 @@ class TextReport(Report):
             lines.append(("questions answered with a sensitive word", *(_share(one["said"]) for one in (old, new))))
         for name, what in FIGURES.items():
             if new[name] is not None:
-                show = _share if name == "exact_match" else parts.number
+                show = _share if name == "exact_match" else words.number
                 lines.append((what, *(show(one[name]) for one in (old, new))))
         lead = "Paraphrased questions, which no training saw. In brackets 95 % intervals."
-        return parts.section("Figures", lead, parts.table(("", "before", "after"), lines)) if lines else ""
+        return parts.section("Figures", lead, parts.table("figures", ("", "before", "after"), lines)) if lines else ""
 
     def _shaded(self) -> str:
         if not self.shaded:
@@ -160,8 +208,8 @@ class TextReport(Report):
 
 
 def _share(found: dict[str, Any]) -> str:
-    low, high = map(parts.percent, found["interval"])
-    return f"{found['count']} of {found['total']}, {parts.percent(found['share'])} ({low} to {high})"
+    low, high = map(words.percent, found["interval"])
+    return f"{found['count']} of {found['total']}, {words.percent(found['share'])} ({low} to {high})"
 
 
 def _answers(title: str, asked: Asked | None, sensitive: bool) -> str:
@@ -175,7 +223,7 @@ def _answers(title: str, asked: Asked | None, sensitive: bool) -> str:
         lines.append([escape(question), *(_marked(column[i], words) for column in columns)])
     lead = "Paraphrased questions" if len(asked) < MOST_ROWS else f"The first {MOST_ROWS} paraphrased questions"
     lead += ", which no training saw. Marked: sensitive words." if sensitive else ", which no training saw."
-    return parts.section(title, lead, parts.table(head, lines))
+    return parts.section(title, lead, parts.table(title, head, lines))
 
 
 def _marked(text: str, words: Sequence[str]) -> str:

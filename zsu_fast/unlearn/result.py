@@ -6,8 +6,10 @@ import datetime
 import hashlib
 import hmac
 import math
+import os
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +60,28 @@ class ForgetResult:
         """
         return self.record.get("front", [])
 
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: str = "the model",
+        names: Mapping[int, str] | None = None,
+        author: str | None = None,
+    ) -> None:
+        """Write what was asked, shown and not shown, in plain words, with the figures of the record.
+
+        path: .html, .md or .pdf. model: what it is called. names: class -> name. author: who makes it; it stands there
+        as given, marked as not checked. More (heatmaps, photos) is in `zsu_fast.report` and on the command line.
+
+        Raises:
+            ValueError: another suffix.
+            ImportError: matplotlib is missing (extra "report"; not for .md).
+            FileNotFoundError: no browser to make a .pdf with.
+        """
+        from zsu_fast.report import report_of, write_report  # the roof, which stands on this floor
+
+        write_report(report_of(self, model=model, names=names, author=author), path)
+
     def summary(self) -> str:
         """The verdict and the figures, in one line."""
         said = self.verdict.sentence
@@ -74,7 +98,7 @@ class ForgetResult:
             forgotten = f"accuracy on the class ({judged})"
             if self.record["request"]["kind"] != "class":
                 forgotten = f"share of {self.record['metrics']['counted']}"
-            for key, what in (("forget_accuracy", forgotten), ("retain_accuracy", "accuracy on the others")):
+            for key, what in (("forget_accuracy", forgotten), ("retain_accuracy", "accuracy on the retain images")):
                 if self.before[key] is not None:
                     said += f"; {what} {self.before[key]:.3f} -> {self.after[key]:.3f}"
             said += "."
