@@ -101,7 +101,10 @@ def items():
         "psnr": None, "roughness": 0.01,
     }  # fmt: skip
     after = before | {"errors": [0.0055, 0.0055], "kept_same": 0.98, "psnr": [31.5, 26.25]}
-    request = {"count": 2, "worse": 1.5, "restarts": 16, "unseen": 9}
+    request = {
+        "kind": "items", "count": 2, "worse": 1.5, "restarts": 16, "search_steps": 5, "unseen": 9,
+        "latents": {"fresh": 100},
+    }  # fmt: skip
     return ItemsReport(
         model=EVIL, record=record(request, before, after), picks={EVIL: [1]}, photos={EVIL: photos(2), "now": photos(2)}
     )
@@ -114,7 +117,7 @@ def items():
         (instances(), 11, ("100.0 % → 0.0 %", "2.5 → -0.5", "NaN", "100.0 → 0.0")),
         (text(), 12, ("90.0 % → 0.0 %", "9 of 10, 90.0 % (60.0 % to 98.0 %)", "GRAZ , Grazia, New York", "1.25 1.25")),
         (generator(), 12, ("25.0 % → 0.0 %", "140 122.5", "25.0 → 0.0")),
-        (items(), 10, (
+        (items(), 11, (
             "2 of 2 → 1 of 2", "0.0025 → 0.0055", "98.0 %", "0.001 0.005 0.0055 gone",
             "0.004 0.006 0.0055 still made", "31.5 (95 % exceed 26.25)",
         )),

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from tests.report.pages import EVIL, check
-from tests.report.test_kinds import concept, generator, instances, record, text
+from tests.report.test_kinds import concept, generator, instances, items, record, text
 from zsu_fast.evaluate import ProbeResult
 from zsu_fast.evaluate.accuracy import summarise
 from zsu_fast.report import ClassReport, markdown, render
-from zsu_fast.report.items import ItemsReport
 from zsu_fast.report.statements import first_page
 
 pytest.importorskip("matplotlib")
@@ -33,13 +32,6 @@ def of_class(verdict=None, metrics=None, **more):
     found["retain_probes"] = {"hmac_sha256": "ab", "shape": [30, 3, 8, 8]}
     found["metrics"] |= metrics or {}
     return ClassReport(model=EVIL, record=found, picks={EVIL: [1, 2]}, names={2: EVIL}, **more)
-
-
-def items():
-    before = {"errors": [0.01, 0.02], "kept_same": 1.0, "same_class": None, "unseen_error": 0.3}
-    request = {"count": 2, "unseen": 9, "latents": {"fresh": 100}, "restarts": 4, "search_steps": 5, "kind": "items"}
-    found = record(request, before, before | {"errors": [0.4, 0.5], "kept_same": 0.97})
-    return ItemsReport(model=EVIL, record=found, picks={EVIL: [3]})
 
 
 def said(report, number):
