@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast.benchmark.settings import PROBES, TRAIN, Few
-from zsu_fast.evaluate.given import check_labelled
+from zsu_fast.evaluate.images import check_labelled
 from zsu_fast.model.tensors import model_digest, update_digest
 
 Pair = tuple[Tensor, Tensor]

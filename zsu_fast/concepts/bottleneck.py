@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from zsu_fast.concepts.bank import ConceptBank
 from zsu_fast.concepts.reading import activations
-from zsu_fast.evaluate.given import check_classes, check_labelled
+from zsu_fast.evaluate.given import check_classes
+from zsu_fast.evaluate.images import check_labelled
 from zsu_fast.evaluate.inference import Progress
 
 NEAR = 0.05

@@ -13,7 +13,7 @@ from zsu_fast.concepts.bottleneck import Bottleneck, concept_bottleneck
 from zsu_fast.concepts.gradients import agreement, integrated_gradients
 from zsu_fast.concepts.reading import classifier_of
 from zsu_fast.concepts.relevance_concepts import RelevanceConcept, relevance_concepts
-from zsu_fast.evaluate.given import check_labelled
+from zsu_fast.evaluate.images import check_labelled
 from zsu_fast.evaluate.inference import inference_mode
 from zsu_fast.lrp import Composite, relevance
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from zsu_fast.concepts.bank import ConceptBank
 from zsu_fast.concepts.located import Part, channels_first, located
 from zsu_fast.concepts.reading import classifier_of
-from zsu_fast.evaluate.given import check_int, check_labelled
+from zsu_fast.evaluate.given import check_int
+from zsu_fast.evaluate.images import check_labelled
 from zsu_fast.evaluate.inference import inference_mode
 from zsu_fast.extras import require
 from zsu_fast.lrp import Composite

@@ -16,6 +16,7 @@ from zsu_fast.evaluate import attacks, distances
 from zsu_fast.evaluate.accuracy import Evaluation, evaluate
 from zsu_fast.evaluate.attacks import mlp_probe, nearest_prototype, neighbour_probe, prototype_row
 from zsu_fast.evaluate.depth import Attack, Depth, depth, share_of_the_way
+from zsu_fast.evaluate.images import ImageStream, images_of
 from zsu_fast.evaluate.intervals import auc_interval, upper_bound, wilson_interval
 from zsu_fast.evaluate.lira import LikelihoodRatio, likelihood_ratio
 from zsu_fast.evaluate.membership import Membership, membership
@@ -26,6 +27,7 @@ __all__ = [
     "Attack",
     "Depth",
     "Evaluation",
+    "ImageStream",
     "LikelihoodRatio",
     "Membership",
     "ProbeResult",
@@ -37,6 +39,7 @@ __all__ = [
     "distances",
     "evaluate",
     "features",
+    "images_of",
     "likelihood_ratio",
     "linear_probe",
     "membership",

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.given import check_classes, check_images, check_int, check_labels, check_targets
+from zsu_fast.evaluate.given import check_classes, check_int, check_labels, check_targets
+from zsu_fast.evaluate.images import Images, ImageStream, images_of
 from zsu_fast.evaluate.inference import Progress, answers_of, forward_batches, inference_mode, logits_of
 from zsu_fast.evaluate.intervals import wilson_interval
 
@@ -51,9 +52,9 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor | Sequence[int],
-    target: int | Sequence[int],
+    images: Any,
+    labels: Tensor | Sequence[int] | None = None,
+    target: int | Sequence[int] | None = None,
     *,
     batch_size: int = 256,
     progress: Progress | None = None,
@@ -65,8 +66,9 @@ def evaluate(
 
     Args:
         model: returns logits [N, classes] or an object with ``.logits``.
-        images: [N, ...], what the model takes (preprocessed); moved to the model's device batch by batch.
-        labels: [N] integer class indices.
+        images: [N, ...], what the model takes (preprocessed), or whatever they can be read from, batch by batch, see
+            `zsu_fast.evaluate.images_of`; moved to the model's device batch by batch.
+        labels: [N] integer class indices; None: those that come with the images.
         target: the class, or the classes, that count as forgotten.
         batch_size: images in one forward pass.
         progress: called as ``progress(done, total, text)`` after every batch.
@@ -75,11 +77,17 @@ def evaluate(
         TypeError: images, labels or target of a wrong type, or a model that returns no logits.
         ValueError: labels or target that are no class of the model, shapes that do not fit.
     """
-    images = check_images("images", images)
-    truth = check_labels("labels", labels, len(images))
+    found, beside = images_of("images", images)
+    labels = beside if labels is None else labels  # type: ignore[assignment]
+    truth = None
+    if isinstance(found, Tensor) or labels is not None:
+        truth = check_labels("labels", labels, len(found))
     targets = check_targets(target)
 
-    predictions = predict(model, images, batch_size=batch_size, progress=progress, labels=truth, targets=targets)
+    predictions = predict(model, found, batch_size=batch_size, progress=progress, labels=truth, targets=targets)
+    if truth is None:
+        assert isinstance(found, ImageStream)
+        truth = check_labels("labels", found.labels, len(found))
     return summarise(predictions, truth, targets)
 
 
@@ -112,7 +120,7 @@ def summarise(predictions: Tensor, labels: Tensor, targets: Sequence[int]) -> Ev
 
 def predict(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     *,
     batch_size: int = 256,
     progress: Progress | None = None,
@@ -124,7 +132,7 @@ def predict(
     ``labels`` and ``targets``, if given, are checked against the number of classes as soon as it is known, with
     the first batch, so that a wrong one does not cost a whole pass.
     """
-    images = check_images("images", images)
+    images, _ = images_of("images", images)
     check_int("batch_size", batch_size, 1)
     found: list[Tensor] = []
     with inference_mode(model):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.attacks import mlp_probe, nearest_prototype, neighbour_probe, prototype_row
-from zsu_fast.evaluate.given import check_classes, check_int, check_labelled, check_seed, check_targets
+from zsu_fast.evaluate.given import check_classes, check_int, check_seed, check_targets
+from zsu_fast.evaluate.images import check_labelled
 from zsu_fast.evaluate.inference import Progress, answers_of
 from zsu_fast.evaluate.intervals import upper_bound
 from zsu_fast.evaluate.probe import features, features_and_logits, linear_probe

@@ -44,15 +44,6 @@ def check_labels(name: str, labels: object, count: int, device: torch.device | s
     return found
 
 
-def check_labelled(name: str, given: object, device: torch.device | str | None = "cpu") -> tuple[Tensor, Tensor]:
-    """A pair (images [N, ...], labels int64 [N]), N >= 1; the labels on `device`, or with None where the images are."""
-    if not isinstance(given, (tuple, list)) or len(given) != 2:
-        got = f"{type(given).__name__} of {len(given)}" if isinstance(given, (tuple, list)) else type(given).__name__
-        raise TypeError(f"{name}: expected a pair (images, labels), got {got}")
-    images = check_images(name, given[0], 1)
-    return images, check_labels(f"{name} labels", given[1], len(images), images.device if device is None else device)
-
-
 def check_classes(name: str, labels: Tensor, classes: int) -> None:
     """ValueError for labels int64 [N] that are not classes of a model with so many."""
     if labels.numel() and int(labels.max()) >= classes:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from zsu_fast.evaluate.images import Images
 from zsu_fast.model.wrapped import lock_of
 
 Progress = Callable[[int, int, str], None]
@@ -53,23 +54,36 @@ def answers_of(logits: Tensor) -> Tensor:
 
 
 def forward_batches(
-    model: nn.Module, images: Tensor, batch_size: int, progress: Progress | None = None, text: str = "evaluate"
+    model: nn.Module, images: Images, batch_size: int, progress: Progress | None = None, text: str = "evaluate"
 ) -> Iterator[object]:
     """The model's outputs, one batch after another; images go to the model's device batch by batch.
 
-    To be used inside :func:`inference_mode`. ``progress(done, total, text)`` is called after each batch.
+    To be used inside :func:`inference_mode`. ``progress(done, total, text)`` is called after each batch; of a stream
+    whose length is not known before its end, total is what is done.
     """
+    return (run(model, batch) for batch in batches_for(model, images, batch_size, progress, text))
+
+
+def batches_for(
+    model: nn.Module, images: Images, batch_size: int, progress: Progress | None = None, text: str = "evaluate"
+) -> Iterator[Tensor]:
+    """The batches that :func:`forward_batches` runs, on the model's device."""
     device = model_device(model, images.device)
-    total = images.shape[0]
-    for start in range(0, total, batch_size):
-        batch = images[start : start + batch_size]
-        try:
-            output = model(batch.to(device, non_blocking=True))
-        except (ValueError, TypeError) as error:  # as a norm raises them, of an input that is none of our arguments
-            raise ValueError(f"model: does not take images of shape {tuple(batch.shape[1:])}: {error}") from error
-        yield output
+    expected = len(images) if isinstance(images, Tensor) else images.expected
+    done = 0
+    for batch in images.split(batch_size) if expected != 0 else ():
+        yield batch.to(device, non_blocking=True)
+        done += len(batch)
         if progress is not None:
-            progress(min(start + batch_size, total), total, text)
+            progress(done, done if expected is None else expected, text)
+
+
+def run(model: nn.Module, batch: Tensor) -> object:
+    """The model's output. ValueError where the model does not take such images."""
+    try:
+        return model(batch)
+    except (ValueError, TypeError) as error:  # as a norm raises them, of an input that is none of our arguments
+        raise ValueError(f"model: does not take images of shape {tuple(batch.shape[1:])}: {error}") from error
 
 
 def model_device(model: nn.Module, default: torch.device) -> torch.device:

@@ -6,7 +6,6 @@ models sees more, see `zsu_fast.evaluate.likelihood_ratio`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.given import check_classes, check_int, check_labelled, check_seed
+from zsu_fast.evaluate.given import check_classes, check_int, check_seed
+from zsu_fast.evaluate.images import Images, labelled_images
 from zsu_fast.evaluate.inference import Progress, forward_batches, inference_mode, logits_of
 from zsu_fast.evaluate.intervals import auc_interval, wilson_interval
 from zsu_fast.extras import require
@@ -66,10 +66,10 @@ class Membership:
 
 def membership(
     model: nn.Module,
-    members: tuple[Tensor, Tensor | Sequence[int]],
-    nonmembers: tuple[Tensor, Tensor | Sequence[int]],
+    members: Any,
+    nonmembers: Any,
     *,
-    forgotten: tuple[Tensor, Tensor | Sequence[int]] | None = None,
+    forgotten: Any = None,
     batch_size: int = 256,
     seed: int = 0,
     progress: Progress | None = None,
@@ -85,7 +85,8 @@ def membership(
 
     Args:
         model: returns logits [N, classes] or an object with ``.logits``; run in evaluation mode, left as it was.
-        members: (images [N, ...], labels [N]) that the model was trained on, prepared without augmentation.
+        members: (images [N, ...], labels [N]) that the model was trained on, prepared without augmentation; or a
+            Dataset or loader that gives both.
         nonmembers: likewise, of the same source, that it was not trained on.
         forgotten: likewise, that it was trained on and should not show it.
         batch_size: images in one forward pass.
@@ -100,7 +101,7 @@ def membership(
     check_seed(seed)
     check_int("batch_size", batch_size, 1)
     given = {"members": members, "nonmembers": nonmembers} | ({} if forgotten is None else {"forgotten": forgotten})
-    checked = {name: check_labelled(name, pair) for name, pair in given.items()}
+    checked = {name: labelled_images(name, pair) for name, pair in given.items()}
     scored: dict[str, Scored] = {}
     for name, (images, labels) in checked.items():
         values = scores(model, images, labels, name=name, batch_size=batch_size, progress=progress)
@@ -110,7 +111,7 @@ def membership(
 
 def scores(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     name: str = "images",

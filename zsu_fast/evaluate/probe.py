@@ -6,7 +6,7 @@ again; both levels belong in every report.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from zsu_fast.evaluate.given import check_images, check_int, check_labels, check_targets
-from zsu_fast.evaluate.inference import Progress, forward_batches, inference_mode, logits_of
+from zsu_fast.evaluate.given import check_int, check_labels, check_targets
+from zsu_fast.evaluate.images import Images, images_of
+from zsu_fast.evaluate.inference import Progress, batches_for, inference_mode, logits_of, run
 from zsu_fast.extras import require
 
 
@@ -69,7 +70,7 @@ class LastLinear(TorchFunctionMode):
 
 def features(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     layer: str | None = None,
     batch_size: int = 256,
     progress: Progress | None = None,
@@ -78,7 +79,7 @@ def features(
 
     Args:
         model: any module; evaluation mode, no gradients, everything put back as it was.
-        images: [N, ...], what the model takes.
+        images: [N, ...], what the model takes, or whatever they can be read from (`zsu_fast.evaluate.images_of`).
         layer: name of a module, to take *its* input instead. Default: the last ``linear`` that runs, be it an
             ``nn.Linear`` or a functional one.
         batch_size: images in one forward pass.
@@ -99,7 +100,7 @@ def features(
 
 def features_and_logits(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     layer: str | None = None,
     batch_size: int = 256,
     progress: Progress | None = None,
@@ -120,38 +121,34 @@ def features_and_logits(
 
 def _capture(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     layer: str | None,
     batch_size: int,
     progress: Progress | None,
     keep: Callable[[Tensor, object], None],
 ) -> None:
     """Run the model and call ``keep(pooled input of the layer, output)`` for every batch, see :func:`features`."""
-    images = check_images("images", images)
+    images, _ = images_of("images", images)
     check_int("batch_size", batch_size, 1)
     modules = dict(model.named_modules())
     if layer is not None and layer not in modules:
         raise ValueError(f"layer must be the name of a module of the model, got {layer!r}; see model.named_modules()")
     with inference_mode(model):
-        outputs = forward_batches(model, images, batch_size, progress, "features")
-        done = 0
-        while done < images.shape[0]:
-            expected = min(batch_size, images.shape[0] - done)
-            captured, output = _run_last_linear(outputs) if layer is None else _run_named(outputs, modules[layer])
+        for batch in batches_for(model, images, batch_size, progress, "features"):
+            read = _read_last_linear(model, batch) if layer is None else _read_named(model, batch, modules[layer])
+            captured, output = read
             if captured is None:
                 raise ValueError(
                     "no linear layer ran in the model: name with layer= the module whose input is meant"
                     if layer is None
                     else f"layer {layer!r} did not run, or was not given a tensor"
                 )
-            if captured.shape[0] != expected:
+            if captured.shape[0] != len(batch):
                 raise ValueError(
-                    f"the input of the layer must have one row for each of the {expected} images, "
+                    f"the input of the layer must have one row for each of the {len(batch)} images, "
                     f"got shape {list(captured.shape)}"
                 )
             keep(captured.cpu(), output)
-            done += expected
-        next(outputs, None)  # lets the progress of the last batch be reported
 
 
 def linear_probe(
@@ -235,13 +232,13 @@ def probe_on_halves(values: Tensor, labels: Tensor, target: int | Sequence[int],
     return linear_probe(values[train], truth[train], values[~train], truth[~train], target, seed=seed)
 
 
-def _run_last_linear(outputs: Iterator[object]) -> tuple[Tensor | None, object]:
+def _read_last_linear(model: nn.Module, batch: Tensor) -> tuple[Tensor | None, object]:
     with LastLinear() as mode:
-        output = next(outputs)
+        output = run(model, batch)
     return mode.input, output
 
 
-def _run_named(outputs: Iterator[object], module: nn.Module) -> tuple[Tensor | None, object]:
+def _read_named(model: nn.Module, batch: Tensor, module: nn.Module) -> tuple[Tensor | None, object]:
     seen: list[Tensor] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -249,7 +246,7 @@ def _run_named(outputs: Iterator[object], module: nn.Module) -> tuple[Tensor | N
 
     handle = module.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        output = next(outputs)
+        output = run(model, batch)
     finally:
         handle.remove()
     return (seen[0] if seen else None), output

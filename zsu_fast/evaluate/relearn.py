@@ -23,11 +23,11 @@ from zsu_fast.evaluate.given import (
     check_classes,
     check_images,
     check_int,
-    check_labelled,
     check_labels,
     check_seed,
     check_targets,
 )
+from zsu_fast.evaluate.images import check_labelled
 from zsu_fast.evaluate.inference import Progress, cuda_devices, inference_mode, logits_of, model_device
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], float], torch.optim.Optimizer]] = {

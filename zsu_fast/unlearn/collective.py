@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.accuracy import summarise
-from zsu_fast.evaluate.given import check_images, check_labelled, check_labels, check_targets
+from zsu_fast.evaluate.given import check_labels, check_targets
+from zsu_fast.evaluate.images import ImageStream, images_of
 from zsu_fast.evaluate.inference import answers_of, logits_of
 from zsu_fast.model.tensors import model_digest
 from zsu_fast.unlearn.group import Group
@@ -28,6 +30,11 @@ class ForgetClassTogether(ForgetClass):
     def __post_init__(self) -> None:
         """Checked by `shared_request`."""
 
+    @cached_property
+    def probe_labels(self) -> Tensor:
+        assert isinstance(self.labels, Tensor)
+        return self.labels
+
     def evaluate(self, view: nn.Module, given: Any, batches: Batches) -> Evaluated | None:
         """given: a `Shard` and the labels of all."""
         if given is None:
@@ -37,7 +44,7 @@ class ForgetClassTogether(ForgetClass):
         return summarise(shard.gather(answers), labels.cpu(), self.classes)
 
 
-def shared_request(group: Group, request: Any, probes: Any, labels: Any) -> ForgetClassTogether:
+def shared_request(group: Group, request: Any, probes: Any, labels: Any, device: torch.device) -> ForgetClassTogether:
     """The request of all, from a request or targets, probes and labels of each; no probe may be here at all.
 
     Raises:
@@ -50,7 +57,8 @@ def shared_request(group: Group, request: Any, probes: Any, labels: Any) -> Forg
     if isinstance(probes, SyntheticProbes):
         raise ValueError("group: probes are synthesised by one process")
     targets = check_targets(request)
-    images = _part("probes", probes)
+    images, beside = _part("probes", probes, device)
+    labels = beside if labels is None else labels
     if labels is None and len(targets) > 1:
         raise ValueError("probe_labels: needed with several targets, to say which probe belongs to which")
     if labels is None:
@@ -66,14 +74,16 @@ def shared_request(group: Group, request: Any, probes: Any, labels: Any) -> Forg
     return together
 
 
-def shared_images(name: str, given: Any) -> Any:
+def shared_images(name: str, given: Any, device: torch.device) -> Any:
     """Retain images, with labels or without, or labelled ones to judge by; None stays None."""
-    if isinstance(given, (tuple, list)) and len(given) == 2:
-        images = _part(name, given[0])
-        return images, check_labels(f"{name} labels", given[1], len(images), images.device)
-    if given is None or (isinstance(given, Tensor) and name != "evaluate_on"):
-        return None if given is None else _part(name, given)
-    return check_labelled(name, given, None)  # says what is wrong
+    if given is None:
+        return None
+    images, labels = _part(name, given, device)
+    if labels is None and name != "evaluate_on":
+        return images
+    if labels is None:
+        raise TypeError(f"{name}: expected a pair (images, labels), got {type(given).__name__}")
+    return images, check_labels(f"{name} labels", labels, len(images), images.device)
 
 
 def check_alike(group: Group, model: nn.Module, method: Method, request: Request, given: dict[str, Any]) -> None:
@@ -94,8 +104,13 @@ def check_alike(group: Group, model: nn.Module, method: Method, request: Request
         raise ValueError("model: its tensors are not the same in all processes")
 
 
-def _part(name: str, images: Any) -> Tensor:
-    return check_images(name, images) if isinstance(images, Tensor) and not len(images) else check_finite(name, images)
+def _part(name: str, given: Any, device: torch.device) -> tuple[Tensor, Any]:
+    """Images in memory, maybe none, and the labels that they bring."""
+    images, labels = images_of(name, given, finite=True)
+    if isinstance(images, ImageStream):
+        found = images.on(device).tensor()
+        return found, images.labels if labels is None else labels
+    return check_finite(name, images) if len(images) else images, labels
 
 
 def _kind(images: Any) -> Sequence[Any]:

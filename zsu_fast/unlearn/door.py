@@ -64,7 +64,7 @@ def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is not None and images.device != parameter.device:
         raise ValueError(f"{argument}: on {images.device}, the model is on {parameter.device}")
-    few = images[:1]
+    few = first = images[:1]
     try:
         try:
             output = _run(model, few)
@@ -72,16 +72,17 @@ def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:
             if "more than 1 value per channel" not in str(error):
                 raise
             # A norm without running statistics takes them from the batch: one image has none.
-            few = images[:2] if len(images) > 1 else images.repeat(2, *[1] * (images.dim() - 1))
+            few = images[:2]
+            few = few if len(few) > 1 else few.repeat(2, *[1] * (few.dim() - 1))
             output = _run(model, few)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if parameter is not None and images.is_floating_point() and images.dtype != parameter.dtype:
-            raise ValueError(f"{argument}: {images.dtype}, the model is {parameter.dtype}") from error
+        if parameter is not None and first.is_floating_point() and first.dtype != parameter.dtype:
+            raise ValueError(f"{argument}: {first.dtype}, the model is {parameter.dtype}") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{argument}: the model does not take images of shape {tuple(images.shape[1:])}, {images.dtype}: {reason}"
+            f"{argument}: the model does not take images of shape {tuple(first.shape[1:])}, {first.dtype}: {reason}"
         ) from error
     try:
         logits_of(output)

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from zsu_fast.evaluate.images import held
+from zsu_fast.evaluate.inference import model_device
 from zsu_fast.extras import require
 from zsu_fast.model.tensors import tensor_digest
 from zsu_fast.unlearn.checkpoint import Checkpoint, kept_in
@@ -20,8 +23,9 @@ from zsu_fast.unlearn.methods import RESUMABLE, Method, find_method, methods_for
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import check_progress
 from zsu_fast.unlearn.picks import Picks
+from zsu_fast.unlearn.read import read_labelled, read_probes, read_retained
 from zsu_fast.unlearn.replicas import agreed, check_replicas, processes_of
-from zsu_fast.unlearn.requests import ForgetClass, Request, check_finite, labelled
+from zsu_fast.unlearn.requests import ForgetClass, Request
 from zsu_fast.unlearn.result import ForgetResult
 from zsu_fast.unlearn.synthetic import SyntheticProbes, synthesise
 from zsu_fast.unlearn.task import Task
@@ -31,13 +35,13 @@ from zsu_fast.unlearn.transaction import Transaction, roll_back, transact
 def forget(
     model: nn.Module,
     target: Request | int | Sequence[int],
-    probes: Tensor | SyntheticProbes | None = None,
+    probes: Any = None,
     *,
     method: str = "lra-npp",
     probe_labels: Tensor | Sequence[int] | None = None,
-    retain_probes: Tensor | tuple[Tensor, Tensor] | None = None,
-    evaluate_on: tuple[Tensor, Tensor] | None = None,
-    front: tuple[Tensor, Tensor] | None = None,
+    retain_probes: Any = None,
+    evaluate_on: Any = None,
+    front: Any = None,
     progress: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -54,9 +58,13 @@ def forget(
     Args:
         model: any module that returns logits [N, classes] (or an object with `.logits`), or a wrapper of one (DDP,
             DataParallel, torch.compile, AveragedModel); edited in place.
-        target: the class index to forget, or several, with `probes` (and `probe_labels`); or a request that has all.
+        target: the class index to forget, or several, with `probes` (and `probe_labels`, unless the probes come with
+            labels); or a request that has all.
         probes: images of it [N, ...]; or `SyntheticProbes`, where there are none: then they are synthesised from the
-            model, those of other classes too, and nothing is judged on real images but by `evaluate_on`.
+            model, those of other classes too, and nothing is judged on real images but by `evaluate_on`. Here and
+            below: tensors, arrays, lists, Datasets, loaders, see `zsu_fast.evaluate.images_of`. "lra-npp" and
+            "channels" read a Dataset or a loader batch by batch, with the same result as from a tensor; methods that
+            train hold all images in memory.
         method: "lra-npp" ranks the inputs of the classifier by relevance for the class and cuts the paths that speak
             for it (arXiv 2410.23693); it changes what the model says, hardly what its features know. "channels" masks
             units of any layers, exactly. "deep" teaches late layers to carry only what tells the other classes apart:
@@ -115,12 +123,12 @@ def forget(
 def select(
     model: nn.Module,
     target: Request | int | Sequence[int],
-    probes: Tensor | SyntheticProbes | None = None,
+    probes: Any = None,
     *,
     budget: int | float,
     method: str = "lra-npp",
     probe_labels: Tensor | Sequence[int] | None = None,
-    retain_probes: Tensor | tuple[Tensor, Tensor] | None = None,
+    retain_probes: Any = None,
     group: dist.ProcessGroup | None = None,
     **options: Any,
 ) -> Picks:
@@ -168,37 +176,40 @@ def _carry_out(
     """Everything checked at the door, then one transaction around all the rest. shared: each of the processes brings
     images of its own; otherwise they are to do the same."""
     bare = check_model(model)
+    device = model_device(bare, torch.device("cpu"))
     check_progress(progress)
     if not shared and processes is not ALONE:
         given = {"target": request, "probes": probes, "probe_labels": probe_labels, "retain_probes": retain_probes}
         check_replicas(processes, given | {"evaluate_on": evaluate_on, "method": method, "options": options})
-    if isinstance(request, Request) and (probes is not None or probe_labels is not None):
+    if isinstance(request, _REQUESTS) and (probes is not None or probe_labels is not None):
         raise TypeError("probes: part of the request already")
     if shared:
-        request = shared_request(processes, request, probes, probe_labels)
+        request = shared_request(processes, request, probes, probe_labels, device)
     elif isinstance(probes, SyntheticProbes):
         if probe_labels is not None:
             raise TypeError("probe_labels: synthesised probes have their own")
-    elif not isinstance(request, Request):
+    elif not isinstance(request, _REQUESTS):
         request = ForgetClass(request, probes, probe_labels)
     chosen = configured(method, options)
-    _check_kind(type(request) if isinstance(request, Request) else ForgetClass, chosen)
+    _check_kind(type(request) if isinstance(request, _REQUESTS) else ForgetClass, chosen)
     if checkpoint is not None and not chosen.resumable:
         raise ValueError(f"checkpoint: method {method!r} cannot go on from one; these can: {', '.join(RESUMABLE)}")
     if shared:
         if front is not None:
             raise ValueError("front: is drawn by one process, without group")
-        retain_probes = shared_images("retain_probes", retain_probes)
-        evaluate_on = shared_images("evaluate_on", evaluate_on)
+        retain_probes = shared_images("retain_probes", retain_probes, device)
+        evaluate_on = shared_images("evaluate_on", evaluate_on, device)
         check_alike(processes, bare, chosen, request, {"retain_probes": retain_probes, "evaluate_on": evaluate_on})
-    elif isinstance(retain_probes, (tuple, list)):
-        retain_probes = labelled("retain_probes", retain_probes)
-    elif retain_probes is not None:
-        check_finite("retain_probes", retain_probes)
-    if evaluate_on is not None and not shared:
-        evaluate_on = labelled("evaluate_on", evaluate_on)
+    else:
+        if isinstance(request, ForgetClass):
+            request = read_probes(request, chosen, device)
+        if retain_probes is not None:
+            retain_probes = read_retained(retain_probes, chosen, device)
+        if evaluate_on is not None:
+            evaluate_on = read_labelled("evaluate_on", evaluate_on, device)
     if front is not None:
-        front = labelled("front", front)
+        images, labels = read_labelled("front", front, device)
+        front = held(images), labels
         require("sklearn", "evaluate")
     if isinstance(probes, SyntheticProbes):
         request = synthesise(bare, request, probes, progress)
@@ -214,6 +225,10 @@ def _carry_out(
         )
 
     return transact(bare, work, request.view(bare), opened)
+
+
+# The first is looked at first: the protocol asks for every property of a request, which reads images.
+_REQUESTS = (ForgetClass, Request)
 
 
 def _decision(result: ForgetResult) -> object:

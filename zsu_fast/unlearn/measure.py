@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast.concepts.reading import Reading
+from zsu_fast.evaluate.images import batches_at
 from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.unlearn import search
@@ -112,7 +113,8 @@ class Measurement:
         labels = self.retain[1]
         logits = self.run(self.others) if self.known is None else self.known
         logits = answering(self.transaction.view, logits)
-        self.unsure_first = search.margins(logits, labels).argsort(stable=True)
+        if isinstance(self.retain[0], Tensor):  # a stream has its own order
+            self.unsure_first = search.margins(logits, labels).argsort(stable=True)
         right = (logits.argmax(1) == labels).sum()
         return int(self.others.group.sum(right)) / self.others.total
 
@@ -129,8 +131,9 @@ class Measurement:
         if among is not None:
             order = order[among.to(order.device)[order]]
         right = seen = 0
-        for where in order.split(self.options.batch(images)):
-            logits = self.forward(images[where]) if quick is None else quick(where)
+        size = self.options.batch(images)
+        for where, batch in batches_at(images if quick is None else order, order, size):
+            logits = self.forward(batch) if quick is None else quick(where)
             logits = answering(self.transaction.view, logits)
             right += int((logits.argmax(1) == labels[where]).sum())
             seen += len(where)

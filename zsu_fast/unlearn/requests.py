@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.accuracy import Evaluation, summarise
-from zsu_fast.evaluate.given import check_images, check_labelled, check_labels, check_targets
+from zsu_fast.evaluate.given import check_images, check_labels, check_targets
+from zsu_fast.evaluate.images import Images, ImageStream, images_of, labelled_images
 from zsu_fast.evaluate.inference import answers_of, logits_of
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.verdict import Evaluated, Evidence, Verdict, judge
@@ -19,6 +21,7 @@ KNOWN = 0.15
 """A model that answers with the class on fewer of its probes, or on less than a third as many as with another class,
 does not know it, as far as can be seen. Probes from another source, or a weak net, lie well above."""
 Pair = tuple[Tensor, Tensor]
+"""Images and labels; the images may be an `ImageStream` where they are only run, which then stands in for a tensor."""
 Batches = Callable[[Tensor], Sequence[Tensor]]
 NAN = "nothing was done, the model gives NaN on them (is the preprocessing right?)."
 
@@ -134,7 +137,8 @@ class ForgetClass(OfClassifier):
     """Forget one class, or several.
 
     targets: class index or indices. probes: model-ready images [N, ...] of the class(es) that the model was not trained
-    on; a few dozen of each are enough. labels: int [N], the target that each probe belongs to; needed with several.
+    on, or whatever they can be read from (`zsu_fast.evaluate.images_of`); a few dozen of each are enough. labels: int
+    [N], the target that each probe belongs to; needed with several, if the probes do not bring them.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -151,19 +155,24 @@ class ForgetClass(OfClassifier):
     short: ClassVar[str] = "with the class"
 
     def __post_init__(self) -> None:
-        targets = check_targets(self.targets)
-        object.__setattr__(self, "targets", tuple(targets))
-        object.__setattr__(self, "labels", probe_classes(self.probes, self.labels, targets))
+        object.__setattr__(self, "targets", tuple(check_targets(self.targets)))
+        images, beside = images_of("probes", self.probes, finite=True)
+        object.__setattr__(self, "probes", check_finite("probes", images))
+        object.__setattr__(self, "labels", beside if self.labels is None else self.labels)
+        if isinstance(images, Tensor):
+            object.__setattr__(self, "labels", self.probe_labels)
 
     @property
     def classes(self) -> tuple[int, ...]:
         assert isinstance(self.targets, tuple)
         return self.targets
 
-    @property
+    @cached_property
     def probe_labels(self) -> Tensor:
-        assert isinstance(self.labels, Tensor)
-        return self.labels
+        labels = self.labels
+        if labels is None and isinstance(self.probes, ImageStream):
+            labels = self.probes.labels  # which reads it through
+        return probe_classes(self.probes, labels, list(self.classes))
 
     @property
     def groups(self) -> list[Tensor]:
@@ -223,22 +232,25 @@ def _still(evaluation: Evaluation, target: int) -> tuple[int, int]:
 
 
 def check_finite(name: str, images: object) -> Tensor:
-    """Images [N, ...] to choose an edit by: at least one, and no NaN or infinity."""
+    """Images [N, ...] to choose an edit by: at least one, no NaN or infinity; a stream sees to that as it is read."""
+    if isinstance(images, ImageStream):
+        return cast(Tensor, images)
     found = check_images(name, images, 1)
-    if (found.is_floating_point() or found.is_complex()) and not bool(found.isfinite().all()):
+    if (found.is_floating_point() or found.is_complex()) and not all(
+        bool(part.isfinite().all()) for part in found.split(1024)
+    ):
         raise ValueError(f"{name}: expected finite values, got NaN or infinity")
     return found
 
 
-def labelled(name: str, given: object) -> tuple[Tensor, Tensor]:
+def labelled(name: str, given: object) -> Pair:
     """A pair (images, labels), the labels where the images are."""
-    images, labels = check_labelled(name, given, None)
+    images, labels = labelled_images(name, given, None, finite=True)
     return check_finite(name, images), labels
 
 
-def probe_classes(probes: object, labels: object, targets: list[int]) -> Tensor:
+def probe_classes(images: Images, labels: object, targets: list[int]) -> Tensor:
     """The class of each probe, int64 [N] where the probes are."""
-    images = check_finite("probes", probes)
     if labels is None:
         if len(targets) > 1:
             raise ValueError("probe_labels: needed with several targets, to say which probe belongs to which")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsu_fast.model.tensors import update_digest
+from zsu_fast.evaluate.images import images_digest
 from zsu_fast.unlearn.patch import Patch
 from zsu_fast.unlearn.shard import Shard
 from zsu_fast.unlearn.verdict import Verdict
@@ -89,14 +89,6 @@ def provenance() -> dict[str, Any]:
     }
 
 
-class _Keyed:
-    """An HMAC with the interface of a hash."""
-
-    def __init__(self, key: str) -> None:
-        self._mac = hmac.new(bytes.fromhex(key), digestmod=hashlib.sha256)
-        self.update, self.hexdigest = self._mac.update, self._mac.hexdigest
-
-
 def described(shard: Shard, key: str) -> dict[str, Any]:
     """Keyed digest and shape of images: who has the key (it is in the undo file) can confirm that they were used.
 
@@ -116,10 +108,7 @@ def described(shard: Shard, key: str) -> dict[str, Any]:
 
 
 def _digest(images: Tensor, key: str) -> str:
-    keyed: Any = _Keyed(key)
-    update_digest(keyed, "", images)
-    digest: str = keyed.hexdigest()
-    return digest
+    return hmac.new(bytes.fromhex(key), images_digest(images).encode(), hashlib.sha256).hexdigest()
 
 
 def jsonable(value: Any) -> Any:

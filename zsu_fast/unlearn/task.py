@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zsu_fast.evaluate.given import check_classes
+from zsu_fast.evaluate.images import ImageStream
 from zsu_fast.model.tensors import model_digest
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
@@ -92,10 +93,11 @@ class Task:
         self.structure = check_runs(self.model, probes.some, request.argument, self.view)
         others = None
         if retain_given is not None:
-            others = self._shard(retain_given if isinstance(retain_given, Tensor) else retain_given[0], "retain_probes")
+            images = retain_given[0] if isinstance(retain_given, tuple) else retain_given
+            others = self._shard(images, "retain_probes")
             check_taken(self.view, others.some, "retain_probes")
         for name, given in (("evaluate_on", evaluate_on), ("front", front)):
-            if given is not None and len(given[0]):
+            if given is not None and (group is ALONE or len(given[0])):
                 check_taken(self.view, given[0], name)
         method.check_model(self.structure)
         self.options = method.completed(self.structure)
@@ -107,12 +109,14 @@ class Task:
             self.front = Front(self.measurement, front)
             self.front.check(self.targets, self.structure.classes)
         self.request = self.measurement.request = request.started(self.measurement.forward, self.view)
-        self.labels = self.request.probe_labels
         self.probes = probes if group is not ALONE else self._shard(self.request.probes, request.argument)
         self.measurement.probes = self.probes
+        self._classified: Pair | None = None
+        if isinstance(self.request.probes, ImageStream) and self.request.probes.once:
+            self._first_look()  # before anything else is asked of them
+        self.labels = self.request.probe_labels
         self.parts = search.folds(self.labels, method.folds, asked.seed)
         self.measurement.retain = self._retain_images(others)
-        self._classified: Pair | None = None
 
     def run(self) -> ForgetResult:
         measurement = self.measurement
@@ -245,6 +249,8 @@ class Task:
     def _first_look(self) -> Tensor:
         """Logits of the probes; what enters the classifier is kept from the same pass for a method that reads it."""
         head, measurement = self.structure.head, self.measurement
+        if self._classified is not None:
+            return self._classified[1]
         if head is None or not self.method.reads_classifier:
             return measurement.run(self.probes)
         weight = self.transaction.tensors.held(head.weight)
@@ -300,7 +306,7 @@ class Task:
             measurement.others = None if retain is None else self._shard(retain[0], "retain_probes")
             return retain
         measurement.others = given
-        if isinstance(self.retain_given, Tensor):
+        if not isinstance(self.retain_given, tuple):
             logits = measurement.run(given)
             labels = answering(self.view, logits).argmax(1)
             keep = ~torch.isin(labels, torch.tensor(self.targets, device=labels.device, dtype=labels.dtype))

@@ -118,7 +118,8 @@ class Method(ABC):
     options. until: its default aim. folds: in how many parts the probes are held out in turn, each judged by an edit
     that was chosen without it; 1: none are, only other images can judge. learns: from the retain images too, which are
     then held out likewise. reads_classifier: it looks at what enters the classifier, which the first pass of the images
-    then keeps. resumable: its training is in a `stretch`, so that it can go on from a checkpoint.
+    then keeps. resumable: its training is in a `stretch`, so that it can go on from a checkpoint. streams: it only runs
+    its images, batch by batch, so that an `ImageStream` may stand for them; others get tensors.
     """
 
     name: ClassVar[str]
@@ -130,6 +131,7 @@ class Method(ABC):
     learns: ClassVar[bool] = False
     reads_classifier: ClassVar[bool] = False
     resumable: ClassVar[bool] = False
+    streams: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:
         self.asked = options

@@ -49,6 +49,7 @@ class Channels(Method):
     name: ClassVar[str] = "channels"
     options: ClassVar[type[MaskOptions]] = ChannelsOptions
     until: ClassVar[float] = 0.05
+    streams: ClassVar[bool] = True
 
     asked: ChannelsOptions
 

@@ -63,6 +63,7 @@ class LraNpp(Method):
     options: ClassVar[type[MaskOptions]] = LraNppOptions
     until: ClassVar[float] = 0.02
     reads_classifier: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
 
     asked: LraNppOptions
 
