@@ -95,19 +95,22 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
-        except KeyboardInterrupt:
-            _tell("interrupted")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-        except Exception as error:
-            if kwargs.get("debug"):
+        except (KeyboardInterrupt, Exception) as error:
+            if kwargs.get("debug") and not isinstance(error, KeyboardInterrupt):
                 raise
-            expected = isinstance(error, (*INPUT_ERRORS, ImportError))
-            text = " ".join(str(error).split()) or type(error).__name__
-            _tell(text if expected else f"{type(error).__name__}: {text} (--debug shows where)")
-            raise typer.Exit(EXIT_BAD_INPUT if expected else EXIT_FAILURE) from None
+            raise typer.Exit(tell_error(error)) from None
 
     return run
 
 
-def _tell(text: str) -> None:
-    RichConsole(file=sys.stderr, highlight=False).print(f"[red]error:[/] {escape(text)}", soft_wrap=True)
+def tell_error(error: BaseException, quiet: bool = False) -> int:
+    """One line on stderr; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        code, text = EXIT_INTERRUPTED, "interrupted"
+    else:
+        expected = isinstance(error, (*INPUT_ERRORS, ImportError))
+        code, text = EXIT_BAD_INPUT if expected else EXIT_FAILURE, " ".join(str(error).split()) or type(error).__name__
+        text = text if expected else f"{type(error).__name__}: {text} (--debug shows where)"
+    if not quiet:
+        RichConsole(file=sys.stderr, highlight=False).print(f"[red]error:[/] {escape(text)}", soft_wrap=True)
+    return code

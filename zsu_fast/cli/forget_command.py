@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +14,14 @@ from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.forget_run import Images, read_forget_images, run_forget
 from zsu_fast.cli.method_options import of_method, parse_settings
 from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
+from zsu_fast.cli.processes import current, in_all_processes
 from zsu_fast.cli.session import open_session
+from zsu_fast.unlearn.group import ALONE
 from zsu_fast.unlearn.methods import BASELINES
 
 
 @one_line_errors
+@in_all_processes
 def forget(
     model: opt.Model,
     target: Annotated[
@@ -158,13 +161,23 @@ def forget(
           --retain others.npz --until 0.1 --utility-floor 0.9
 
       zsu-fast forget timm:resnet18 -w mine.safetensors -t 3 --synthetic 3x224x224
+
+      torchrun --nproc-per-node 4 -m zsu_fast forget hf:./vit -t 7 \
+          --probes val/ --device cuda
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
     others = parse_settings(other, method)
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
     formats = report_formats(report, report_format)
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
+    group = current()
+    with ExitStack() as stack:
+        folder = None
+        if group.rank == 0:
+            folder = OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)
+            stack.enter_context(closing(folder))
+        if linear_probe and group is not ALONE:
+            raise ValueError("--linear-probe: is for one process, not under torchrun")
         for name, asked in (("--linear-probe", linear_probe), ("--front", front)):
             if asked and evaluation is None:
                 raise ValueError(f"{name} needs --eval: labelled images of all classes")
@@ -212,7 +225,8 @@ def forget(
                 session, images, settings, linear_probe=linear_probe, front=front, report=report, photos=photos,
                 progress=progress,
             )  # fmt: skip
-        write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
+        if folder is not None:
+            write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
         raise typer.Exit(exit_code(run.result.verdict.level, fixed_budget=budget is not None))
 
 

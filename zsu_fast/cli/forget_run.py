@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zsu_fast.cli.images import ImageSet
+from zsu_fast.cli.processes import current, part
 from zsu_fast.cli.session import Session
 from zsu_fast.cli.sources import keyed_hash
 from zsu_fast.evaluate import Evaluation, ProbeResult
@@ -20,6 +21,7 @@ from zsu_fast.report import ClassReport, Report, analyse
 from zsu_fast.report.made_of import Made, made_of
 from zsu_fast.unlearn import ForgetClass, ForgetResult, SyntheticProbes, synthesise
 from zsu_fast.unlearn import forget as forget_classes
+from zsu_fast.unlearn.group import ALONE
 
 
 @dataclass(frozen=True)
@@ -128,13 +130,24 @@ def run_forget(
     photos: bool,
     progress: Progress,
 ) -> Run:
-    """Measure, forget, measure again; gather what the report shows."""
-    model = session.loaded.model
+    """Measure, forget, measure again; gather what the report shows: the first of several processes, on its images."""
+    model, group = session.loaded.model, current()
+    report = report and group.rank == 0
+    request: Any = images.targets
     if isinstance(images.probes, SyntheticProbes):
-        request: ForgetClass = synthesise(model, images.targets, images.probes, progress, session.names)
-    else:
+        request = synthesise(model, images.targets, images.probes, progress, session.names)
+    elif group is ALONE:
         request = ForgetClass(images.targets, session.tensor(images.probes), images.probe_labels, session.names)
-    probes, probe_labels = request.probes, request.probe_labels.cpu()
+    if isinstance(request, ForgetClass):
+        probes, probe_labels = request.probes, request.probe_labels.cpu()
+    else:
+        assert isinstance(images.probes, ImageSet)
+        probes = session.tensor(images.probes)
+        own = part(replace(images.probes, labels=images.probe_labels)).labels
+        assert own is not None
+        probe_labels = own
+        given = {"probes": probes, "probe_labels": probe_labels, "class_names": session.names, "group": group}
+        settings = settings | given
     composite = settings.get("composite", "epsilon")
     if report and settings["method"] == "poison" and probes.dim() == 4:
         settings = {"ablation": True} | settings  # whether the patch is good for anything
@@ -216,6 +229,7 @@ def _judging(session: Session, images: Images) -> tuple[Tensor, Tensor] | None:
 
 
 def _labelled(session: Session, images: ImageSet | None) -> tuple[Tensor, Tensor]:
-    assert images is not None and images.labels is not None
-    found = session.tensor(images)
-    return found, images.labels.to(found.device)
+    assert images is not None
+    found = session.pair(images)
+    assert isinstance(found, tuple)
+    return found

@@ -15,10 +15,12 @@ from zsu_fast.class_names import ClassNames, read_class_map, read_class_names
 from zsu_fast.cli.images import ImageSet, read_images
 from zsu_fast.cli.models import LoadedModel, imagenet_names, load_model
 from zsu_fast.cli.preprocess import Preprocess, parse_numbers, parse_size
+from zsu_fast.cli.processes import current, part
 from zsu_fast.evaluate import ProbeResult
 from zsu_fast.evaluate.accuracy import Evaluation, predict, summarise
 from zsu_fast.evaluate.inference import Progress, answers_of, inference_mode, logits_of, model_device
 from zsu_fast.evaluate.probe import features_and_logits, probe_on_halves
+from zsu_fast.unlearn.group import ALONE
 
 
 @dataclass
@@ -71,13 +73,17 @@ class Session:
             self.loaded = replace(self.loaded, names=ClassNames(images.names))
 
     def tensor(self, images: ImageSet) -> Tensor:
-        """All images, model-ready, on the model's device."""
+        """All images that this process reads, model-ready, on the model's device."""
+        if current() is not ALONE:
+            whole, images = images, part(images)
+            if not len(images):
+                return whole.take([0]).tensor(self.loaded.preprocess).to(self.device)[:0]
         return images.tensor(self.loaded.preprocess, self.batch_size).to(self.device)
 
     def pair(self, images: ImageSet) -> Tensor | tuple[Tensor, Tensor]:
-        """All images, with their labels if they have some, as `zsu_fast.forget` takes them."""
-        found = self.tensor(images)
-        return found if images.labels is None else (found, images.labels.to(found.device))
+        """All images that this process reads, with their labels if they have some, as `zsu_fast.forget` takes them."""
+        found, labels = self.tensor(images), part(images).labels
+        return found if labels is None else (found, labels.to(found.device))
 
     def photos(self, batch: Tensor) -> np.ndarray[Any, Any]:
         """Model-ready images [n, C, H, W] as people see them: uint8 [n, H, W, 1 or 3]."""
@@ -99,8 +105,8 @@ class Session:
         drawn with that seed, and is judged on the other half.
         """
         assert images.labels is not None
-        model, answers, read = self.loaded.model, [], []
-        for batch in images.batches(self.loaded.preprocess, self.batch_size):
+        model, answers, read, own = self.loaded.model, [torch.empty(0, dtype=torch.int64)], [], part(images)
+        for batch in own.batches(self.loaded.preprocess, self.batch_size):
             if probe_seed is None:
                 answers.append(predict(model, batch, batch_size=self.batch_size))
             else:
@@ -108,8 +114,8 @@ class Session:
                 found = answers_of(logits)
                 answers.append(found)
                 read.append(values)
-            progress(min(len(answers) * self.batch_size, len(images)), len(images), text)
-        result = summarise(torch.cat(answers), images.labels, targets)
+            progress(min((len(answers) - 1) * self.batch_size, len(own)), len(own), text)
+        result = summarise(current().gather(torch.cat(answers)), images.labels, targets)
         if probe_seed is None:
             return result, None
         return result, probe_on_halves(torch.cat(read), images.labels, targets, probe_seed)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,10 @@ class ForgetClassTogether(ForgetClass):
     def __post_init__(self) -> None:
         """Checked by `shared_request`."""
 
-    @property
+    @cached_property
     def probe_labels(self) -> Tensor:
-        return cast(Tensor, self.labels)
+        assert isinstance(self.labels, Tensor)
+        return self.labels
 
     def evaluate(self, view: nn.Module, given: Any, batches: Batches) -> Evaluated | None:
         """given: a `Shard` and the labels of all."""
@@ -43,7 +45,9 @@ class ForgetClassTogether(ForgetClass):
         return summarise(shard.gather(answers), labels.cpu(), self.classes)
 
 
-def shared_request(group: Group, request: Any, probes: Any, labels: Any, names: Any) -> ForgetClassTogether:
+def shared_request(
+    group: Group, request: Any, probes: Any, labels: Any, names: Any, device: torch.device
+) -> ForgetClassTogether:
     """The request of all, from a request or targets, probes and labels of each; no probe may be here at all.
 
     Raises:
@@ -57,7 +61,7 @@ def shared_request(group: Group, request: Any, probes: Any, labels: Any, names: 
         raise ValueError("group: probes are synthesised by one process")
     names = given_names(names)
     targets = check_targets(indices_of(request, names))
-    images, beside = _part("probes", probes)
+    images, beside = _part("probes", probes, device)
     labels = beside if labels is None else labels
     if labels is None and len(targets) > 1:
         raise ValueError("probe_labels: needed with several targets, to say which probe belongs to which")
@@ -72,16 +76,16 @@ def shared_request(group: Group, request: Any, probes: Any, labels: Any, names: 
     return ForgetClassTogether(tuple(targets), images, everyone, {t: names[t] for t in targets if t in names})
 
 
-def shared_images(name: str, given: Any) -> Any:
+def shared_images(name: str, given: Any, device: torch.device) -> Any:
     """Retain images, with labels or without, or labelled ones to judge by; None stays None."""
     if given is None:
         return None
-    images, labels = _part(name, given)
-    if labels is not None:
-        return images, check_labels(f"{name} labels", labels, len(images), images.device)
-    if name == "evaluate_on":
+    images, labels = _part(name, given, device)
+    if labels is None and name != "evaluate_on":
+        return images
+    if labels is None:
         raise TypeError(f"{name}: expected a pair (images, labels), got {type(given).__name__}")
-    return images
+    return images, check_labels(f"{name} labels", labels, len(images), images.device)
 
 
 def check_alike(group: Group, model: nn.Module, method: Method, request: Request, given: dict[str, Any]) -> None:
@@ -102,12 +106,12 @@ def check_alike(group: Group, model: nn.Module, method: Method, request: Request
         raise ValueError("model: its tensors are not the same in all processes")
 
 
-def _part(name: str, given: Any) -> tuple[Tensor, Any]:
-    """Images, which may be none, and labels, if some come with them; in memory."""
+def _part(name: str, given: Any, device: torch.device) -> tuple[Tensor, Any]:
+    """Images in memory, maybe none, and the labels that they bring."""
     images, labels = images_of(name, given, finite=True)
     if isinstance(images, ImageStream):
-        labels = images.labels if labels is None else labels
-        images = images.tensor()
+        found = images.on(device).tensor()
+        return found, images.labels if labels is None else labels
     return check_finite(name, images) if len(images) else images, labels
 
 

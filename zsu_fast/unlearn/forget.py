@@ -181,6 +181,7 @@ def _carry_out(
     """Everything checked at the door, then one transaction around all the rest. shared: each of the processes brings
     images of its own; otherwise they are to do the same."""
     bare = check_model(model)
+    device = model_device(bare, torch.device("cpu"))
     check_progress(progress)
     if not shared and processes is not ALONE:
         given = {"target": request, "probes": probes, "probe_labels": probe_labels, "retain_probes": retain_probes}
@@ -188,7 +189,7 @@ def _carry_out(
     if isinstance(request, _REQUESTS) and (probes is not None or probe_labels is not None or class_names is not None):
         raise TypeError("probes: part of the request already, as labels and names are")
     if shared:
-        request = shared_request(processes, request, probes, probe_labels, class_names)
+        request = shared_request(processes, request, probes, probe_labels, class_names, device)
     elif isinstance(probes, SyntheticProbes):
         if probe_labels is not None:
             raise TypeError("probe_labels: synthesised probes have their own")
@@ -198,12 +199,11 @@ def _carry_out(
     _check_kind(type(request) if isinstance(request, _REQUESTS) else ForgetClass, chosen)
     if checkpoint is not None and not chosen.resumable:
         raise ValueError(f"checkpoint: method {method!r} cannot go on from one; these can: {', '.join(RESUMABLE)}")
-    device = model_device(bare, torch.device("cpu"))
     if shared:
         if front is not None:
             raise ValueError("front: is drawn by one process, without group")
-        retain_probes = shared_images("retain_probes", retain_probes)
-        evaluate_on = shared_images("evaluate_on", evaluate_on)
+        retain_probes = shared_images("retain_probes", retain_probes, device)
+        evaluate_on = shared_images("evaluate_on", evaluate_on, device)
         check_alike(processes, bare, chosen, request, {"retain_probes": retain_probes, "evaluate_on": evaluate_on})
     else:
         if isinstance(request, ForgetClass):

@@ -113,7 +113,7 @@ class Measurement:
         labels = self.retain[1]
         logits = self.run(self.others) if self.known is None else self.known
         logits = answering(self.transaction.view, logits)
-        if isinstance(self.others.images, Tensor):  # a stream has its own order
+        if isinstance(self.retain[0], Tensor):  # a stream has its own order
             self.unsure_first = search.margins(logits, labels).argsort(stable=True)
         right = (logits.argmax(1) == labels).sum()
         return int(self.others.group.sum(right)) / self.others.total

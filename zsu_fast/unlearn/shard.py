@@ -18,39 +18,39 @@ from zsu_fast.unlearn.group import ALONE, Group
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """Images [n, ...] of this process: those from number `start` on, of `total`; a stream where there are no others.
+    """Images [n, ...] of this process: those from number `start` on. Alone, an `ImageStream` may stand for them.
 
-    size: images per batch. count: images of all processes; None: those here are all. filler: one or two images, of
-    which the first takes the places of other processes' images in a batch; None where there are no others: the last
-    batch is then as small as it comes.
+    size: images per batch. filler: one or two images, of which the first takes the places of other processes' images
+    in a batch; None where there are no others: the last batch is then as small as it comes.
     """
 
     images: Tensor
-    start: int
     size: int
-    count: int | None = None
     group: Group = ALONE
     filler: Tensor | None = None
+    start: int = 0
+    of_all: int = 0
 
     @classmethod
     def of(cls, images: Tensor, size: int, group: Group = ALONE, argument: str = "images") -> Shard:
         """Numbered by how many images the processes hold, in their order. ValueError, naming `argument`, for none."""
         if group is ALONE:
-            return cls(images, 0, size)
+            return cls(images, size)
         size = int(group.largest(torch.tensor(size)))
         counts = group.gather(torch.tensor([len(images)]))
         if not bool(counts.any()):
             raise ValueError(f"{argument}: no process has any")
         filler = group.first(images[:2].cpu(), of=int(counts.bool().int().argmax()))
         start = int(counts[: group.rank].sum())
-        return cls(images, start, size, int(counts.sum()), group, filler.to(images.device))
+        return cls(images, size, group, filler.to(images.device), start, int(counts.sum()))
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def total(self) -> int:
-        return len(self) if self.count is None else self.count
+        """How many there are in all processes."""
+        return len(self) if self.filler is None else self.of_all
 
     @property
     def some(self) -> Tensor:
@@ -79,7 +79,7 @@ class Shard:
         if self.filler is None:
             return replace(self, images=self.images[where])
         chosen = self.images[self.own(where).to(self.images.device)]
-        return replace(self, images=chosen, start=int(where[: self.start].sum()), count=int(where.sum()))
+        return replace(self, images=chosen, start=int(where[: self.start].sum()), of_all=int(where.sum()))
 
     def batches(self) -> Iterator[Tensor]:
         """The images as they are run; one batch at least, where there are other processes."""
@@ -101,7 +101,7 @@ class Shard:
 
     def outcome(self, of_batches: Tensor) -> Tensor:
         """Of what came of all batches, joined: that of the images here."""
-        return of_batches[self._at : self._at + len(self)]
+        return of_batches if self.filler is None else of_batches[self._at : self._at + len(self)]
 
     def pieces(self) -> list[tuple[slice, Shard]]:
         """Each batch by itself: where its images are among those here, and these."""
@@ -114,4 +114,4 @@ class Shard:
     @property
     def _at(self) -> int:
         """The place of the first image here in its batch."""
-        return 0 if self.filler is None else self.start % self.size
+        return self.start % self.size

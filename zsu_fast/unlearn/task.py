@@ -97,7 +97,7 @@ class Task:
             others = self._shard(images, "retain_probes")
             check_taken(self.view, others.some, "retain_probes")
         for name, given in (("evaluate_on", evaluate_on), ("front", front)):
-            if given is not None and len(given[0]):
+            if given is not None and (group is ALONE or len(given[0])):
                 check_taken(self.view, given[0], name)
         method.check_model(self.structure)
         self.options = method.completed(self.structure)
@@ -112,7 +112,7 @@ class Task:
         self.probes = probes if group is not ALONE else self._shard(self.request.probes, request.argument)
         self.measurement.probes = self.probes
         self._classified: Pair | None = None
-        if isinstance(self.probes.images, ImageStream) and self.probes.images.once:
+        if isinstance(self.request.probes, ImageStream) and self.request.probes.once:
             self._first_look()  # before anything else is asked of them
         self.labels = self.request.probe_labels
         self.parts = search.folds(self.labels, method.folds, asked.seed)
