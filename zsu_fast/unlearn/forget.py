@@ -17,7 +17,7 @@ from zsu_fast.unlearn.methods import RESUMABLE, Method, find_method, methods_for
 from zsu_fast.unlearn.methods.base import Progress
 from zsu_fast.unlearn.options import check_progress
 from zsu_fast.unlearn.picks import Picks
-from zsu_fast.unlearn.replicas import agreed
+from zsu_fast.unlearn.replicas import agreed, check_same
 from zsu_fast.unlearn.requests import ForgetClass, Request, check_finite, labelled
 from zsu_fast.unlearn.result import ForgetResult
 from zsu_fast.unlearn.synthetic import SyntheticProbes, synthesise
@@ -144,7 +144,7 @@ def _carry_out(
     checkpoint: Checkpoint | None = None,
 ) -> Any:
     """Everything checked at the door, then one transaction around all the rest."""
-    bare = check_model(model)
+    bare = check_model(model, find_method(method).in_parts and not isinstance(probes, SyntheticProbes))
     check_progress(progress)
     if isinstance(request, Request):
         if probes is not None or probe_labels is not None:
@@ -170,6 +170,7 @@ def _carry_out(
     if isinstance(probes, SyntheticProbes):
         request = synthesise(bare, request, probes, progress)
 
+    check_same(model, lambda: _digests(request.probes, request.probe_labels, retain_probes, evaluate_on))
     given = {"front": front, "checkpoint": checkpoint} | ({} if progress is None else {"progress": progress})
 
     def work(transaction: Transaction) -> Any:
@@ -180,6 +181,12 @@ def _carry_out(
         )
 
     return transact(bare, work, request.view(bare), opened)
+
+
+def _digests(*given: Any) -> list[str]:
+    """Of the tensors among images and labels."""
+    each = [part for value in given for part in (value if isinstance(value, tuple) else (value,))]
+    return [tensor_digest(part) for part in each if isinstance(part, Tensor)]
 
 
 def _decision(result: ForgetResult) -> object:

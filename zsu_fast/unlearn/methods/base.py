@@ -109,7 +109,8 @@ class Method(ABC):
     options. until: its default aim. folds: in how many parts the probes are held out in turn, each judged by an edit
     that was chosen without it; 1: none are, only other images can judge. learns: from the retain images too, which are
     then held out likewise. reads_classifier: it looks at what enters the classifier, which the first pass of the images
-    then keeps. resumable: its training is in a `stretch`, so that it can go on from a checkpoint.
+    then keeps. resumable: its training is in a `stretch`, so that it can go on from a checkpoint. in_parts: it takes
+    FSDP2 models, whose modules hold parts of weights when they do not run: it reads and writes by `Tensors` alone.
     """
 
     name: ClassVar[str]
@@ -121,6 +122,7 @@ class Method(ABC):
     learns: ClassVar[bool] = False
     reads_classifier: ClassVar[bool] = False
     resumable: ClassVar[bool] = False
+    in_parts: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:
         self.asked = options

@@ -61,6 +61,7 @@ class LraNpp(Method):
     options: ClassVar[type[MaskOptions]] = LraNppOptions
     until: ClassVar[float] = 0.02
     reads_classifier: ClassVar[bool] = True
+    in_parts: ClassVar[bool] = True
 
     asked: LraNppOptions
 
