@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -118,12 +120,70 @@ def test_under_mixed_precision_it_is_that_of_the_rounded_weights(ranks: Ranks) -
     ranks.run(same_in_bfloat16)
 
 
+def classifier() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3))
+    labels = torch.arange(120) % 3
+    images = torch.rand(3, 1, 4, 4)[labels] + 0.1 * torch.randn(120, 1, 4, 4)
+    optimizer = torch.optim.Adam(net.parameters(), 0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+    return net.eval(), images[labels == 1]
+
+
+def forgets_in_parts(folder: str) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    plain, probes = classifier()
+    original, net = copy.deepcopy(plain), copy.deepcopy(plain)
+    for module in (net[1], net):  # the classifier in the group of the root, which stays whole after a run
+        fully_shard(module)
+    before = zsu_fast.unlearn.model_digest(plain)
+    assert zsu_fast.unlearn.model_digest(net) == before
+    for path in ("target", "neuron"):  # rows of the weight before, too
+        theirs = zsu_fast.forget(plain, 1, probes, budget=3, path=path)
+        ours = zsu_fast.forget(net, 1, probes, budget=3, path=path)
+        net.reshard()
+        assert ours.patch.digests == theirs.patch.digests and ours.picks == theirs.picks
+        assert all(torch.equal(tensor.full_tensor(), plain.get_parameter(n)) for n, tensor in net.named_parameters())
+        assert torch.equal(net(probes), plain(probes))
+        found = [zsu_fast.evaluate(model, probes, torch.ones(40, dtype=torch.int64), 1) for model in (net, plain)]
+        assert found[0] == found[1]
+        ours.patch.save(f"{folder}/{path}{dist.get_rank()}.safetensors")
+        dist.barrier()
+        other = zsu_fast.unlearn.Patch.load(f"{folder}/{path}{1 - dist.get_rank()}.safetensors")
+        other.revert(plain)  # of one process, by the patch of another
+        other.revert(net)
+        assert zsu_fast.unlearn.model_digest(net) == zsu_fast.unlearn.model_digest(plain) == before
+    other.apply_(net)
+    net.reshard()
+    state = net.state_dict()
+    other.revert(state)
+    assert zsu_fast.unlearn.model_digest(net) == before
+    assert torch.equal(net(probes), original(probes))
+
+    reached = zsu_fast.forget(net, 1, probes)  # with a search for the edit
+    assert reached.patch.digests == zsu_fast.forget(plain, 1, probes).patch.digests and reached.patch.entries
+    reached.patch.revert(net)
+    with pytest.raises(ValueError, match="probes: not the same in all processes"):
+        zsu_fast.forget(net, 1, probes[dist.get_rank() :])
+    with pytest.raises(TypeError, match="is sharded .*this method cannot edit.*apply the patch to the parts"):
+        zsu_fast.forget(net, 1, probes, method="channels")
+    assert zsu_fast.unlearn.model_digest(net) == before
+
+
+def test_forget_edits_the_parts_as_it_does_the_whole(ranks: Ranks, tmp_path: Path) -> None:
+    ranks.run(forgets_in_parts, str(tmp_path))
+
+
 def refusals() -> None:
     net = sharded(a_net(), "root")
     x = torch.rand(2, 3, 9, 9)
     for _ in range(2):
         with pytest.raises(TypeError, match="model: it is sharded .*forget on the whole"):
-            zsu_fast.forget(net, 1, x)
+            zsu_fast.forget(net, 1, x, method="deep")
         with pytest.raises(ValueError, match="cannot be planned, because it is sharded"):
             zsu_fast.relevance(net, x, plan=True)
         net(x)  # after which its parameters are whole until the next backward pass

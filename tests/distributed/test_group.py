@@ -230,8 +230,8 @@ def replicas(given: dict[str, Any]) -> dict[str, Any]:
 def test_replicas_with_probes_of_their_own_are_refused_before_any_edit(given: dict[str, Any], four: Ranks) -> None:
     found = four.run(replicas, given)
     assert all(answer == found[0] for answer in found)
-    refused = "not the same in all processes of this DDP model, whose replicas would diverge; for one decision on what "
-    refused += "they all bring, give group=torch.distributed.group.WORLD"
+    refused = "not the same in all processes of this model, which would diverge; for one decision on what replicas "
+    refused += "(DDP) bring, give group=torch.distributed.group.WORLD"
     assert found[0]["own"] == f"probes: {refused} True"
     assert found[0]["picks"] == f"picks: {refused} True"
     assert found[0]["select"] == f"probes: {refused}"

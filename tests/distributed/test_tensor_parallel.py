@@ -25,7 +25,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(8), nn.LayerNorm(8)
         self.q, self.k, self.v = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
-        self.proj, self.fc1, self.fc2 = nn.Linear(8, 8), nn.Linear(8, 13), nn.Linear(13, 8)
+        self.proj, self.fc1, self.fc2 = nn.Linear(8, 8), nn.Linear(8, 14), nn.Linear(14, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
@@ -66,6 +66,10 @@ def in_parts(net: nn.Module, sequence: bool) -> nn.Module:
     return tp.parallelize_module(copy.deepcopy(net), mesh, plan)
 
 
+PICKS = zsu_fast.Picks({1: [7, 0]}, {"stem": [2], "block.fc1": [6, 7, 12], "block.heads": [3], "block.proj": [5]})
+"""Rows and columns in both halves of every way to split."""
+
+
 def same_relevance(sequence: bool) -> None:
     torch.manual_seed(0)
     plain = ViT().eval()
@@ -80,6 +84,13 @@ def same_relevance(sequence: bool) -> None:
             for name, expected in other.neurons.items():
                 atol = 1e-5 * float(expected.abs().max())
                 torch.testing.assert_close(one.neurons[name], expected, rtol=1e-5, atol=atol)
+    patch = zsu_fast.perturb_(plain, PICKS, sample=x[:1], path="all")
+    patch.apply_(net)
+    assert zsu_fast.unlearn.model_digest(net) == zsu_fast.unlearn.model_digest(plain)
+    torch.testing.assert_close(net(x), plain(x))
+    patch.revert(net)
+    patch.revert(plain)
+    assert zsu_fast.unlearn.model_digest(net) == zsu_fast.unlearn.model_digest(plain)
     with pytest.raises(ValueError, match="no books are kept of models with DTensors"):
         zsu_fast.relevance(net, x, conservation=True)
     with pytest.raises(TypeError, match=r"is a DTensor \(tensor parallel\)"):

@@ -56,4 +56,4 @@ def test_replicas_do_not_drift_apart(tmp_path: Path, same: bool, method: str) ->
     if same:
         assert said[0] == said[1] and said[0].startswith("1 " if method == "lra-npp" else "4 ")
     else:
-        assert all("not the same in all processes of this DDP model" in t and t.endswith("True") for t in said), said
+        assert all("not the same in all processes of this model" in t and t.endswith("True") for t in said), said

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from zsu_fast.model.shards import is_sharded, local_part, scatter_, whole_of
 from zsu_fast.model.wrapped import bare_model, written_name
 
 
@@ -18,13 +19,16 @@ class Tensors(Mapping[str, Tensor]):
     """Parameters and buffers: name -> detached tensor (the same memory and version counter).
 
     A tensor that several modules hold stands under each of its names, as in a state dict. `persistent` are the names
-    that a state dict has.
+    that a state dict has. Of a tensor in parts (DTensor) it gives the whole, put together anew each time, for which all
+    processes must ask; `keep`: put together once, and what is written to it goes to the parts by `scatter`.
     """
 
-    def __init__(self, model: nn.Module | Mapping[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module | Mapping[str, Tensor], keep: bool = False) -> None:
         self.persistent: set[str] = set()
         self.parameters: set[str] = set()
         self._held: dict[str, Tensor] = {}
+        self._keep = keep
+        self._whole: dict[int, Tensor] = {}
         if isinstance(model, nn.Module):
             self._collect(bare_model(model), "")
         else:
@@ -47,7 +51,22 @@ class Tensors(Mapping[str, Tensor]):
                 self._collect(child, f"{prefix}{name}.")
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._held[name].detach()
+        held = self._held[name]
+        if not is_sharded(held):
+            return held.detach()
+        if id(held) in self._whole:
+            return self._whole[id(held)]
+        whole = whole_of(held)
+        if self._keep:
+            self._whole[id(held)] = whole
+        return whole
+
+    def scatter(self, names: Iterable[str]) -> None:
+        """Bring what was written to tensors in parts to the parts. Each process does its own."""
+        for name in names:
+            held = self._held[name]
+            if is_sharded(held) and id(held) in self._whole:
+                scatter_(held, self._whole[id(held)])
 
     def held(self, name: str) -> Tensor:
         """The very object that a module holds."""
@@ -89,7 +108,7 @@ class Tensors(Mapping[str, Tensor]):
         return [
             other
             for other, tensor in self._held.items()
-            if other != name and own is not None and _overlap(own, _extent(tensor))
+            if other != name and (tensor is self._held[name] or (own is not None and _overlap(own, _extent(tensor))))
         ]
 
 
@@ -98,6 +117,8 @@ _Extent = tuple[torch.device, int, int, int]
 
 def _extent(tensor: Tensor) -> _Extent | None:
     """(device, storage, first byte, one past the last) of a tensor's elements."""
+    if is_sharded(tensor):
+        tensor = local_part(tensor)
     if tensor.numel() == 0 or tensor.layout != torch.strided or tensor.is_meta:
         return None
     size, start = tensor.element_size(), tensor.storage_offset()

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
 
+from ..model.shards import is_sharded, local_part, place_of
 from ..reference import masking as reference
 from ..reference.layout import accumulate_dtype
 from ..reference.masking import ADD, SCALE, SET
@@ -15,6 +16,9 @@ from .check import check_allowed, check_apart, check_number, check_value
 from .memory import first_overlap
 from .neuron_indices import Indices, index_per_tensor
 from .selection import check_float
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 Mode = Literal["zero", "value", "scale", "gaussian", "laplace"]
 Given = TypeVar("Given", Tensor, Sequence[Tensor])
@@ -86,7 +90,8 @@ def mask_neurons_(
 
     Args:
         tensors: A tensor or a sequence of them, all on one device; float32, float64, float16 or bfloat16, any shape
-            (a scalar counts as a vector of one), any strides without overlap, sharing no memory with each other.
+            (a scalar counts as a vector of one), any strides without overlap, sharing no memory with each other. Of a
+            DTensor each process writes its own part, by indices that count in the whole; no noise is added to those.
         indices: Which slices: unique ints in 0..size-1 (a sequence, an int64 or int32 tensor) or a bool mask tensor
             [size]; one for all tensors, or a sequence of one per tensor. A mask in CUDA memory is waited for: how many
             slices it picks is for the host to know.
@@ -104,7 +109,7 @@ def mask_neurons_(
     Returns:
         `tensors` as given; with `record` (tensors, old), old[i] = tensors[i].index_select(dim, indices[i]) as it was
         (a tensor for a tensor, a list for a sequence), so that tensors[i].index_copy_(dim, indices[i], old[i]) undoes
-        it bit for bit.
+        it bit for bit. Of a DTensor: what stood in this process's part (`to_local()`), at the indices that lie there.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -128,6 +133,8 @@ class Slices(NamedTuple):
     dims: list[int]
     single: bool
     """Whether a tensor was given, not a sequence."""
+    in_parts: bool = False
+    """Whether some are this process's parts of DTensors."""
 
     def label(self, position: int) -> str:
         return _label(position, self.single)
@@ -138,14 +145,15 @@ def check_slices(
 ) -> Slices:
     """The arguments of `mask_neurons_` that say where it writes; raises as it does."""
     single = isinstance(tensors, Tensor)
-    given = [tensors] if isinstance(tensors, Tensor) else _check_sequence(tensors)
+    whole = [tensors] if isinstance(tensors, Tensor) else _check_sequence(tensors)
+    given = [local_part(tensor) if is_sharded(tensor) else tensor for tensor in whole]
     device = given[0].device if given and isinstance(given[0], Tensor) else None
     for position, tensor in enumerate(given):
         label = "tensors" if single else f"tensors[{position}]"
         check_float(label, tensor)
         if tensor.device != device:
             raise ValueError(f"tensors must be on one device, got {device} and, for {label}, {tensor.device}")
-        check_allowed(label, tensor)
+        check_allowed(label, whole[position])
         check_apart(label, tensor)
     if pair := first_overlap(given):
         raise ValueError(
@@ -154,16 +162,33 @@ def check_slices(
         )
     targets = [tensor if tensor.dim() else tensor.unsqueeze(0) for tensor in given]
     dims = _check_dims(dim, targets, single)
-    sizes = [tensor.size(d) for tensor, d in zip(targets, dims, strict=True)]
-    return Slices(targets, index_per_tensor(indices, sizes, device, single, check), dims, single)
+    sizes = [tensor.size(d) if tensor.dim() else 1 for tensor, d in zip(whole, dims, strict=True)]
+    index = index_per_tensor(indices, sizes, device, single, check)
+    in_parts = False
+    for position, tensor in enumerate(whole):
+        if is_sharded(tensor):
+            in_parts = True
+            index[position] = _in_part(_label(position, single), tensor, dims[position], index[position])
+    return Slices(targets, index, dims, single, in_parts)
+
+
+def _in_part(label: str, tensor: "DTensor", dim: int, index: Tensor) -> Tensor:
+    """Where in this process's part of a DTensor those of the indices are that lie there."""
+    try:
+        first, end = place_of(tensor, dim)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
+    return index[(index >= first) & (index < end)] - first
 
 
 def write_slices(
     slices: Slices, mode: Mode, value: float | None, scale: float, generator: torch.Generator | None, record: bool
 ) -> list[Tensor]:
     """The old values, if they are to be recorded; raises as `mask_neurons_` does."""
-    tensors, indices, dims, _ = slices
+    tensors, indices, dims, *_ = slices
     code, number = _check_mode(mode, value, scale, slices)
+    if code == ADD and slices.in_parts:
+        raise ValueError(f"mode {mode!r} adds noise, which would not be the same in all processes of a DTensor")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
     if generator is not None and tensors and generator.device.type != tensors[0].device.type:

@@ -8,14 +8,17 @@ from torch import Tensor, nn
 from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.model.carriers import is_packed, why_unreachable
-from zsu_fast.model.shards import sharded_part
+from zsu_fast.model.shards import group_of_parts, reshard, sharded_part
 from zsu_fast.model.wrapped import bare_model
 from zsu_fast.unlearn.structure import Structure
 from zsu_fast.unlearn.watch import trace_structure
 
 
-def check_model(model: object) -> nn.Module:
-    """The bare model. TypeError for what cannot be edited, with the reason."""
+def check_model(model: object, in_parts: bool = False) -> nn.Module:
+    """The bare model. TypeError for what cannot be edited, with the reason.
+
+    in_parts: whether it may be an FSDP2 model, of which each process holds slices.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}{_instead(model)}")
     bare = bare_model(model)
@@ -33,7 +36,12 @@ def check_model(model: object) -> nn.Module:
     if owner.__name__ in ("Module", "LightningModule") and "forward" not in vars(bare):
         raise TypeError(f"model: {type(bare).__name__} has no forward of its own{_instead(bare._modules)}")
     if (part := sharded_part(bare)) is not None:
-        raise TypeError(f"model: {part}, each process holds a part of the weights: forget on the whole, then shard")
+        reshard(bare)
+        if not in_parts or group_of_parts(bare) is None:
+            raise TypeError(
+                f"model: {part}, each process holds a part of the weights, which this method cannot edit: forget on "
+                "the whole model, then shard it, or apply the patch to the parts (Patch.apply_)"
+            )
     for name, parameter in bare.named_parameters():
         if is_packed(parameter, but=""):
             kind = type(parameter.data).__name__

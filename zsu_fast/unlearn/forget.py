@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zsu_fast.evaluate.images import held
 from zsu_fast.evaluate.inference import model_device
 from zsu_fast.extras import require
+from zsu_fast.model.shards import group_of_parts
 from zsu_fast.model.tensors import tensor_digest
 from zsu_fast.unlearn.checkpoint import Checkpoint, kept_in
 from zsu_fast.unlearn.collective import check_alike, shared_images, shared_request
@@ -180,12 +181,12 @@ def _carry_out(
 ) -> Any:
     """Everything checked at the door, then one transaction around all the rest. shared: each of the processes brings
     images of its own; otherwise they are to do the same."""
-    bare = check_model(model)
+    bare = check_model(model, find_method(method).in_parts and not isinstance(probes, SyntheticProbes))
+    if shared and group_of_parts(bare) is not None:
+        raise ValueError("group: the processes of a model in parts run it together, on the same images; leave it out")
     device = model_device(bare, torch.device("cpu"))
     check_progress(progress)
-    if not shared and processes is not ALONE:
-        given = {"target": request, "probes": probes, "probe_labels": probe_labels, "retain_probes": retain_probes}
-        check_replicas(processes, given | {"evaluate_on": evaluate_on, "method": method, "options": options})
+    asked = request.targets if isinstance(request, ForgetClass) else request
     if isinstance(request, _REQUESTS) and (probes is not None or probe_labels is not None or class_names is not None):
         raise TypeError("probes: part of the request already, as labels and names are")
     if shared:
@@ -212,6 +213,10 @@ def _carry_out(
             retain_probes = read_retained(retain_probes, chosen, device)
         if evaluate_on is not None:
             evaluate_on = read_labelled("evaluate_on", evaluate_on, device)
+        if processes is not ALONE:
+            read = request.probes if isinstance(request, ForgetClass) else probes
+            same = {"target": asked, "probes": read, "probe_labels": probe_labels, "retain_probes": retain_probes}
+            check_replicas(processes, same | {"evaluate_on": evaluate_on, "method": method, "options": options})
     if front is not None:
         images, labels = read_labelled("front", front, device)
         front = held(images), labels

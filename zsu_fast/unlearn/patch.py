@@ -74,8 +74,10 @@ class Patch:
 
     def _copy(self, model: nn.Module | Mapping[str, Tensor], forth: bool) -> None:
         if not isinstance(model, nn.Module):
-            for _, view, dim, indices, values in self._checked(Tensors(model), forth, known=False):
+            tensors = Tensors(model, keep=True)
+            for entry, view, dim, indices, values in self._checked(tensors, forth, known=False):
                 view.index_copy_(dim, indices, values)
+                tensors.scatter([entry.tensor])
             return
 
         def work(transaction: Transaction) -> None:

@@ -1,4 +1,4 @@
-"""Replicas of one model in several processes (DDP) must get the same edit, or none."""
+"""Replicas of one model in several processes (DDP), or its parts (FSDP2), must get the same edit, or none."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from zsu_fast.evaluate.images import ImageStream
+from zsu_fast.model.shards import group_of_parts
 from zsu_fast.model.tensors import tensor_digest
+from zsu_fast.model.wrapped import bare_model
 from zsu_fast.unlearn.group import ALONE, Group, Processes
 
 _Result = TypeVar("_Result")
 
 
 def processes_of(model: object, group: object) -> Group:
-    """Those of `group`; without one, of a DDP model those that hold its replicas.
+    """Those of `group`; without one, those that hold the replicas of a DDP model, or the parts of an FSDP2 model.
 
     Raises:
         TypeError, ValueError: what is no group, or one without this process.
@@ -26,9 +29,8 @@ def processes_of(model: object, group: object) -> Group:
     if isinstance(group, Group):
         return group
     if group is None:
-        if isinstance(model, DistributedDataParallel) and dist.get_world_size(model.process_group) > 1:
-            return Processes(model.process_group)
-        return ALONE
+        own = _own_group(model)
+        return Processes(own) if own is not None and dist.get_world_size(own) > 1 else ALONE
     if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
         if group == dist.GroupMember.NON_GROUP_MEMBER:
             raise ValueError("group: this process is not in it")
@@ -41,8 +43,8 @@ def check_replicas(replicas: Group, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if not replicas.same(digest_of(value)):
             raise ValueError(
-                f"{name}: not the same in all processes of this DDP model, whose replicas would diverge; for one "
-                "decision on what they all bring, give group=torch.distributed.group.WORLD"
+                f"{name}: not the same in all processes of this model, which would diverge; for one decision on what "
+                "replicas (DDP) bring, give group=torch.distributed.group.WORLD"
             )
 
 
@@ -58,6 +60,8 @@ def digest_of(value: Any) -> str:
     """Of what can be told apart in every process: of other objects only the type counts."""
     if isinstance(value, Tensor):
         return tensor_digest(value)
+    if isinstance(value, ImageStream) and not value.once:
+        return value.digest()
     if isinstance(value, (str, int, float, type(None))):
         return repr(value)
     parts: list[Any] = []
@@ -71,3 +75,10 @@ def digest_of(value: Any) -> str:
     for part in parts:
         digest.update(digest_of(part).encode() + b"\0")
     return digest.hexdigest()
+
+
+def _own_group(model: object) -> dist.ProcessGroup | None:
+    """The processes that a model is in."""
+    if isinstance(model, DistributedDataParallel):
+        return model.process_group
+    return group_of_parts(bare_model(model)) if isinstance(model, nn.Module) else None

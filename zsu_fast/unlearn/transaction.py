@@ -13,10 +13,12 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from zsu_fast import ops
 from zsu_fast.evaluate.inference import cuda_devices
 from zsu_fast.lrp.eager import function_modes_as_found
+from zsu_fast.model.shards import reshard, sharded_part
 from zsu_fast.model.tensors import Tensors, same_bits, tensor_digest
 from zsu_fast.model.wrapped import bare_model, lock_of
 from zsu_fast.unlearn.edits import Edits, Replacement, Slice
@@ -52,9 +54,11 @@ class Transaction:
     def __init__(self, model: nn.Module, view: nn.Module | None = None) -> None:
         self.model = bare_model(model)
         self.view = self.model if view is None else view
-        self.tensors = Tensors(self.model)
+        reshard(self.model)
+        self.tensors = Tensors(self.model, keep=True)
         self.journal: list[Written] = []
         self._flags: list[tuple[nn.Module, bool]] = []
+        self._resharding: RemovableHandle | None = None
         self._handler = handler_of_interrupts()
         self._at_commit: list[Callable[[], Callable[[], None]]] = []
         self._after_commit: list[Callable[[], None]] = []
@@ -68,6 +72,9 @@ class Transaction:
     def enter(self) -> None:
         """Evaluation mode, flag by flag: `eval()` may do other things too, which nothing could undo."""
         self._flags = [(module, module.training) for module in self.view.modules()]
+        if sharded_part(self.model) is not None:
+            # After each run the parts are what the modules hold: the whole may be kept, and would hide an edit.
+            self._resharding = self.model.register_forward_hook(lambda model, *_: reshard(model))
         for module, _ in self._flags:
             module.training = False
 
@@ -95,6 +102,7 @@ class Transaction:
                 _perturb_(same, mode, strength, seed)
             for w, values in replaced:
                 w.view.index_copy_(0, w.index, values.index_select(0, w.index.to(values.device)).to(w.view.device))
+            self.tensors.scatter({piece.tensor for piece in edits})
         torch.clear_autocast_cache()  # it holds casts of the weights as they were
 
     def write(self, tensor: str, view: Tensor, dim: int, index: Tensor, values: Tensor) -> None:
@@ -102,6 +110,7 @@ class Transaction:
         with interrupts_wait():
             self.journal.append(Written(tensor, None, dim, view, index, view.index_select(dim, index)))
             view.index_copy_(dim, index, values.to(view.device))
+            self.tensors.scatter([tensor])
         torch.clear_autocast_cache()
 
     def undo(self, mark: int = 0) -> None:
@@ -109,6 +118,7 @@ class Transaction:
         with interrupts_wait(), torch.no_grad():
             for written in reversed(self.journal[mark:]):
                 written.view.index_copy_(written.dim, written.index, written.old)
+            self.tensors.scatter({written.tensor for written in self.journal[mark:]})
             del self.journal[mark:]
         torch.clear_autocast_cache()
 
@@ -135,6 +145,8 @@ class Transaction:
     def leave(self) -> None:
         """Flags as they were; buffers that a forward pass moved, too. Safe to repeat."""
         edited = {w.tensor for w in self.journal}
+        if self._resharding is not None:
+            self._resharding.remove()
         with interrupts_wait(), torch.no_grad():
             for module, training in self._flags:
                 module.training = training

@@ -24,6 +24,7 @@ from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.model.aten import as_written
 from zsu_fast.model.computed import computed_weights
+from zsu_fast.model.shards import is_sharded, sharded_part
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.structure import Head, Heads, Layer, Norm, Structure
 
@@ -86,8 +87,10 @@ class Watch(_Mode):
 
     def __init__(self, model: nn.Module, silent: Mapping[str, Sequence[int]] | None = None) -> None:
         super().__init__()
+        self.model = model
         self.tensors = Tensors(model)
         self.names = self.tensors.by_identity()
+        self._in_parts = sharded_part(model) is not None
         self.structure = Structure()
         self.origins: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.constants: WeakIdKeyDictionary = WeakIdKeyDictionary()  # made of the model's tensors alone: their names
@@ -101,6 +104,10 @@ class Watch(_Mode):
 
     def __torch_function__(self, func: Callable, types: Any, args: Sequence = (), kwargs: dict | None = None) -> Any:
         func, args, kwargs = as_written(func, args, kwargs or {})
+        if self._in_parts and any(
+            type(t) is nn.Parameter and id(t) not in self.names for t in (*args, *kwargs.values())
+        ):
+            self.names |= Tensors(self.model).by_identity()  # whole, while its module runs
         name = getattr(func, "__name__", "")
         source = self.origins.get(args[0]) if args and isinstance(args[0], Tensor) else None
         attended = self.attended.get(args[0]) if args and isinstance(args[0], Tensor) else None
@@ -443,16 +450,19 @@ def _classifier(watch: Watch, logits: Tensor) -> tuple[Head | None, str | None]:
 
 
 class _Capture(_Mode):
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, model: nn.Module, weight: Tensor) -> None:
         super().__init__()
         self.weight = weight
         self.seen: Tensor | None = None
+        # Of a weight in parts: where in the model the whole of it will stand while its module runs.
+        held = [(m._parameters, key) for m in model.modules() for key, t in m._parameters.items() if t is weight]
+        self._place = held[0] if held and is_sharded(weight) else None
 
     def __torch_function__(self, func: Callable, types: Any, args: Sequence = (), kwargs: dict | None = None) -> Any:
         func, args, kwargs = as_written(func, args, kwargs or {})
         if getattr(func, "__name__", "") in _CONVOLUTIONS | {"linear"}:
             source, weight, _ = _operands(args, kwargs)
-            if weight is self.weight:
+            if weight is (self.weight if self._place is None else self._place[0][self._place[1]]):
                 self.seen = source
         return func(*args, **kwargs)
 
@@ -470,7 +480,7 @@ def classifier_inputs(model: nn.Module, weight: Tensor, batches: Iterable[Tensor
 
 def classifier_input(model: nn.Module, weight: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
     """The same for one batch, with the graph of gradients where these are enabled."""
-    with _Capture(weight) as capture:
+    with _Capture(model, weight) as capture:
         logits = logits_of(model(batch))
     if capture.seen is None:
         raise RuntimeError("model: its classifier did not run on these images")

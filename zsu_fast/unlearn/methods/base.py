@@ -119,7 +119,8 @@ class Method(ABC):
     that was chosen without it; 1: none are, only other images can judge. learns: from the retain images too, which are
     then held out likewise. reads_classifier: it looks at what enters the classifier, which the first pass of the images
     then keeps. resumable: its training is in a `stretch`, so that it can go on from a checkpoint. streams: it only runs
-    its images, batch by batch, so that an `ImageStream` may stand for them; others get tensors.
+    its images, batch by batch, so that an `ImageStream` may stand for them; others get tensors. in_parts: it takes
+    FSDP2 models, whose modules hold parts of weights when they do not run: it reads and writes by `Tensors` alone.
     """
 
     name: ClassVar[str]
@@ -132,6 +133,7 @@ class Method(ABC):
     reads_classifier: ClassVar[bool] = False
     resumable: ClassVar[bool] = False
     streams: ClassVar[bool] = False
+    in_parts: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:
         self.asked = options

@@ -64,6 +64,7 @@ class LraNpp(Method):
     until: ClassVar[float] = 0.02
     reads_classifier: ClassVar[bool] = True
     streams: ClassVar[bool] = True
+    in_parts: ClassVar[bool] = True
 
     asked: LraNppOptions
 
