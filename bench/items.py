@@ -86,15 +86,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the nets and images")
     parser.add_argument("--json", type=Path, required=True, help="write the results here")
+    parser.add_argument("--counts", nargs="+", type=int, help="renew the rows of so many items (default: all)")
     parser.add_argument("--table", action="store_true", help="renew docs/generators.md from the file, and nothing else")
     asked = parser.parse_args()
     if asked.table:
         PAGE.write_text(insert_table(PAGE.read_text(), table(json.loads(asked.json.read_text())), BEGIN, END))
         return
-    results: dict[str, Any] = {
-        "kind": "zsu_fast items of generators", "machine": machine.describe(torch.device("cpu")), "rows": [],
-    }  # fmt: skip
-    for row in rows(Bench(asked.data, [])):
+    results: dict[str, Any] = {"kind": "zsu_fast items of generators", "rows": []}
+    if asked.counts and asked.json.exists():
+        held = json.loads(asked.json.read_text())
+        results["rows"] = [row for row in held["rows"] if row["count"] not in asked.counts]
+    results["machine"] = machine.describe(torch.device("cpu"))
+    for row in rows(Bench(asked.data, []), [case for case in CASES if not asked.counts or case[1] in asked.counts]):
         results["rows"].append(row)
         asked.json.write_text(json.dumps(results, indent=1) + "\n")
         print(row, flush=True)
