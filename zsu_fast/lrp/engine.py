@@ -144,7 +144,10 @@ class Engine(TorchFunctionMode):
         involved = tensors_in(*args, *kwargs.values())
         tracked = [t for t in involved if self.depends(t)]
         if not tracked:
-            return func(*self.frozen(args), **self.frozen(kwargs))
+            given = self.frozen(args)
+            result = func(*given, **self.frozen(kwargs))
+            # A parameter that comes back as it is (`weight.to(device)`) stays one.
+            return next((arg for arg, same in zip(args, given, strict=True) if result is same), result)
         if self.names.of_shards and any(is_sharded(t) for t in involved):
             return HANDLERS[is_sharded](self, func, args, kwargs)
         if func in _DIFFERENTIATE:  # whatever `strict` says: the rules would give other values, and so other logits
