@@ -50,7 +50,7 @@ class Ranks:
     ) -> None:
         self.close()
 
-    def run(self, function: Callable[..., Any], *arguments: Any, timeout: float = 60.0) -> list[Any]:
+    def run(self, function: Callable[..., Any], *arguments: Any, timeout: float = 180.0) -> list[Any]:
         if not self._processes:
             self._start()
         for pipe in self._pipes:
@@ -108,7 +108,7 @@ def _answer(pipe: Connection, seconds: float) -> tuple[bool, Any]:
 def _serve(pipe: Connection, meet: str, rank: int, world: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(seconds=180))
     while (call := pickle.loads(pipe.recv_bytes())) is not None:
         function, arguments = call
         try:

@@ -146,7 +146,10 @@ class Engine(TorchFunctionMode):
         involved = tensors_in(*args, *kwargs.values())
         tracked = [t for t in involved if self.depends(t)]
         if not tracked:
-            return func(*self.frozen(args), **self.frozen(kwargs))
+            given = self.frozen(args)
+            result = func(*given, **self.frozen(kwargs))
+            # A parameter that comes back as it is (`weight.to(device)`) stays one.
+            return next((arg for arg, same in zip(args, given, strict=True) if result is same), result)
         if torch._C._are_functorch_transforms_active():
             raise UncoveredFunctionError(
                 f"{_describe(func)}: the model runs inside of torch.func (vmap, grad ...) in its forward pass, where "

@@ -21,7 +21,7 @@ class Names:
     def __init__(self, model: object) -> None:
         self._modules: dict[int, str] = {}
         self._weights: dict[int, tuple[Tensor, str]] = {}
-        self._sharded: list[tuple[dict[str, Any], str, str]] = []
+        self._elsewhere: list[tuple[dict[str, Any], str, str]] = []
         self._generated: dict[str, int] = {}
         self.of_shards = False
         """Whether processes hold parts of the model."""
@@ -35,9 +35,9 @@ class Names:
                     if tensor is not None and id(tensor) not in self._weights:
                         name = (f"{prefix}.{key}" if prefix else key).removesuffix(".weight")
                         self._weights[id(tensor)] = tensor, name
-                        if is_sharded(tensor):
-                            self._sharded.append((tensors, key, name))
-                            self.of_shards = True
+                        self.of_shards |= is_sharded(tensor)
+                        if is_sharded(tensor) or tensor.is_meta:
+                            self._elsewhere.append((tensors, key, name))
 
     @cached_property
     def _storages(self) -> dict[int, list[Tensor]]:
@@ -69,13 +69,13 @@ class Names:
         return found[0] if len(found) == 1 else None
 
     def _gathered(self, weight: Tensor, place: int) -> list[Tensor]:
-        """The parameters, `weight` or in its memory, that stand now where a shard of theirs stood before.
+        """The parameters, `weight` or in its memory, that stand now where a shard, or one without values, stood before.
 
-        FSDP2 puts the whole parameter into the module while it runs, and frees the memory after: what lies at an
-        address is asked each time.
+        FSDP2 and offloading put the whole parameter into the module while it runs, and free the memory after: what lies
+        at an address is asked each time.
         """
         found = []
-        for tensors, key, name in self._sharded if place else ():
+        for tensors, key, name in self._elsewhere if place else ():
             tensor = tensors[key]
             if tensor is weight or (not is_sharded(tensor) and tensor.untyped_storage().data_ptr() == place):
                 self._weights[id(tensor)] = tensor, name
