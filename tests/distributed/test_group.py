@@ -126,13 +126,16 @@ def test_the_decision_is_that_of_one_process_for_1_to_4_processes_and_parts_of_a
         found = zsu_fast.forget(model, 3, given["probes"], retain_probes=retain, evaluate_on=judging, **options)
         assert found.patch.entries, (options, found.summary())
         alone.append(outcome(model, found))
+    answers = four.run(in_worlds, given, timeout=150)
+    of_one = {number: found for number, shares, found in answers[0] if shares == [1]}
     seen = 0
-    for rank, answer in enumerate(four.run(in_worlds, given, timeout=150)):
+    for rank, answer in enumerate(answers):
         for number, shares, found in answer:
-            assert found.pop("processes") == len(shares)
-            of_one = alone[number]
-            assert found["tensors"] == of_one["tensors"], (rank, shares, OPTIONS[number])
-            assert found == of_one, (rank, shares, OPTIONS[number])
+            assert found.pop("processes", 1) == len(shares)
+            # Without a group the last batch is smaller, so that logits may differ in their last bits.
+            for what in ("tensors", "model", "verdict", "summary"):
+                assert found[what] == alone[number][what], (rank, shares, OPTIONS[number], what)
+            assert found == of_one[number], (rank, shares, OPTIONS[number])
             seen += 1
     assert seen == len(OPTIONS) * sum(map(len, SHARES))
 
