@@ -43,7 +43,7 @@ def note_rows(marks: Marks, samples: int, func: Callable, args: Sequence[Any], r
 def _picked(marks: Marks, samples: int, func: Callable, args: Sequence[Any]) -> Tensor | None:
     """The samples of the rows that are picked by their numbers, if that is what `func` does."""
     values, index = args[0], args[-1]
-    if func is not torch.Tensor.__getitem__ and args[1] != 0:
+    if func is not torch.Tensor.__getitem__ and (len(args) < 3 or args[1] != 0):
         return None
     if not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32) or index.dim() != 1:
         return None
