@@ -10,7 +10,19 @@ import pytest
 import torch
 
 import zsu_fast
-from bench import concepts, depth, faithfulness, generators, instances, items, lira, poisoning, synthetic, texts
+from bench import (
+    concepts,
+    depth,
+    faithfulness,
+    generators,
+    instances,
+    items,
+    language,
+    lira,
+    poisoning,
+    synthetic,
+    texts,
+)
 from bench.__main__ import RESULTS
 from bench.oracles import CACHE
 from bench.paper import ablation
@@ -158,6 +170,12 @@ def test_table_of_texts() -> None:
     results = json.loads((RESULTS / "texts.json").read_text())
     text = TEXTS_PAGE.read_text()
     assert insert_table(text, texts.table(results), texts.BEGIN, texts.END) == text
+
+
+def test_table_of_language_models() -> None:
+    results = json.loads((RESULTS / "language.json").read_text())
+    text = LANGUAGE_PAGE.read_text()
+    assert insert_table(text, language.table(results), language.BEGIN, language.END) == text
 
 
 def test_table_of_ablation() -> None:

@@ -24,9 +24,11 @@ class Lookup(TorchFunctionMode):
     up; positions may happen to have the same numbers, in a table of their own.
     """
 
-    def __init__(self, tokens: Tensor, table: Tensor | None, given: Tensor | None = None) -> None:
+    def __init__(
+        self, tokens: Tensor, table: Tensor | None, given: Tensor | None = None, label: str = "tokens"
+    ) -> None:
         super().__init__()
-        self.tokens, self.table, self.given = tokens, table, given
+        self.tokens, self.table, self.given, self.label = tokens, table, given, label
         self.found: tuple[Tensor, Tensor] | None = None
 
     def __exit__(self, *exception: Any) -> None:
@@ -40,7 +42,7 @@ class Lookup(TorchFunctionMode):
             if self._is_meant(indices, table):
                 if self.given is not None:
                     return self.given
-                _check_numbers(indices, table)
+                _check_numbers(self.label, indices, table)
                 self.found = func(*args, **kwargs).detach(), table
                 raise _Found
         return func(*args, **kwargs)
@@ -51,23 +53,24 @@ class Lookup(TorchFunctionMode):
         return self.table is not None or torch.equal(indices, self.tokens)
 
 
-def _check_numbers(tokens: Tensor, table: Tensor) -> None:
+def _check_numbers(label: str, tokens: Tensor, table: Tensor) -> None:
     if tokens.device != table.device:
-        raise ValueError(f"tokens: expected them on the model's device, {table.device}, got {tokens.device}")
+        raise ValueError(f"{label}: expected tokens on the model's device, {table.device}, got {tokens.device}")
     wrong = ((tokens < 0) | (tokens >= len(table))).nonzero()
     if len(wrong):
         text, place = wrong[0].tolist()
         got = int(tokens[text, place])
-        raise ValueError(f"tokens: expected numbers in 0..{len(table) - 1}, got {got} in text {text} at {place}")
+        raise ValueError(f"{label}: expected numbers in 0..{len(table) - 1}, got {got} in text {text} at {place}")
 
 
-def look_up(run: Callable[[], Any], model: object, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def look_up(run: Callable[[], Any], model: object, tokens: Tensor, label: str = "tokens") -> tuple[Tensor, Tensor]:
     """(embeddings [B, T, D], their table) that `model` looks up for `tokens` [B, T] when `run` runs it.
 
-    ValueError: it looks up none (with torch.nn.functional.embedding), or its table has no such tokens.
+    ValueError: it looks up none (with torch.nn.functional.embedding), or its table has no such tokens. `label` names
+    them.
     """
     named = getattr(model, "get_input_embeddings", None)  # as the models of transformers have it
-    mode = Lookup(tokens, getattr(named() if callable(named) else None, "weight", None))
+    mode = Lookup(tokens, getattr(named() if callable(named) else None, "weight", None), label=label)
     try:
         with torch.no_grad(), compiled_parts_as_written(), mode:
             run()

@@ -169,7 +169,7 @@ class Engine(TorchFunctionMode):
         result = NotImplemented if handler is None else handler(self, func, *args, **kwargs)
         if result is NotImplemented:
             result = self._leave_to_autograd(func, args, kwargs, involved, tracked)
-        note_rows(self.marks, self.collector.samples, func, args, result)
+        note_rows(self.marks, self.collector.samples, func, args, kwargs, result)
         self._newest = weakref.ref(result) if isinstance(result, Tensor) else None
         if self.collector.ledger is not None:
             constants = (self.names.of(t) for t in involved if not self.depends(t))

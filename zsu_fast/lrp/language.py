@@ -61,7 +61,8 @@ class _Run:
         self.extra, self.kept = _extra(model, texts, asked)
         self.leaves, self.table = dict(texts.leaves), None
         if texts.tokens is not None:
-            embedded, self.table = look_up(lambda: model(**texts.arguments, **self.extra), model, texts.tokens)
+            call = lambda: model(**texts.arguments, **self.extra)  # noqa: E731
+            embedded, self.table = look_up(call, model, texts.tokens, "inputs['input_ids']")
             self.leaves = {"input_ids": embedded, **self.leaves}
         self.inputs = next(iter(self.leaves.values()))
         if len(self.leaves) > 1:

@@ -48,12 +48,11 @@ def layer(
     bias: Tensor | None,
     owner: Tensor | None = None,
     kind: Kind | None = None,
-    unit: Unit | None = None,
 ) -> Tensor:
     """A linear layer or convolution: `func(input, weight, bias)` computes it, the composite says its rule.
 
     `owner` gives the layer its name where `weight` is a copy, `kind` says what it is to the composite, if it is not
-    what `map` is. `unit` says what its units are, if that is more than `owner` tells.
+    what `map` is.
     """
     moving = engine.depends(weight) or engine.depends(bias)
     owner = weight if owner is None else owner
@@ -63,7 +62,7 @@ def layer(
     if kind is None:
         kind = "linear" if map.kind == "linear" else "convolution"
     units = output.shape[-1 if map.kind == "linear" else 1]
-    unit = unit or of_stack(engine, owner, units) or engine.names.unit(owner, units, kind)
+    unit = _of_stack(engine, owner, units) or engine.names.unit(owner, units, kind)
     engine.collector.register(unit)
     engine.collector.note_layout(unit, output.shape)
     call = LayerCall(
@@ -83,13 +82,14 @@ def layer(
     return result
 
 
-def of_stack(engine: Engine, weight: Tensor, units: int) -> Unit | None:
+def _of_stack(engine: Engine, weight: Tensor, units: int) -> Unit | None:
     """The units of a layer whose weight is one of a stack of them, a parameter [layers, ...], as experts have it."""
     owner = engine.names.owner(weight)
     if owner is None or owner is weight or owner.dim() != 3 or weight.dim() != 2:
         return None
     number, rest = divmod(int(weight.storage_offset()) - int(owner.storage_offset()), owner.stride(0))
-    if rest or not 0 <= number < len(owner) or weight.numel() != owner[0].numel():
+    own, others = (sorted(zip(t.stride()[-2:], t.shape[-2:], strict=True)) for t in (weight, owner))
+    if rest or not 0 <= number < len(owner) or own != others:  # transposed, it is the same one
         return None
     return Unit(engine.names.of(owner) or "", units, number * units, len(owner) * units)
 
