@@ -48,11 +48,12 @@ def layer(
     bias: Tensor | None,
     owner: Tensor | None = None,
     kind: Kind | None = None,
+    unit: Unit | None = None,
 ) -> Tensor:
     """A linear layer or convolution: `func(input, weight, bias)` computes it, the composite says its rule.
 
     `owner` gives the layer its name where `weight` is a copy, `kind` says what it is to the composite, if it is not
-    what `map` is.
+    what `map` is. `unit` says what its units are, if that is more than `owner` tells.
     """
     moving = engine.depends(weight) or engine.depends(bias)
     owner = weight if owner is None else owner
@@ -62,7 +63,7 @@ def layer(
     if kind is None:
         kind = "linear" if map.kind == "linear" else "convolution"
     units = output.shape[-1 if map.kind == "linear" else 1]
-    unit = _of_stack(engine, owner, units) or engine.names.unit(owner, units, kind)
+    unit = unit or _of_stack(engine, owner, units) or engine.names.unit(owner, units, kind)
     engine.collector.register(unit)
     engine.collector.note_layout(unit, output.shape)
     call = LayerCall(
