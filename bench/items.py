@@ -74,10 +74,11 @@ def lines(rows: list[Row], title: str) -> list[str]:
 
 
 def table(results: dict[str, Any]) -> str:
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in results["rows"]))
     title = (
         f"MNIST generator; {UNSEEN} unseen images; 2,000 other latents, by how many of them make what they made, keep "
         f"their class by LeNet-5, and PSNR in dB (median, and what 95 % exceed). "
-        f"{machine.in_a_line(results['machine'])}; seconds of processor time, with all searches."
+        f"{machine.in_a_line(results['machine'] | {'commit': commits})}; seconds of processor time, with all searches."
     )
     return "\n".join(lines(results["rows"], title)).rstrip()
 
@@ -97,8 +98,9 @@ def main() -> None:
         held = json.loads(asked.json.read_text())
         results["rows"] = [row for row in held["rows"] if row["count"] not in asked.counts]
     results["machine"] = machine.describe(torch.device("cpu"))
-    for row in rows(Bench(asked.data, []), [case for case in CASES if not asked.counts or case[1] in asked.counts]):
-        results["rows"].append(row)
+    cases = [case for case in CASES if not asked.counts or case[1] in asked.counts]
+    for row in rows(Bench(asked.data, []), cases):
+        results["rows"].append(row | {"commit": results["machine"]["commit"]})
         asked.json.write_text(json.dumps(results, indent=1) + "\n")
         print(row, flush=True)
 
