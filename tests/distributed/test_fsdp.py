@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 import zsu_fast
 from tests.distributed.launch import Ranks, needs_gloo
+from zsu_fast.lrp import functions
+from zsu_fast.lrp.distributed import is_freed
 from zsu_fast.model.shards import is_sharded
 
 pytestmark = needs_gloo
@@ -97,6 +100,32 @@ def same_relevance(wrap: str, reshard: bool) -> None:
 @pytest.mark.parametrize("wrap", ["root", "blocks", "layers"])
 def test_relevance_is_that_of_the_whole_model(ranks: Ranks, wrap: str, reshard: bool) -> None:
     ranks.run(same_relevance, wrap, reshard)
+
+
+def weights_held() -> int:
+    """How many weights are whole at once in the relevance pass, of those that it has come to."""
+    from torch.distributed.fsdp import fully_shard
+
+    net = nn.Sequential(*(layer for _ in range(8) for layer in (nn.Linear(16, 16), nn.ReLU())))
+    for layer in net[::2]:
+        fully_shard(layer)
+    fully_shard(net)
+    met: list[Tensor] = []
+    held = []
+
+    def look(weight: Tensor) -> bool:
+        met.append(weight)
+        held.append(sum(not is_freed(each) for each in met))
+        return is_freed(weight)
+
+    with patch.object(functions, "is_freed", look):
+        zsu_fast.relevance(net, torch.rand(4, 16), 1, composite="epsilon_plus")
+    assert len(held) == 8
+    return max(held)
+
+
+def test_only_the_layer_at_hand_is_whole(ranks: Ranks) -> None:
+    assert max(ranks.run(weights_held)) <= 2
 
 
 def same_in_bfloat16() -> None:

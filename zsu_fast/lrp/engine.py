@@ -220,11 +220,11 @@ class Engine(TorchFunctionMode):
         return result
 
     def _recognise(self, func: Callable, tensors: list[Tensor]) -> None:
-        """FSDP2 gives a module other objects than it was called with: what is known of the ones holds of the others."""
-        if func is torch.Tensor.view_as and self.renewals.latest(tensors[0]) is not tensors[0]:
+        """torch.distributed gives a module other objects than it was called with; the same is known of them."""
+        if func is torch.Tensor.view_as and tensors[0] is tensors[1] is not self.renewals.latest(tensors[0]):
             raise UncoveredFunctionError(
-                f"fully_shard: what module {self.names.running_module()!r} is given was written to in place, which "
-                "runs out of place here; write the model without the in-place operation"
+                f"torch.distributed: what module {self.names.running_module()!r} is given was written to in place, "
+                "which runs out of place here; write the model without the in-place operation"
             )
         for tensor in tensors:
             mark = self.marks[tensor]
