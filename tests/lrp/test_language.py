@@ -89,6 +89,32 @@ def test_where_relevance_starts(init):
     torch.testing.assert_close(found.neurons["head"].sum(1, keepdim=True), start * torch.ones(2, 1).double())
 
 
+def test_in_inference_mode():
+    """Also with what was made there."""
+    with torch.inference_mode():
+        given, target = {"input_ids": SMALL + 0, "attention_mask": MASK + 0}, (-1 + 0 * SMALL[:, 0], SMALL[:, 1] + 0)
+        found = relevance(Linear(), given, target)
+    expected = relevance(Linear(), {"input_ids": SMALL, "attention_mask": MASK}, (-1, SMALL[:, 1]))
+    assert torch.equal(found.input, expected.input)
+
+
+def test_gradient_times_input_where_that_is_the_law():
+    """LRP-0 of a net of ReLUs without biases."""
+    torch.manual_seed(0)
+    table, hidden, head = nn.Embedding(9, 6), nn.Linear(6, 12, bias=False), nn.Linear(12, 9, bias=False)
+
+    def model(input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
+        x = table(input_ids) if inputs_embeds is None else inputs_embeds
+        return head(hidden(x.cumsum(1)).relu())
+
+    nn.ModuleList([table, hidden, head]).double()
+    embedded = table(SMALL).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(inputs_embeds=embedded)[:, 2, 5].sum(), embedded)
+    rules = lrp.Composite(lrp.Zero(), lrp.Zero())
+    found = relevance(model, {"input_ids": SMALL}, (2, 5), composite=rules)
+    torch.testing.assert_close(found.input, (gradient * embedded).detach().sum(-1))
+
+
 def test_classes_of_whole_texts():
     model = Linear(classes=True)
     found, own = relevance(model, {"input_ids": SMALL, "attention_mask": MASK}, [torch.tensor([4, 1]), None])

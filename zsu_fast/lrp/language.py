@@ -19,6 +19,7 @@ from .starts import Target, Unseen, start
 from .texts import Asked, At, Texts
 
 
+@torch.inference_mode(False)  # what is made here meets autograd in the passes
 def text_relevance(
     model: Callable[..., Any],
     inputs: Mapping[str, Any],

@@ -52,7 +52,11 @@ class Texts:
     @staticmethod
     def of(inputs: Mapping[str, Any]) -> Texts:
         """TypeError, ValueError: naming the entry."""
-        arguments = {name: value for name, value in inputs.items() if value is not None}
+        arguments = {
+            name: value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+            for name, value in inputs.items()
+            if value is not None
+        }
         if not all(isinstance(name, str) for name in arguments):
             raise TypeError(f"inputs: expected names of arguments, got {list(arguments)}")
         if "past_key_values" in arguments:
