@@ -1,4 +1,4 @@
-"""Modules whose weights or functions cannot be reached: known by name, since most of their packages are not installed."""
+"""Modules whose weights or functions cannot be reached, known by name: most of their packages are not installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FLOATING = "pass the floating point model that it was made from, and quantise a
 
 def why_unreachable(module: nn.Module) -> str | None:
     """Why neither relevance nor an edit reaches the layers of `module` itself, with what to pass instead; or None."""
-    kind = type(module)
+    kind: Any = type(module)
     why = _why_kind(kind)
     if why is None and any(is_packed(tensor) for tensor in module._parameters.values()):
         return f"({kind.__name__}) is quantised by torchao: {_FLOATING}"

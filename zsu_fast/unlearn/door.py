@@ -38,7 +38,10 @@ def check_model(model: object) -> nn.Module:
                 f"model: {name} is a DTensor (FSDP or tensor parallel): forget on the whole model, then shard"
             )
         if is_packed(parameter, but=""):
-            raise TypeError(f"model: {name} is a torchao {kind}: forget before you quantise (zeros survive it)")
+            raise TypeError(
+                f"model: {name} is a torchao {kind}: forget before you quantise, and take the masked units out then "
+                "(zsu_fast.compact): it makes NaN of rows of zeros"
+            )
         if parameter.is_meta:
             raise TypeError(f"model: {name} is on the meta device, it has no values (offloaded?); load it first")
     return bare
