@@ -235,13 +235,57 @@ def test_wrapped_models_and_flags():
     zsu_fast.perturb_(net, Picks(neurons={"hidden": [1]}), sample=IMAGES[:1])
     net.conv1.weight.requires_grad_(False)
     net.hidden.weight.requires_grad_(False)
+    digest = model_digest(net)
     small = compact(torch.compile(nn.DataParallel(net), backend="eager"), IMAGES)
+    assert model_digest(net) == digest
     assert net.training and not small.model.training and isinstance(small.model, ConvNet)
     kept = {name: p.requires_grad for name, p in small.model.named_parameters()}
     assert kept == {name: p.requires_grad for name, p in net.named_parameters()}
     again = copy.deepcopy(small.model)
     with pytest.raises(ValueError, match="no unit is masked"):
         compact(again, IMAGES)
+
+
+class Returning(nn.Module):
+    """Code that touches its units in other ways than layers, norms and activations."""
+
+    def __init__(self, touch) -> None:
+        super().__init__()
+        self.conv, self.head, self.touch = nn.Conv2d(1, 6, 3), nn.Linear(6, 4), touch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.touch(F.relu(self.conv(x))).mean((2, 3)))
+
+
+def overwritten(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, 3:] = 1.0
+    return x
+
+
+@pytest.mark.parametrize(
+    ("touch", "words"),
+    [
+        (overwritten, "__setitem__ may mix them"),
+        (lambda x: 1 - x, "sub.* may mix them|not zero where head reads them"),
+        (lambda x: torch.add(x, other=x), "add may mix them"),
+        (lambda x: x / x.sum(1, keepdim=True), "sum may mix them"),
+        (lambda x: x.softmax(1), "softmax may mix them"),
+        (lambda x: x.cumsum(1), "cumsum may mix them"),
+        (lambda x: F.pad(x, (1, 1, 1, 1), value=1.0), "pad may mix them"),
+        (lambda x: x + torch.arange(6.0)[:, None, None], "add.* may mix them"),
+        (lambda x: x * torch.linspace(1, 2, 6)[:, None, None], "mul.* may mix them"),
+    ],
+)
+def test_what_functions_may_mix_stays(touch, words):
+    net = Returning(touch).eval()
+    with torch.no_grad():
+        net.conv.weight[4], net.conv.bias[4] = 0, 0
+    with pytest.raises(ValueError, match=f"conv: .*({words})"):
+        compact(net, IMAGES)
+    for kept in (lambda x: F.pad(x, (1, 1, 1, 1)), lambda x: F.interpolate(x, scale_factor=2), lambda x: 2 * x):
+        net.touch = kept
+        assert compact(net, IMAGES).removed == {"conv": [4]}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

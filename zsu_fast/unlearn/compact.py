@@ -74,12 +74,12 @@ def compact(model: nn.Module, sample: Tensor) -> Compact:
     """
     bare = check_model(model)
     check_finite("sample", sample)
-    check_taken(bare, sample, "sample")
     coupling = Coupling(bare)
     with inference_mode(bare), compiled_parts_as_written():
+        few = check_taken(bare, sample, "sample")
         with coupling:
-            logits = logits_of(bare(sample[:1]))
-            coupling.answers(logits)
+            output = bare(few)
+            coupling.returned(output, logits_of(output))
         groups, check = coupling.groups(), _Check(bare, sample)
         left = {name: group.why for group in groups if group.why for name, _ in group.silent}
         going = _never_all([group for group in groups if group.why is None], coupling, left)

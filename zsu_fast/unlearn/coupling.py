@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from zsu_fast.model.aten import as_written
@@ -90,6 +91,8 @@ class Coupling(_Mode):
         before = [self.seen.get(t) for t in _tensors(args)]  # in-place functions write to the first
         out = func(*args, **kwargs)
         if not _tensors(out):
+            if name == "__setitem__":
+                self._unknown(name, args, kwargs)
             return out
         first = before[0] if before else None
         if func is F.linear or name in _CONVOLUTIONS:
@@ -101,7 +104,7 @@ class Coupling(_Mode):
         elif name in _JOINING:
             self._join(func, args, kwargs, out)
         elif name in _PRODUCTS | _SUMS and isinstance(out, Tensor):
-            self._arithmetic(name, before, args, out)
+            self._arithmetic(name, before, args, kwargs, out)
         elif first is None:
             self._unknown(name, args, kwargs)
         elif name in _VIEWS or name == "__get__":
@@ -113,7 +116,7 @@ class Coupling(_Mode):
             self.seen[out] = first
         elif name in ("sigmoid", "sigmoid_", "hardsigmoid", "softplus"):
             self.seen[out] = _Seen(first.slots, torch.zeros_like(first.zero))
-        elif name in _POOLING:
+        elif name in _POOLING or (name in ("interpolate", "pad") and _keeps_channels(first, out, args, kwargs)):
             self._reduced(name, first, tuple(range(2, first.slots.dim())), True, out)
         elif name in ("mean", "amax", "sum") and (len(args) > 1 or "dim" in kwargs):
             dims = args[1] if len(args) > 1 else kwargs["dim"]
@@ -122,20 +125,20 @@ class Coupling(_Mode):
             self._unknown(name, args, kwargs)
         return out
 
-    def answers(self, logits: Tensor) -> None:
+    def returned(self, *outputs: Any) -> None:
         """What the model returns keeps its units."""
-        self._pin(self._slots_of(logits), "its units are the model's answers")
+        self._pin(self._slots_of(tree_leaves(outputs)), "the model returns them")
 
     def groups(self) -> list[Group]:
         """All groups that hold a unit of a layer."""
         for (name, dim), first in self._first.items():
             held = self.tensors.held(name)
             others = [other for other in self.tensors.sharing(name) if self.tensors.held(other) is not held]
-            slots = range(first, first + held.shape[dim])
+            whole = range(first, first + held.shape[dim])
             if name in self._elsewhere:
-                self._pin(slots, f"{self._elsewhere[name]} reads {name}")
+                self._pin(whole, f"{self._elsewhere[name]} reads {name}")
             elif others:
-                self._pin(slots, f"{name} shares its memory with {', '.join(others)}")
+                self._pin(whole, f"{name} shares its memory with {', '.join(others)}")
         members: dict[int, list[int]] = {}
         for slot in range(len(self._slots)):
             members.setdefault(self._root(slot), []).append(slot)
@@ -268,7 +271,7 @@ class Coupling(_Mode):
             for tensor, value in ((given.get("weight"), False), (given.get("bias"), True))
         )
         mean = given.get("running_mean")
-        if name == "batch_norm" and mean is not None:
+        if mean is not None:
             zero = zero & mean.detach().eq(0).cpu()
         self._put(out, 1, slots, shift & (scale | zero))
 
@@ -311,15 +314,15 @@ class Coupling(_Mode):
         zero = [torch.tensor(False).expand(t.shape) if s is None else s.zero for t, s in zip(parts, seen, strict=True)]
         self.seen[out] = _Seen(func(slots, *args[1:], **rest), func(zero, *args[1:], **rest))
 
-    def _arithmetic(self, name: str, before: list[_Seen | None], args: Sequence, out: Tensor) -> None:
+    def _arithmetic(self, name: str, before: list[_Seen | None], args: Sequence, kwargs: dict, out: Tensor) -> None:
         product = name in _PRODUCTS
         known = dict(zip(map(id, _tensors(args)), before, strict=True))
         one, other = args[0], args[1] if len(args) > 1 else None
         seen, second = known.get(id(one)), known.get(id(other))
-        if seen is None:
+        if seen is None and "div" not in name:
             one, other, seen, second = other, one, second, seen
-        if seen is None:
-            self._unknown(name, args, {})
+        if seen is None or other is None:
+            self._unknown(name, args, kwargs)
             return
         slots, zero = seen.slots.expand(out.shape), seen.zero.expand(out.shape)
         if second is not None:
@@ -343,3 +346,9 @@ class Coupling(_Mode):
         elif not product:
             zero = torch.zeros_like(zero)
         self.seen[out] = _Seen(slots, zero)
+
+
+def _keeps_channels(source: _Seen, out: Any, args: Sequence, kwargs: dict) -> bool:
+    """Whether only places were added, of the same channels, and of value zero where they are new."""
+    value = kwargs.get("value", args[3] if len(args) == 4 else None)
+    return isinstance(out, Tensor) and out.shape[:2] == source.slots.shape[:2] and not value
