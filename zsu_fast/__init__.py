@@ -17,7 +17,7 @@ from zsu_fast import ops, plot, reference
 from zsu_fast.evaluate import Evaluation
 from zsu_fast.lrp import Relevance, relevance
 from zsu_fast.ops.build_info import build_info
-from zsu_fast.unlearn import ForgetResult, Patch, Picks, forget, perturb_, select
+from zsu_fast.unlearn import ForgetResult, Patch, Picks, compact, forget, perturb_, select
 from zsu_fast.version import __version__
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = [
     "Relevance",
     "__version__",
     "build_info",
+    "compact",
     "evaluate",
     "forget",
     "ops",

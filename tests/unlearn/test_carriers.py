@@ -31,11 +31,10 @@ def test_graphs_are_the_module_that_they_were_made_from(net, digits, carry):
     graph = carry(copy.deepcopy(net), probes[:2])
     for composite in ("epsilon_plus", "attnlrp"):
         expected = zsu_fast.relevance(net, probes, 3, composite=composite)
-        for plan in (False, True):
-            found = zsu_fast.relevance(graph, probes, 3, composite=composite, plan=plan)
-            assert torch.equal(found.input, expected.input)
-            assert found.neurons.keys() == expected.neurons.keys()
-            assert all(torch.equal(found.neurons[name], expected.neurons[name]) for name in expected.neurons)
+        found = zsu_fast.relevance(graph, probes, 3, composite=composite, plan=composite == "attnlrp")
+        assert torch.equal(found.input, expected.input)
+        assert found.neurons.keys() == expected.neurons.keys()
+        assert all(torch.equal(found.neurons[name], expected.neurons[name]) for name in expected.neurons)
     before = model_digest(net)
     assert model_digest(graph) == before
     for method in ("lra-npp", "channels"):

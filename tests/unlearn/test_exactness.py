@@ -297,3 +297,24 @@ def test_only_the_row_of_the_class_is_edited_and_the_others_are_the_same_functio
     kept = [c for c in range(10) if c != 3]
     assert result.certificate["others"]["rows"] == [3]
     assert torch.equal(conv_net(others)[:, kept], before[:, kept]) and not torch.equal(conv_net(others), before)
+
+
+def test_a_layer_whose_output_is_written_to_in_place():
+    """timm and torchvision add the shortcut in place: behind that, the units are not the layer's alone."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv, self.norm = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+            self.head = nn.Linear(6, 4)
+
+        def forward(self, x):
+            shortcut = F.relu(self.stem(x))
+            x = self.norm(self.conv(shortcut))
+            x += shortcut
+            return self.head(F.relu(x).mean((2, 3)))
+
+    net = Block().eval()
+    patch = zsu_fast.perturb_(net, Picks(neurons={"conv": [2]}), sample=IMAGES[:1])
+    assert not net.conv.weight[2].any() and not net.norm.bias[2].any()
+    assert patch.record["certificate"]["units"][0]["claim"] == "zero for every finite input"

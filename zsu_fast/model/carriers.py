@@ -1,4 +1,4 @@
-"""Modules whose weights or functions cannot be reached: known by name, since most of their packages are not there."""
+"""Modules whose weights or functions cannot be reached, known by name: most of their packages are not installed."""
 
 from __future__ import annotations
 

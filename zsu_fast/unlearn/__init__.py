@@ -1,6 +1,7 @@
 """Unlearning: analyse -> select -> perturb -> verify -> record."""
 
 from zsu_fast.model.tensors import model_digest
+from zsu_fast.unlearn.compact import Compact, compact, load_compact
 from zsu_fast.unlearn.concept import ForgetConcept
 from zsu_fast.unlearn.entry import Entry
 from zsu_fast.unlearn.forget import forget, method_options, select
@@ -20,6 +21,7 @@ from zsu_fast.unlearn.verdict import Verdict
 
 __all__ = [
     "AUTHORS_PRESETS",
+    "Compact",
     "Entry",
     "ForgetClass",
     "ForgetConcept",
@@ -34,7 +36,9 @@ __all__ = [
     "SyntheticProbes",
     "TextRecord",
     "Verdict",
+    "compact",
     "forget",
+    "load_compact",
     "method_names",
     "method_options",
     "model_digest",

@@ -44,8 +44,10 @@ def check_model(model: object, in_parts: bool = False) -> nn.Module:
             )
     for name, parameter in bare.named_parameters():
         if is_packed(parameter, but=""):
-            kind = type(parameter.data).__name__
-            raise TypeError(f"model: {name} is a torchao {kind}: forget before you quantise (zeros survive it)")
+            raise TypeError(
+                f"model: {name} is a torchao {type(parameter.data).__name__}: forget before you quantise, and take the "
+                "masked units out then (zsu_fast.compact): it makes NaN of rows of zeros"
+            )
         if parameter.is_meta:
             raise TypeError(f"model: {name} is on the meta device, it has no values (offloaded?); load it first")
     return bare

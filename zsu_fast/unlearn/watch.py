@@ -128,6 +128,8 @@ class Watch(_Mode):
             self._arithmetic(name, args, out)
         elif source is not None:
             self._follow(func, name, source, args, kwargs, out)
+        if source is not None and name.endswith("_") and out is args[0] and self.origins.get(out) is source:
+            del self.origins[out]  # written to in place (`x += shortcut`), it no longer holds these units alone
         return out
 
     def _follow(
