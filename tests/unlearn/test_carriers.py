@@ -113,6 +113,8 @@ def test_vmap(conv_net, digits):
     for method in ("lra-npp", "channels"):
         with pytest.raises(ValueError, match="model: it runs layers inside of torch.func"):
             zsu_fast.forget(model, 3, probes, method=method)
+    with pytest.raises(ValueError, match="model: it runs layers inside of torch.func"):
+        zsu_fast.compact(model, probes[:2])
     with pytest.raises(RuntimeError, match="a list of targets"):
         torch.vmap(lambda target: zsu_fast.relevance(conv_net, probes, target).input)(torch.arange(3))
     assert zsu_fast.relevance(PerTarget(conv_net), probes, 3).input.shape == probes.shape

@@ -35,6 +35,7 @@ from zsu_fast.unlearn.watch import (
     _operands,
     _per_channel,
     _tensors,
+    refuse_transformed,
 )
 
 Slot = tuple[str, int, int]  # tensor, dimension, index
@@ -221,6 +222,7 @@ class Coupling(_Mode):
         source, weight, bias = _operands(args, kwargs)
         name = self.names.get(id(weight))
         if name is None or (bias is not None and id(bias) not in self.names):
+            refuse_transformed()
             self._unknown(f"{function} with a computed weight or bias", args, kwargs)
             return
         groups = kwargs.get("groups", args[6] if len(args) > 6 else 1) if function in _CONVOLUTIONS else 1

@@ -198,11 +198,7 @@ class Watch(_Mode):
     def _layer(self, function: str, out: Tensor, source: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         parameter = self.names.get(id(weight))
         if parameter is None:  # a weight that is computed on the fly has no row that could be masked
-            if torch._C._are_functorch_transforms_active():
-                raise ValueError(
-                    "model: it runs layers inside of torch.func (vmap ...), where no layer has a weight of its own: "
-                    "forget in each of the models that it is made of"
-                )
+            refuse_transformed()
             self.unnamed += 1
             return
         name = parameter.removesuffix(".weight")
@@ -366,6 +362,15 @@ class Watch(_Mode):
             self._add_heads(name, len(rows), rows)
         if out_weight is not None and id(out_weight) in self.names:
             self._layer("linear", out[0], given["query"], out_weight, out_bias)
+
+
+def refuse_transformed() -> None:
+    """ValueError where a layer whose weight is none of the model's runs inside of `torch.func.vmap` and the like."""
+    if torch._C._are_functorch_transforms_active():
+        raise ValueError(
+            "model: it runs layers inside of torch.func (vmap ...), where no layer has a weight of its own: "
+            "pass the models that it is made of, one by one"
+        )
 
 
 def _operands(args: Sequence, kwargs: dict) -> tuple[Tensor, Tensor, Tensor | None]:
