@@ -10,7 +10,19 @@ import pytest
 import torch
 
 import zsu_fast
-from bench import concepts, depth, faithfulness, generators, instances, items, lira, poisoning, synthetic, texts
+from bench import (
+    concepts,
+    depth,
+    faithfulness,
+    generators,
+    instances,
+    items,
+    lira,
+    poisoning,
+    streams,
+    synthetic,
+    texts,
+)
 from bench.__main__ import RESULTS
 from bench.oracles import CACHE
 from bench.paper import ablation
@@ -197,6 +209,12 @@ def test_table_of_pairs() -> None:
     results = json.loads((RESULTS / "lira.json").read_text())
     text = lira.PAGE.read_text()
     assert insert_table(text, lira.table(results), lira.BEGIN, lira.END) == text
+
+
+def test_table_of_streams() -> None:
+    results = json.loads((RESULTS / "streams.json").read_text())
+    text = (ROOT / streams.PAGE).read_text()
+    assert insert_table(text, streams.table(results), *streams.MARKERS) == text
 
 
 def test_tables_of_forgetting() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zsu_fast.concepts.reading import Reading
 from zsu_fast.evaluate.images import batches_at
 from zsu_fast.evaluate.inference import logits_of
+from zsu_fast.evaluate.rows import Rows
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.edits import Edits
@@ -71,12 +72,12 @@ class Measurement:
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, batch by batch."""
-        found: list[Tensor] = []
+        found = Rows(len(images))
         with torch.no_grad(), compiled_parts_as_written():
             for batch in self.options.batches(images):
-                found.append(logits_of(self.transaction.view(batch)))
+                found.add(logits_of(self.transaction.view(batch)))
                 self.cost.images_forwarded += len(batch)
-        return torch.cat(found)
+        return found.tensor()
 
     def retain_accuracy(self, allowed: int | None = None, quick: Quick | None = None) -> float | None:
         """Accuracy on the retain images, if there are; with `allowed` wrong ones above 0, no more are looked for.

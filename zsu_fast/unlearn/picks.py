@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast import ops
+from zsu_fast.evaluate.rows import Rows
 from zsu_fast.lrp import Composite, relevance
 
 SCORES = ("frequency", "mean", "contrastive")
@@ -217,21 +218,18 @@ def unit_relevance(
     view: what runs, with the model inside; by default the model itself.
     """
     within = "" if view is None else next(f"{name}." if name else "" for name, m in view.named_modules() if m is model)
-    # Made once: small pieces that stay between the passes keep the heap from shrinking.
-    collected: dict[str, Tensor] = {}
-    logits = []
+    collected: dict[str, Rows] = {}
+    logits = Rows(len(images))
     done = 0
     for batch, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         found = relevance(
             model if view is None else view, batch, target, composite=composite,
             layers=[within + name for name in layers], at_input=False,
         )  # fmt: skip
-        logits.append(found.logits)
+        logits.add(found.logits)
         for full_name, values in found.neurons.items():
             name = full_name.removeprefix(within)
-            if name not in collected:
-                collected[name] = values.new_empty((len(images), *values.shape[1:]))
-            collected[name][done : done + len(batch)] = values
+            collected.setdefault(name, Rows(len(images))).add(values)
         done += len(batch)
         progress(done, len(images), "relevance")
-    return collected, torch.cat(logits)
+    return {name: rows.tensor() for name, rows in collected.items()}, logits.tensor()

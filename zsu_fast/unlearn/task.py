@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zsu_fast.evaluate.given import check_classes
-from zsu_fast.evaluate.images import ImageStream
+from zsu_fast.evaluate.images import ImageStream, length
 from zsu_fast.model.tensors import model_digest
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
@@ -243,7 +243,8 @@ class Task:
         if head is None or not self.method.reads_classifier:
             return measurement.forward(self.probes)
         weight = self.transaction.tensors.held(head.weight)
-        self._classified = classifier_inputs(self.transaction.view, weight, self.options.batches(self.probes))
+        batches = self.options.batches(self.probes)
+        self._classified = classifier_inputs(self.transaction.view, weight, batches, length(self.probes))
         measurement.cost.images_forwarded += len(self.probes)
         return self._classified[1]
 
