@@ -20,6 +20,7 @@ from bench import (
     language,
     lira,
     poisoning,
+    streams,
     synthetic,
     texts,
 )
@@ -249,6 +250,12 @@ def test_table_of_pairs() -> None:
     results = json.loads((RESULTS / "lira.json").read_text())
     text = lira.PAGE.read_text()
     assert insert_table(text, lira.table(results), lira.BEGIN, lira.END) == text
+
+
+def test_table_of_streams() -> None:
+    results = json.loads((RESULTS / "streams.json").read_text())
+    text = (ROOT / streams.PAGE).read_text()
+    assert insert_table(text, streams.table(results), *streams.MARKERS) == text
 
 
 def test_tables_of_forgetting() -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.given import check_classes, check_int, check_labels, check_targets
-from zsu_fast.evaluate.images import Images, ImageStream, images_of
+from zsu_fast.evaluate.images import Images, ImageStream, images_of, length
 from zsu_fast.evaluate.inference import Progress, answers_of, forward_batches, inference_mode, logits_of
 from zsu_fast.evaluate.intervals import wilson_interval
+from zsu_fast.evaluate.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -134,17 +135,17 @@ def predict(
     """
     images, _ = images_of("images", images)
     check_int("batch_size", batch_size, 1)
-    found: list[Tensor] = []
+    found = Rows(length(images))
     with inference_mode(model):
-        for output in forward_batches(model, images, batch_size, progress):
+        for number, output in enumerate(forward_batches(model, images, batch_size, progress)):
             logits = logits_of(output)
-            if not found:
+            if number == 0:
                 if targets:
                     check_targets(targets, logits.shape[1])
                 if labels is not None:
                     check_classes("labels", labels, logits.shape[1])
-            found.append(answers_of(logits))
-    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+            found.add(answers_of(logits))
+    return found.tensor()
 
 
 def _accuracy(correct: Tensor) -> tuple[float | None, tuple[float, float] | None]:

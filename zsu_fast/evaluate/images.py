@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from zsu_fast.evaluate.given import check_images, check_labels
+from zsu_fast.evaluate.rows import Rows
 from zsu_fast.model.tensors import bytes_of
 
 EXPECTED = "a tensor of images [N, ...], an array, a list of tensors, a Dataset or a loader"
@@ -171,7 +172,7 @@ class _Source:
     def read(self) -> Iterator[Read]:
         """All of it, batch by batch. Also notes what is known after the first time, and compares the next ones."""
         kind = self.head.shape[1:], self.head.dtype
-        values, found, total, checksum = hashlib.sha256(), [], 0, 0
+        values, found, unlabelled, total, checksum = hashlib.sha256(), Rows(self.length), False, 0, 0
         first = self.count is None
         for images, labels in self._again():
             if (images.shape[1:], images.dtype) != kind:
@@ -181,7 +182,9 @@ class _Source:
             checksum = zlib.crc32(data, checksum)
             if first:
                 values.update(data)
-                found.append(labels)
+                if labels is not None:
+                    found.add(labels)
+                unlabelled |= labels is None
                 if self.finite and images.is_floating_point() and not bool(images.isfinite().all()):
                     raise ValueError(f"{self.name}: expected finite values, got NaN or infinity")
             total += len(images)
@@ -193,9 +196,9 @@ class _Source:
                     "shuffling and augmentation"
                 )
             return
-        if any(labels is None for labels in found) is not all(labels is None for labels in found):
+        if unlabelled and len(found):
             raise ValueError(f"{self.name}: some of its batches come with labels and some without")
-        self.labels = torch.cat(found) if found[0] is not None else None  # type: ignore[arg-type]
+        self.labels = found.tensor() if len(found) else None
         self.count, self._sum, self.digest = total, checksum, _digest(kind[1], (total, *kind[0]), values)
 
     def read_part(self, where: Tensor) -> Iterator[Tensor]:
@@ -280,6 +283,11 @@ def check_labelled(name: str, given: object, device: torch.device | str | None =
     """As `labelled_images`, the images in memory."""
     images, labels = labelled_images(name, given, device)
     return held(images), labels
+
+
+def length(images: Images) -> int | None:
+    """How many images there are, as far as that can be told without reading them."""
+    return len(images) if isinstance(images, Tensor) else images.expected
 
 
 def held(images: Images) -> Tensor:

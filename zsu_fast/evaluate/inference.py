@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.images import Images
+from zsu_fast.evaluate.images import Images, length
 from zsu_fast.model.wrapped import lock_of
 
 Progress = Callable[[int, int, str], None]
@@ -70,7 +70,7 @@ def batches_for(
 ) -> Iterator[Tensor]:
     """The batches that :func:`forward_batches` runs, on the model's device."""
     device = model_device(model, images.device)
-    expected = len(images) if isinstance(images, Tensor) else images.expected
+    expected = length(images)
     done = 0
     for batch in images.split(batch_size) if expected != 0 else ():
         yield batch.to(device, non_blocking=True)

@@ -17,8 +17,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from zsu_fast.evaluate.given import check_int, check_labels, check_targets
-from zsu_fast.evaluate.images import Images, images_of
+from zsu_fast.evaluate.images import Images, images_of, length
 from zsu_fast.evaluate.inference import Progress, batches_for, inference_mode, logits_of, run
+from zsu_fast.evaluate.rows import Rows
 from zsu_fast.extras import require
 
 
@@ -93,9 +94,10 @@ def features(
         ValueError: no linear layer ran, the named layer does not exist or did not run, or its input does not have
             one row for each image.
     """
-    found: list[Tensor] = []
-    _capture(model, images, layer, batch_size, progress, lambda captured, output: found.append(captured))
-    return torch.cat(found) if found else torch.empty(0, 0)
+    images, _ = images_of("images", images)
+    found = Rows(length(images))
+    _capture(model, images, layer, batch_size, progress, lambda captured, output: found.add(captured))
+    return found.tensor() if len(found) else torch.empty(0, 0)
 
 
 def features_and_logits(
@@ -106,17 +108,17 @@ def features_and_logits(
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`features` and the logits [N, classes] of the same images, on the CPU, in one pass."""
-    found: list[Tensor] = []
-    logits: list[Tensor] = []
+    images, _ = images_of("images", images)
+    found, logits = Rows(length(images)), Rows(length(images))
 
     def keep(captured: Tensor, output: object) -> None:
-        found.append(captured)
-        logits.append(logits_of(output).cpu())
+        found.add(captured)
+        logits.add(logits_of(output).cpu())
 
     _capture(model, images, layer, batch_size, progress, keep)
-    if not found:
+    if not len(found):
         return torch.empty(0, 0), torch.empty(0, 0)
-    return torch.cat(found), torch.cat(logits)
+    return found.tensor(), logits.tensor()
 
 
 def _capture(
@@ -128,7 +130,6 @@ def _capture(
     keep: Callable[[Tensor, object], None],
 ) -> None:
     """Run the model and call ``keep(pooled input of the layer, output)`` for every batch, see :func:`features`."""
-    images, _ = images_of("images", images)
     check_int("batch_size", batch_size, 1)
     modules = dict(model.named_modules())
     if layer is not None and layer not in modules:

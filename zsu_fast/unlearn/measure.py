@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zsu_fast.concepts.reading import Reading
 from zsu_fast.evaluate.images import batches_at
 from zsu_fast.evaluate.inference import logits_of
+from zsu_fast.evaluate.rows import Rows
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.edits import Edits
@@ -75,21 +76,21 @@ class Measurement:
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, batch by batch."""
-        found: list[Tensor] = []
+        found = Rows(len(images))
         with torch.no_grad(), compiled_parts_as_written():
             for batch in self.options.batches(images):
-                found.append(logits_of(self.transaction.view(batch)))
+                found.add(logits_of(self.transaction.view(batch)))
                 self.cost.images_forwarded += len(batch)
-        return torch.cat(found)
+        return found.tensor()
 
     def run(self, shard: Shard) -> Tensor:
         """Logits of the images here, in the batches that all processes have in common."""
-        found: list[Tensor] = []
+        found = Rows(shard.expected)
         with torch.no_grad(), compiled_parts_as_written():
             for batch in shard.batches():
-                found.append(logits_of(self.transaction.view(batch)))
+                found.add(logits_of(self.transaction.view(batch)))
                 self.cost.images_forwarded += len(batch)
-        return shard.outcome(torch.cat(found))
+        return shard.outcome(found.tensor())
 
     def margins(self, where: Tensor, quick: Quick | None = None) -> Tensor:
         """[n] of the probes that a mask [N] admits, of all processes."""

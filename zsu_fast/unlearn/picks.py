@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast import ops
+from zsu_fast.evaluate.rows import Rows
 from zsu_fast.lrp import Composite, relevance
 from zsu_fast.unlearn.exact_sums import sums
 from zsu_fast.unlearn.group import ALONE, Group
@@ -241,21 +242,18 @@ def relevance_of_shard(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The same for the images that a process holds, labels: [n]."""
     within = "" if view is None else next(f"{name}." if name else "" for name, m in view.named_modules() if m is model)
-    # Made once: small pieces that stay between the passes keep the heap from shrinking.
-    collected: dict[str, Tensor] = {}
-    logits = []
+    collected: dict[str, Rows] = {}
+    logits = Rows(images.rows)
     done = 0
     for batch, target in zip(images.batches(), images.beside(labels).batches(), strict=True):
         found = relevance(
             model if view is None else view, batch, target, composite=composite,
             layers=[within + name for name in layers], at_input=False,
         )  # fmt: skip
-        logits.append(found.logits)
+        logits.add(found.logits)
         for full_name, values in found.neurons.items():
             name = full_name.removeprefix(within)
-            if name not in collected:
-                collected[name] = values.new_empty((images.rows, *values.shape[1:]))
-            collected[name][done : done + len(batch)] = values
+            collected.setdefault(name, Rows(images.rows)).add(values)
         done += len(batch)
         progress(done, images.rows, "relevance")
-    return {name: images.outcome(values) for name, values in collected.items()}, images.outcome(torch.cat(logits))
+    return {name: images.outcome(rows.tensor()) for name, rows in collected.items()}, images.outcome(logits.tensor())

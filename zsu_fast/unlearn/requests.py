@@ -15,6 +15,7 @@ from zsu_fast.evaluate.accuracy import Evaluation, summarise
 from zsu_fast.evaluate.given import check_images, check_labels, check_targets
 from zsu_fast.evaluate.images import Images, ImageStream, images_of, labelled_images
 from zsu_fast.evaluate.inference import answers_of, logits_of
+from zsu_fast.evaluate.rows import Rows
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.verdict import Evaluated, Evidence, Verdict, judge
 
@@ -129,8 +130,10 @@ class OfClassifier:
         if given is None:
             return None
         images, labels = given
-        answers = [answers_of(logits_of(view(batch))) for batch in batches(images)]
-        return summarise(torch.cat(answers), labels.cpu(), self.classes)
+        answers = Rows(len(images))
+        for batch in batches(images):
+            answers.add(answers_of(logits_of(view(batch))))
+        return summarise(answers.tensor(), labels.cpu(), self.classes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from zsu_fast.evaluate.images import length
 from zsu_fast.unlearn.group import ALONE, Group
 
 
@@ -98,6 +99,11 @@ class Shard:
         if self.filler is None:
             return len(self)
         return -(-max(self._at + len(self), 1) // self.size) * self.size
+
+    @property
+    def expected(self) -> int | None:
+        """`rows`, as far as that can be told without reading a stream."""
+        return length(self.images) if self.filler is None else self.rows
 
     def outcome(self, of_batches: Tensor) -> Tensor:
         """Of what came of all batches, joined: that of the images here."""

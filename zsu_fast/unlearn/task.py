@@ -254,7 +254,8 @@ class Task:
         if head is None or not self.method.reads_classifier:
             return measurement.run(self.probes)
         weight = self.transaction.tensors.held(head.weight)
-        features, logits = classifier_inputs(self.transaction.view, weight, self.probes.batches())
+        batches = self.probes.batches()
+        features, logits = classifier_inputs(self.transaction.view, weight, batches, self.probes.expected)
         self._classified = self.probes.outcome(features), self.probes.outcome(logits)
         measurement.cost.images_forwarded += self.probes.rows
         return self._classified[1]

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.weak import WeakIdKeyDictionary
 
 from zsu_fast.evaluate.inference import logits_of
+from zsu_fast.evaluate.rows import Rows
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.model.aten import as_written
 from zsu_fast.model.computed import computed_weights
@@ -474,15 +475,20 @@ class _Capture(_Mode):
         return func(*args, **kwargs)
 
 
-def classifier_inputs(model: nn.Module, weight: Tensor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features [N, D] that enter the classifier whose weight (the very object) is `weight`, and logits [N, classes]."""
-    features, logits = [], []
+def classifier_inputs(
+    model: nn.Module, weight: Tensor, batches: Iterable[Tensor], expected: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Features [N, D] that enter the classifier whose weight (the very object) is `weight`, and logits [N, classes].
+
+    expected: N, if it is known.
+    """
+    features, logits = Rows(expected), Rows(expected)
     for batch in batches:
         with torch.no_grad(), compiled_parts_as_written():
             found = classifier_input(model, weight, batch)
-        features.append(found[0])
-        logits.append(found[1])
-    return torch.cat(features), torch.cat(logits)
+        features.add(found[0])
+        logits.add(found[1])
+    return features.tensor(), logits.tensor()
 
 
 def classifier_input(model: nn.Module, weight: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
