@@ -197,7 +197,7 @@ def attempts(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_what_one_process_raises_is_raised_in_all_and_no_model_is_edited(given: dict[str, Any], four: Ranks) -> None:
-    for rank, found in enumerate(four.run(attempts, given)):
+    for rank, found in enumerate(four.run(attempts, given, timeout=150)):
         for what, (of_that_one, of_others) in SAID.items():
             said = found[what]
             assert said["raised"].startswith(of_that_one if rank == 2 else of_others), (rank, what, said)
@@ -231,7 +231,7 @@ def replicas(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_replicas_with_probes_of_their_own_are_refused_before_any_edit(given: dict[str, Any], four: Ranks) -> None:
-    found = four.run(replicas, given)
+    found = four.run(replicas, given, timeout=150)
     assert all(answer == found[0] for answer in found)
     refused = "not the same in all processes of this model, which would diverge; for one decision on what replicas "
     refused += "(DDP) bring, give group=torch.distributed.group.WORLD"

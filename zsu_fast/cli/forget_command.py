@@ -176,8 +176,9 @@ def forget(
         if group.rank == 0:
             folder = OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)
             stack.enter_context(closing(folder))
-        if linear_probe and group is not ALONE:
-            raise ValueError("--linear-probe: is for one process, not under torchrun")
+        for name, given_so in (("--linear-probe", linear_probe), ("--front", front), ("--synthetic", synthetic)):
+            if given_so and group is not ALONE:
+                raise ValueError(f"{name}: is for one process, not under torchrun")
         for name, asked in (("--linear-probe", linear_probe), ("--front", front)):
             if asked and evaluation is None:
                 raise ValueError(f"{name} needs --eval: labelled images of all classes")

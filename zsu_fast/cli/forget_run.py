@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from zsu_fast.cli.images import ImageSet
-from zsu_fast.cli.processes import current, part
+from zsu_fast.cli.processes import current
 from zsu_fast.cli.session import Session
 from zsu_fast.cli.sources import keyed_hash
 from zsu_fast.evaluate import Evaluation, ProbeResult
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.report import ClassReport, Report, analyse
 from zsu_fast.report.made_of import Made, made_of
-from zsu_fast.unlearn import ForgetClass, ForgetResult, SyntheticProbes, synthesise
+from zsu_fast.unlearn import ForgetResult, SyntheticProbes, synthesise
 from zsu_fast.unlearn import forget as forget_classes
 from zsu_fast.unlearn.group import ALONE
 
@@ -133,21 +133,16 @@ def run_forget(
     """Measure, forget, measure again; gather what the report shows: the first of several processes, on its images."""
     model, group = session.loaded.model, current()
     report = report and group.rank == 0
-    request: Any = images.targets
+    request: Any
     if isinstance(images.probes, SyntheticProbes):
         request = synthesise(model, images.targets, images.probes, progress, session.names)
-    elif group is ALONE:
-        request = ForgetClass(images.targets, session.tensor(images.probes), images.probe_labels, session.names)
-    if isinstance(request, ForgetClass):
         probes, probe_labels = request.probes, request.probe_labels.cpu()
     else:
-        assert isinstance(images.probes, ImageSet)
-        probes = session.tensor(images.probes)
-        own = part(replace(images.probes, labels=images.probe_labels)).labels
-        assert own is not None
-        probe_labels = own
-        given = {"probes": probes, "probe_labels": probe_labels, "class_names": session.names, "group": group}
-        settings = settings | given
+        own = session.pair(replace(images.probes, labels=images.probe_labels))
+        assert isinstance(own, tuple)
+        request, probes, probe_labels = images.targets, own[0], own[1].cpu()
+        settings = settings | {"probes": probes, "probe_labels": probe_labels, "class_names": session.names}
+        settings |= {} if group is ALONE else {"group": group}
     composite = settings.get("composite", "epsilon")
     if report and settings["method"] == "poison" and probes.dim() == 4:
         settings = {"ablation": True} | settings  # whether the patch is good for anything
