@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zsu_fast
-from bench import concepts, depth, faithfulness, generators, instances, items, lira, poisoning, synthetic, texts
+from bench import concepts, depth, faithfulness, gans, generators, instances, items, lira, poisoning, synthetic, texts
 from bench.__main__ import RESULTS
 from bench.oracles import CACHE
 from bench.paper import ablation
@@ -185,6 +185,12 @@ def test_table_of_generators() -> None:
     results = json.loads((RESULTS / "generators.json").read_text())
     text = GENERATORS_PAGE.read_text()
     assert insert_table(text, generators.table(results), generators.BEGIN, generators.END) == text
+
+
+def test_table_of_trained_gans() -> None:
+    results = json.loads((RESULTS / "gans.json").read_text())
+    text = GENERATORS_PAGE.read_text()
+    assert insert_table(text, gans.table(results), gans.BEGIN, gans.END) == text
 
 
 def test_table_of_items() -> None:
