@@ -14,6 +14,7 @@ from bench import (
     concepts,
     depth,
     faithfulness,
+    gans,
     generators,
     instances,
     items,
@@ -238,6 +239,12 @@ def test_table_of_generators() -> None:
     results = json.loads((RESULTS / "generators.json").read_text())
     text = GENERATORS_PAGE.read_text()
     assert insert_table(text, generators.table(results), generators.BEGIN, generators.END) == text
+
+
+def test_table_of_trained_gans() -> None:
+    results = json.loads((RESULTS / "gans.json").read_text())
+    text = GENERATORS_PAGE.read_text()
+    assert insert_table(text, gans.table(results), gans.BEGIN, gans.END) == text
 
 
 def test_table_of_items() -> None:
