@@ -166,6 +166,7 @@ def attempt(given: dict[str, Any], what: str, rank_that_fails: int) -> dict[str,
             calls.append(text)
             if what == "interrupt":
                 signal.raise_signal(signal.SIGINT)
+                time.sleep(1)  # its handler runs soon, not at once
             raise KeyError("disk full")
 
         options |= {"method": "channels", "progress": progress}

@@ -72,7 +72,7 @@ def batches_for(
     device = model_device(model, images.device)
     expected = length(images)
     done = 0
-    for batch in images.split(batch_size) if expected != 0 else ():
+    for batch in images.split(min(batch_size, 2**31)) if expected != 0 else ():  # torch takes no larger ones
         yield batch.to(device, non_blocking=True)
         done += len(batch)
         if progress is not None:

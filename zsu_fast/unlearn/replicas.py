@@ -40,7 +40,7 @@ def processes_of(model: object, group: object) -> Group:
 
 def check_replicas(replicas: Group, given: dict[str, Any]) -> None:
     """ValueError in all processes, before any work, if they were not given the same: their replicas would diverge."""
-    for name, value in given.items():
+    for name, value in given.items() if replicas is not ALONE else ():
         if not replicas.same(digest_of(value)):
             raise ValueError(
                 f"{name}: not the same in all processes of this model, which would diverge; for one decision on what "
@@ -68,7 +68,7 @@ def digest_of(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         parts = list(value)
     elif isinstance(value, dict):
-        parts = sorted(value.items())
+        parts = sorted(value.items(), key=lambda item: repr(item[0]))
     elif is_dataclass(value) and not isinstance(value, (type, nn.Module)):
         parts = [getattr(value, f.name) for f in fields(value)]
     digest = hashlib.sha256(type(value).__name__.encode())

@@ -239,12 +239,13 @@ class ForgetClass(OfClassifier):
 
 
 def indices_of(targets: object, names: ClassNames) -> object:
-    """With the index for each name; whatever is neither is left to be refused."""
-    if isinstance(targets, str):
-        return names.find(targets, "target")
-    if isinstance(targets, list | tuple):
-        return [names.find(each, "target") if isinstance(each, str) else each for each in targets]
-    return targets
+    """With the index for each name; whatever is neither is left to be refused, and so are digits without names."""
+
+    def found(target: object) -> object:
+        named = isinstance(target, str) and (bool(names) or not target.isdecimal())
+        return names.find(cast(str, target), "target") if named else target
+
+    return [found(each) for each in targets] if isinstance(targets, list | tuple) else found(targets)
 
 
 def _still(evaluation: Evaluation, target: int) -> tuple[int, int]:
