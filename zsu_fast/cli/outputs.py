@@ -177,11 +177,7 @@ def _content(
     return {
         "zsu_fast": __version__,
         "model": {"spec": loaded.spec, "weights": None if loaded.weights is None else Path(loaded.weights).name},
-        "verdict": result.verdict.to_dict(),
-        "reached": result.reached,
-        "summary": result.summary(),
-        "budget": result.budget,
-        "picks": result.picks,
+        **result.to_dict(),
         "evaluation": result.record["evaluation"]
         if run.before is None or run.after is None
         else {"before": run.before.to_dict(), "after": run.after.to_dict()},
@@ -193,7 +189,6 @@ def _content(
         "images": run.hashed,
         "seconds": round(seconds, 3),
         "files": {kind: path.name for kind, path in files.items()},
-        "record": result.record,
         "manifest": manifest_of(files),
     }
 

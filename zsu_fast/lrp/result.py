@@ -10,7 +10,7 @@ from torch import Tensor
 from .conservation import Conservation
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Relevance:
     """What `relevance` found out.
 
@@ -32,6 +32,11 @@ class Relevance:
     logits: Tensor
     conservation: Conservation | None = None
     others: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shapes = [f"{name!r}: {list(values.shape)}" for name, values in self.neurons.items()]
+        shown = ", ".join(shapes if len(shapes) < 6 else [*shapes[:2], "...", *shapes[-2:]])
+        return f"Relevance(input={list(self.input.shape)}, {len(shapes)} layers {{{shown}}})"
 
     def check(self, tolerance: float | None = None) -> Conservation:
         """Whether relevance was conserved: what every layer was given, passed on and kept, and why. Print it.

@@ -8,7 +8,8 @@ patch has what was forgotten: it holds the erased weights.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from zsu_fast.unlearn.transaction import Transaction, transact
 _Piece = tuple[Entry, Tensor, int, Tensor, Tensor]  # entry, view, dim, indices, values to write
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Patch:
     """A recorded edit of a model.
 
@@ -58,6 +59,24 @@ class Patch:
     def load(path: str | os.PathLike[str]) -> Patch:
         """Read a patch. Raises FileNotFoundError, or ValueError for anything that is not a whole zsu_fast patch."""
         return Patch(*patch_file.load(path))
+
+    @contextmanager
+    def applied(self, model: nn.Module | Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, the model is edited; afterwards, also after an exception, it is bit for bit what it was.
+
+        Raises:
+            ValueError: as `apply_` and `revert`; a model that is edited already is left as it is.
+        """
+        self.apply_(model)
+        try:
+            yield
+        finally:
+            self.revert(model)
+
+    def __repr__(self) -> str:
+        values = sum(entry.new.numel() for entry in self.entries)
+        tensors, method = len({entry.tensor for entry in self.entries}), self.record.get("request", {}).get("method")
+        return f"Patch({values} values of {tensors} tensors{f', {method}' if method else ''})"
 
     def _write(self, model: nn.Module | Mapping[str, Tensor], forth: bool) -> None:
         if not isinstance(model, (nn.Module, Mapping)):

@@ -11,6 +11,7 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from zsu_fast.unlearn.verdict import Verdict
 from zsu_fast.version import __version__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ForgetResult:
     """What `forget` did.
 
@@ -81,6 +82,47 @@ class ForgetResult:
         from zsu_fast.report import report_of, write_report  # the roof, which stands on this floor
 
         write_report(report_of(self, model=model, names=names, author=author), path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it but the erased values, JSON-able: as in result.json of the command line."""
+        return {
+            "verdict": self.verdict.to_dict(),
+            "reached": self.reached,
+            "summary": self.summary(),
+            "budget": self.budget,
+            "picks": self.picks,
+            "record": self.record,
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """The figures, flat, as loggers take them: "before/forget_accuracy", "evaluation/after/retain_accuracy" ..."""
+        found: dict[str, float] = {"reached": float(self.reached), "budget": float(self.budget)}
+        parts = {"before": self.before, "after": self.after}
+        for when, seen in (self.record["evaluation"] or {}).items():
+            parts[f"evaluation/{when}"] = seen
+        for part, figures in parts.items():
+            numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+            found |= {f"{part}/{name}": float(value) for name, value in numbers.items()}
+        return found
+
+    def __repr__(self) -> str:
+        units = sum(map(len, self.picks.values()))
+        return (
+            f"ForgetResult({self.verdict.level!r}, {self.record['request']['method']}, {units} neurons in "
+            f"{len(self.picks)} layers, {len(self.patch.entries)} edits: {self.verdict.sentence})"
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the verdict, and the figures before and after. `report` has the rest."""
+        lines = [(name, self.before[name], self.after[name]) for name in self.before if self.before[name] is not None]
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th><td>{before:.4g}</td><td>{after:.4g}</td></tr>"
+            for name, before, after in lines
+        )
+        return (
+            f"<b>{escape(self.verdict.level)}</b>: {escape(self.summary())}"
+            f"<table><tr><th></th><th>before</th><th>after</th></tr>{rows}</table>"
+        )
 
     def summary(self) -> str:
         """The verdict and the figures, in one line."""
