@@ -166,10 +166,10 @@ def attempt(given: dict[str, Any], what: str, rank_that_fails: int) -> dict[str,
             calls.append(text)
             if what == "interrupt":
                 signal.raise_signal(signal.SIGINT)
-                time.sleep(1)  # its handler runs soon, not at once
             raise KeyError("disk full")
 
         options |= {"method": "channels", "progress": progress}
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
     if what in ("progress", "interrupt"):
         options |= {"method": "channels"}
     started = time.monotonic()
