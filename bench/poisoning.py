@@ -137,10 +137,14 @@ def _mean(values: list[float]) -> float:
 def table(results: dict[str, Any]) -> str:
     """Markdown: what the call reaches, and what of it is due to what."""
     epochs = PoisonOptions.epochs
+    nets: dict[str, list[str]] = {}
+    for loop in results["loops"]:
+        nets.setdefault(machine.in_a_line(loop["machine"]), []).append(loop["net"])
+    measured = "; ".join(f"{', '.join(names)}: {where}" for where, names in nets.items())
     lines = [
         "Accuracy in %, before → after, means over the classes (in brackets the worst class: what is left of it, "
         "and what the others lose or gain). Learned from 5,500 training images; test: all 10,000. "
-        f"{machine.in_a_line(results['machine'])}; seconds of processor time of the whole call; with patch the "
+        f"{measured}. Seconds are of the processor, of the whole call; with patch the "
         f"relevance and the ablation are included. The loop is {epochs} epochs with one label, of which {LOOP} were "
         "measured, without the making of patches.",
         "",
@@ -202,12 +206,12 @@ def main() -> None:
     results: dict[str, Any] = (
         json.loads(path.read_text()) if path.exists() else {"kind": "zsu_fast poisoning", "rows": [], "loops": []}
     )
-    results["machine"] = machine.describe(torch.device("cpu"))
+    where = machine.describe(torch.device("cpu"))
     for name in arguments.nets:
         bench = Bench(arguments.data, name)
         loop = bench.loop()
         rows = [bench.forget(target, form) for target in range(arguments.classes) for form in arguments.forms]
-        for key, new in (("rows", rows), ("loops", [loop])):
+        for key, new in (("rows", rows), ("loops", [loop | {"machine": where}])):
             results[key] = [row for row in results[key] if row["net"] != name] + new
         path.write_text(json.dumps(results, indent=1) + "\n")
 
