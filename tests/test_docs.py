@@ -20,6 +20,7 @@ from bench import (
     items,
     language,
     lira,
+    low_memory,
     poisoning,
     streams,
     synthetic,
@@ -263,6 +264,12 @@ def test_table_of_streams() -> None:
     results = json.loads((RESULTS / "streams.json").read_text())
     text = (ROOT / streams.PAGE).read_text()
     assert insert_table(text, streams.table(results), *streams.MARKERS) == text
+
+
+def test_table_of_low_memory() -> None:
+    results = json.loads((RESULTS / "low_memory.json").read_text())
+    text = (ROOT / low_memory.PAGE).read_text()
+    assert insert_table(text, low_memory.table(results), *low_memory.MARKERS) == text
 
 
 def test_tables_of_forgetting() -> None:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from zsu_fast.cli import session
+from zsu_fast.cli.images import Stream
 from zsu_fast.cli.models import load_model
 from zsu_fast.cli.weights import read_weights
 from zsu_fast.evaluate import membership, relearn
@@ -375,3 +377,46 @@ def test_classes_by_name(workplace, run, tmp_path: Path) -> None:
     ):
         refused = run(*forget(*arguments, "--force"))
         assert refused.code == 2 and text in refused.err
+
+
+@pytest.mark.parametrize(
+    "method", [("lra-npp",), ("channels", "--composite", "epsilon", "--budget", 4)], ids=lambda m: m[0]
+)
+@pytest.mark.parametrize("report", ["--report", "--no-report"])
+def test_large_folders_are_streamed_to_the_same_result(
+    method: tuple[object, ...], report: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--retain", "by_name", "--eval", "test.npz", "--method", *method, "--batch-size", 5, report, "--json")
+    readings, found = [], []
+    read = Stream.__iter__
+    monkeypatch.setattr(Stream, "__iter__", lambda stream: (readings.append(len(stream.images)), read(stream))[1])
+    for held in (session.HELD, 0):
+        monkeypatch.setattr(session, "HELD", held)
+        out = tmp_path / str(held)
+        result = run(*forget(*options, "--out", out))
+        assert result.code in (0, 3), result.err
+        found.append((result.code, result.json["record"]["model"], result.json["verdict"], result.json["evaluation"]))
+        assert bool(readings) == (held == 0)
+    assert found[0] == found[1] and found[0][0] == 0
+    assert set(readings) == {24, 40}  # of other classes in by_name, of the class in test.npz
+
+
+def test_only_methods_that_stream_are_given_streams(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "HELD", 0)
+    kinds: list[type] = []
+    given = session.Session.given
+    note = lambda found: (kinds.append(type(found)), found)[1]  # noqa: E731
+    monkeypatch.setattr(session.Session, "given", lambda self, *asked: note(given(self, *asked)))
+    options = (
+        "--retain",
+        "by_name",
+        "--eval",
+        "test.npz",
+        "--method",
+        "poison",
+        "--out",
+        tmp_path / "o",
+        "--no-report",
+    )
+    assert run(*forget(*options)).code in (0, 3)
+    assert kinds == [tuple, Stream]  # the verdict is read batch by batch, whatever the method

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 import zsu_fast
 from zsu_fast.unlearn import Picks, perturb_
@@ -113,3 +114,14 @@ def test_several_layers_by_name(conv_net, digits):
     assert set(result.picks) == {"conv2"} and len(result.picks["conv2"]) == 3
     with pytest.raises(ValueError, match="layers.*nonsense"):
         zsu_fast.forget(conv_net, 2, probes, method="channels", layers=["nonsense"])
+
+
+def test_low_memory_picks_the_same(digits):
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(64, 64), nn.ReLU()) for _ in range(3)]
+    net = nn.Sequential(nn.Flatten(), *blocks, nn.Linear(64, 10)).eval()
+    given = {"probes": digits.split(2)[0], "method": "channels", "layers": ["1.0", "2.0", "3.0"], "budget": 9}
+    picks = [zsu_fast.select(net, 2, **given, memory=memory) for memory in ("normal", "low")]
+    assert picks[0] == picks[1] and len(picks[0]) == 9
+    with pytest.raises(ValueError, match="memory: expected one of normal, low"):
+        zsu_fast.select(net, 2, **given, memory="little")

@@ -18,10 +18,11 @@ from zsu_fast.cli.sources import keyed_hash
 from zsu_fast.evaluate import Evaluation, ProbeResult
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.report import ClassReport, Report, analyse
-from zsu_fast.report.made_of import Made, made_of
+from zsu_fast.report.made_of import MOST, Made, made_of
 from zsu_fast.unlearn import ForgetResult, SyntheticProbes, synthesise
 from zsu_fast.unlearn import forget as forget_classes
 from zsu_fast.unlearn.group import ALONE
+from zsu_fast.unlearn.methods import find_method
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def run_forget(
 ) -> Run:
     """Measure, forget, measure again; gather what the report shows: the first of several processes, on its images."""
     model, group = session.loaded.model, current()
+    streams = find_method(settings["method"]).streams
     report = report and group.rank == 0
     request: Any
     if isinstance(images.probes, SyntheticProbes):
@@ -159,7 +161,7 @@ def run_forget(
     result = forget_classes(
         model,
         request,
-        retain_probes=None if images.retain is None else session.pair(images.retain),
+        retain_probes=None if images.retain is None else session.given(images.retain, streams),
         evaluate_on=_judging(session, images),
         front=_labelled(session, images.evaluation) if front else None,
         progress=progress,
@@ -209,18 +211,18 @@ def _synthetic(session: Session, shape: str, seed: int) -> SyntheticProbes:
 
 def _made_of(session: Session, images: Images, probes: Tensor) -> Made | None:
     """Of one class whose images are pictures, beside labelled ones of others."""
-    retain = None if images.retain is None else session.pair(images.retain)
+    retain = None if images.retain is None else session.pair(images.retain.take(range(len(images.retain))[:MOST]))
     if not isinstance(retain, tuple) or len(images.targets) > 1 or probes.dim() != 4:
         return None
     return made_of(session.loaded.model, probes, images.targets[0], retain, session.photos)
 
 
-def _judging(session: Session, images: Images) -> tuple[Tensor, Tensor] | None:
+def _judging(session: Session, images: Images) -> Any:
     """The evaluation images of the classes to forget: they have the last word."""
     judged = images.evaluation
     if judged is None or judged.labels is None or not all(bool((judged.labels == t).any()) for t in images.targets):
         return None
-    return _labelled(session, judged.of_classes(images.targets))
+    return session.given(judged.of_classes(images.targets), True)
 
 
 def _labelled(session: Session, images: ImageSet | None) -> tuple[Tensor, Tensor]:

@@ -85,6 +85,10 @@ class ImageSet:
         """All images, model-ready, [N, ...]."""
         return torch.cat(list(self.batches(preprocess, batch_size)))
 
+    def stream(self, preprocess: AnyPreprocess, batch_size: int) -> Stream:
+        """What reads them anew each time, as `zsu_fast.forget` takes it."""
+        return Stream(self, preprocess, batch_size)
+
     def shared_with(self, other: ImageSet) -> int:
         """How many images of this set are, byte for byte, in the other one as well."""
         mine: dict[int, set[bytes]] = {}
@@ -109,6 +113,19 @@ class ImageSet:
     def _digest(self, i: int) -> bytes:
         data = self.files[i].read_bytes() if self.pixels is None else np.ascontiguousarray(self.pixels[i]).tobytes()
         return hashlib.sha256(data).digest()
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Model-ready batches, with the labels if there are some; each iteration begins anew."""
+
+    images: ImageSet
+    preprocess: AnyPreprocess
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+        batches, labels = self.images.batches(self.preprocess, self.batch_size), self.images.labels
+        return batches if labels is None else zip(batches, labels.split(self.batch_size), strict=True)
 
 
 def read_images(

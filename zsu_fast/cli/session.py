@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zsu_fast.class_names import ClassNames, read_class_map, read_class_names
-from zsu_fast.cli.images import ImageSet, read_images
+from zsu_fast.cli.images import ImageSet, Stream, read_images
 from zsu_fast.cli.models import LoadedModel, imagenet_names, load_model
 from zsu_fast.cli.preprocess import Preprocess, parse_numbers, parse_size
 from zsu_fast.cli.processes import current, part
@@ -21,6 +21,8 @@ from zsu_fast.evaluate.accuracy import Evaluation, predict, summarise
 from zsu_fast.evaluate.inference import Progress, answers_of, inference_mode, logits_of, model_device
 from zsu_fast.evaluate.probe import features_and_logits, probe_on_halves
 from zsu_fast.unlearn.group import ALONE
+
+HELD = 2**30  # bytes of model-ready images: to decode pictures anew for every look at them takes time
 
 
 @dataclass
@@ -84,6 +86,14 @@ class Session:
         """All images that this process reads, with their labels if they have some, as `zsu_fast.forget` takes them."""
         found, labels = self.tensor(images), part(images).labels
         return found if labels is None else (found, labels.to(found.device))
+
+    def given(self, images: ImageSet, streams: bool) -> Tensor | tuple[Tensor, Tensor] | Stream:
+        """As `pair`; if the method streams, more images than are to be held are read anew each time instead."""
+        if streams and current() is ALONE and len(images):
+            one = images.take([0]).tensor(self.loaded.preprocess)
+            if one.nbytes * len(images) > HELD:
+                return images.stream(self.loaded.preprocess, self.batch_size)
+        return self.pair(images)
 
     def photos(self, batch: Tensor) -> np.ndarray[Any, Any]:
         """Model-ready images [n, C, H, W] as people see them: uint8 [n, H, W, 1 or 3]."""

@@ -1,8 +1,8 @@
 """What torch has that hides a model's functions from the engine, switched off while it looks.
 
 Rules are found in the functions that a model calls, one by one, and what nodes save for their backward passes is the
-engine's. So compiled code runs as written, gradient checkpointing keeps what it would compute again, and transforms of
-`torch.func` are refused.
+engine's. So compiled code runs as written, gradient checkpointing keeps what it would compute again (see `blocks` for
+memory="low"), and transforms of `torch.func` are refused.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
@@ -115,10 +116,14 @@ class Engine(TorchFunctionMode):
         self.choices.append(choice)
         return choice
 
+    def saving(self) -> AbstractContextManager[Any]:
+        """Where what the next function saves for its backward pass goes."""
+        return keep_checkpointed()
+
     def __torch_function__(
         self, func: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        with keep_checkpointed():
+        with self.saving():
             return self._run(*as_written(func, args, dict(kwargs or {})))
 
     def _run(self, func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -74,6 +74,13 @@ class Renewals:
     def __bool__(self) -> bool:
         return bool(self._renewed)
 
+    def copy(self) -> Renewals:
+        """As they are now."""
+        other = Renewals()
+        other._renewed.update(self._renewed)
+        other._stale.update(self._stale)
+        return other
+
     def latest(self, tensor: Tensor) -> Tensor:
         """What `tensor` would be by now, had the functions that write in place done so."""
         while (renewed := self._renewed.get(tensor)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -24,6 +24,7 @@ from . import (  # noqa: F401
     recurrent,
     tensor_parallel,
 )
+from .blocks import BlockEngine, Memory
 from .collector import Collector
 from .composites import Composite, composite_of
 from .conservation import Ledger
@@ -46,10 +47,16 @@ class Request:
     layers: tuple[str, ...] | None
     at_input: bool
     strict: bool
+    memory: Memory = "normal"
 
     @staticmethod
     def of(
-        composite: str | Composite, init: Init, layers: str | Sequence[str] | None, at_input: bool, strict: bool
+        composite: str | Composite,
+        init: Init,
+        layers: str | Sequence[str] | None,
+        at_input: bool,
+        strict: bool,
+        memory: Memory = "normal",
     ) -> Request:
         """From the arguments of `relevance`. TypeError, ValueError."""
         rules = composite_of(composite)
@@ -58,10 +65,12 @@ class Request:
         names = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
         if not isinstance(init, str) or init not in ("logit", "one", "probability"):
             raise ValueError(f'init must be "logit", "one" or "probability", got {init!r}')
+        if not isinstance(memory, str) or memory not in ("normal", "low"):
+            raise ValueError(f'memory must be "normal" or "low", got {memory!r}')
         for name in names or ():
             if not isinstance(name, str):
                 raise TypeError(f"layers must be names or patterns, got {name!r}")
-        return Request(rules, init, names, at_input, strict)
+        return Request(rules, init, names, at_input, strict, memory)
 
 
 def check_inputs(inputs: Tensor) -> None:
@@ -92,17 +101,23 @@ def propagate(
     model = checked_model(model)
     names = Names(model)
     run = model if run is None else run
+    low = request.memory == "low"
+    if low and names.of_shards:
+        raise ValueError('memory: "low" runs blocks a second time, which a model in parts cannot do; leave "normal"')
     samples = inputs.shape[0]
     # Outside of inference mode and in grad mode, whatever the caller is in: the passes need autograd's graph.
     # What the rules derive from weights is kept for this call: the next one may find other weights. Not where a process
     # holds parts of them, to have the whole of one layer at a time.
     kept = keeping(*open_kept(), *(() if names.of_shards else (Kept(),)))
-    with function_modes_as_found(), kept, torch.inference_mode(False), torch.enable_grad():
+    with function_modes_as_found(), kept, torch.inference_mode(False), torch.enable_grad(), ExitStack() as released:
         collector = Collector(samples, request.layers, ledger)
         leaf = (inputs.clone() if inputs.is_inference() else inputs.detach()).requires_grad_()
         carries = any(isinstance(rule, InputRule) for rule in rules.rules())
         carrier = torch.zeros_like(leaf).requires_grad_() if carries else None
         engine = Engine(rules, names, collector, leaf, carrier)
+        if low:
+            engine = blocks = BlockEngine(rules, names, collector, leaf, carrier, model)
+            released.callback(blocks.release)
         with compiled_parts_as_written(), engine:
             output = _run(model, run, leaf)
         logits = engine.renewals.latest(logits_of(output, samples))
@@ -111,6 +126,8 @@ def propagate(
         if not logits.requires_grad:
             raise ValueError("model: its logits do not depend on the inputs (through differentiable functions)")
         check_graph(logits, engine, request.strict, lambda: run(leaf.detach()))
+        if low:
+            blocks.check()
         if ledger is not None:
             ledger.watch(logits, carrier, engine.refused)
         del engine, output  # what only they hold on to is free before the backward passes
@@ -127,12 +144,12 @@ def propagate(
         found = []
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             for number, (c, _) in enumerate(starts, 1):
-                collector.last = number == len(starts)
+                more = number < len(starts)
+                collector.last = low or not more  # nor then is anything kept for the next
                 factors = c * logits.detach() if patterned else c
                 factors = factors if scale == 1 else factors * scale
                 # Of a scalar: given a gradient to start from, torch first imports modules for half a second.
                 begin = (logits * factors).sum()
-                more = not collector.last
                 sent = torch.autograd.grad(begin, ends, retain_graph=more, allow_unused=True) if ends else ()
                 if request.at_input:
                     at_input = _at_input(inputs, (None, *sent) if patterned else sent, scale)

@@ -7,6 +7,7 @@ from typing import Any, cast, overload
 
 from torch import Tensor
 
+from .blocks import Memory
 from .composites import Composite
 from .conservation import Ledger
 from .eager import refuse_transforms, uncompiled
@@ -31,6 +32,7 @@ def relevance(
     strict: bool = True,
     conservation: bool = False,
     plan: bool = False,
+    memory: Memory = "normal",
 ) -> Relevance: ...
 
 
@@ -47,6 +49,7 @@ def relevance(
     strict: bool = True,
     conservation: bool = False,
     plan: bool = False,
+    memory: Memory = "normal",
 ) -> tuple[Relevance, ...]: ...
 
 
@@ -63,6 +66,7 @@ def relevance(
     strict: bool = True,
     conservation: bool = False,
     plan: bool = False,
+    memory: Memory = "normal",
 ) -> Relevance: ...
 
 
@@ -79,6 +83,7 @@ def relevance(
     strict: bool = True,
     conservation: bool = False,
     plan: bool = False,
+    memory: Memory = "normal",
 ) -> tuple[Relevance, ...]: ...
 
 
@@ -95,13 +100,14 @@ def relevance(
     strict: bool = True,
     conservation: bool = False,
     plan: bool = False,
+    memory: Memory = "normal",
 ) -> Relevance | tuple[Relevance, ...]:
     """Layer-wise relevance propagation (Bach et al. 2015; transformers: Achtibat et al. 2024) of one logit per sample.
 
     Works on any model made of torch functions: no hooks, no changed modules, nothing to prepare. The model is left
     exactly as it was. It must be in eval mode if it has dropout or BatchNorm. Where it is compiled or checkpointed
-    (`use_reentrant=False`), it runs as if it were not. Of a model in parts (FSDP2, tensor parallel) every
-    process must make the call.
+    (`use_reentrant=False`), it runs as if it were not, unless `memory` is "low". Of a model in parts (FSDP2, tensor
+    parallel) every process must make the call.
 
     The host never waits for the device, but for one look at the values of a target given as a tensor, and at the logits
     unless `init` is "logit", when all passes are under way. A CUDA graph leaves that out: what it would have refused
@@ -127,6 +133,11 @@ def relevance(
             memory (every intermediate value is kept) and time.
         plan: Whether to keep a plan of this call for the next ones, as long as the model lives; see
             `zsu_fast.lrp.compile`, whose defaults hold. The model must be a module.
+        memory: "low" keeps of blocks only what they are called with, and runs them a second time in each backward pass:
+            the same bits from a fraction of the memory, in about one and a half times the time. Blocks are modules of
+            which an `nn.Sequential` or `nn.ModuleList` has several of one class, made of other modules, and whatever
+            the model wraps in `torch.utils.checkpoint.checkpoint(..., use_reentrant=False)`. Forward hooks in them run
+            again, too. Not with `conservation` or `plan`, nor for a model in parts.
 
     Returns:
         A `Relevance`; for a list or tuple of targets, one for each of them.
@@ -149,13 +160,18 @@ def relevance(
     refuses it).
     """
     refuse_transforms()
-    request = Request.of(composite, init, layers, at_input, strict)
+    request = Request.of(composite, init, layers, at_input, strict, memory)
     if conservation and request.rules.follows_patterns():
         raise ValueError("conservation: no books are kept of PatternNet and PatternAttribution")
     if conservation and not at_input:
         raise ValueError("conservation: the books are of passes down to the input, which at_input=False leaves out")
     if plan and conservation:
         raise ValueError("conservation: no books are kept by a plan; leave plan=False")
+    if memory == "low" and (conservation or plan):
+        raise ValueError(
+            f'memory: {"the books keep every value" if conservation else "a plan runs nothing twice"}, so "low" cannot '
+            f"be had with {'conservation' if conservation else 'plan'}=True"
+        )
     if isinstance(inputs, Mapping):
         if plan:
             raise ValueError("plan: there are plans for one tensor, not for inputs by name; leave plan=False")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zsu_fast import ops
 from zsu_fast.evaluate.rows import Rows
 from zsu_fast.lrp import Composite, relevance
+from zsu_fast.lrp.blocks import Memory
 from zsu_fast.unlearn.exact_sums import sums
 from zsu_fast.unlearn.group import ALONE, Group
 from zsu_fast.unlearn.shard import Shard
@@ -239,6 +240,7 @@ def relevance_of_shard(
     composite: str | Composite,
     progress: Callable[[int, int, str], None],
     view: nn.Module | None = None,
+    memory: Memory = "normal",
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The same for the images that a process holds, labels: [n]."""
     within = "" if view is None else next(f"{name}." if name else "" for name, m in view.named_modules() if m is model)
@@ -248,7 +250,7 @@ def relevance_of_shard(
     for batch, target in zip(images.batches(), images.beside(labels).batches(), strict=True):
         found = relevance(
             model if view is None else view, batch, target, composite=composite,
-            layers=[within + name for name in layers], at_input=False,
+            layers=[within + name for name in layers], at_input=False, memory=memory,
         )  # fmt: skip
         logits.add(found.logits)
         for full_name, values in found.neurons.items():

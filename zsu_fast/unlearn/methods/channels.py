@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from zsu_fast.lrp import Composite
+from zsu_fast.lrp.blocks import Memory
 from zsu_fast.unlearn.edits import Slice
 from zsu_fast.unlearn.methods.base import Given, Masks, Method, Proposal
 from zsu_fast.unlearn.options import MaskOptions, check_amount, check_layers, option
@@ -31,6 +32,11 @@ class ChannelsOptions(MaskOptions):
         "Only these layers.", shown="late hidden layers and heads, then all late layers, then every hidden layer"
     )
     composite: str | Composite = option("Rules of the relevance pass.", "epsilon")
+    memory: Memory = option(
+        "Of the relevance pass; low: blocks of the model run a second time, the same bits from less memory.",
+        "normal",
+        choices=("normal", "low"),
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", check_layers(self.layers))
@@ -120,7 +126,10 @@ class Channels(Method):
     ) -> tuple[dict[str, Tensor], Tensor]:
         given.count(len(images))
         few = replace(images, size=max(1, images.size // 4))  # a relevance pass keeps the whole graph
-        return relevance_of_shard(given.model, few, labels, layers, self.asked.composite, given.progress)
+        asked = self.asked
+        return relevance_of_shard(
+            given.model, few, labels, layers, asked.composite, given.progress, memory=asked.memory
+        )
 
     def why_alone(self) -> str | None:
         return None
