@@ -320,3 +320,9 @@ def test_an_autograd_function_is_named_with_its_module():
     with pytest.raises(UncoveredFunctionError, match=r"Swish.apply, called in module '1'"):
         relevance(net, torch.rand(2, 4), 1)
     assert Swish.forward is forward
+
+
+def test_what_a_norm_says_of_the_inputs_names_them() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)).eval()
+    with pytest.raises(ValueError, match=r"inputs: the model does not take them, of shape \[3, 4, 4\]: expected 4D"):
+        relevance(model, torch.rand(3, 4, 4))

@@ -181,6 +181,18 @@ def _run(model: Callable[[Tensor], Any], run: Callable[[Tensor], Any], inputs: T
             expected = f"of the model's dtype, {first.dtype}, got {inputs.dtype}"
             raise TypeError(f"inputs must be {expected}: {error}") from error
         raise
+    except ValueError as error:  # as norms raise it
+        if _last_frame(error).startswith("torch."):
+            raise ValueError(f"inputs: the model does not take them, of shape {list(inputs.shape)}: {error}") from error
+        raise
+
+
+def _last_frame(error: BaseException) -> str:
+    """Name of the module that raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
 
 
 def _sequence_first(model: object, run: Callable[[Tensor], Any], one: Tensor, collector: Collector) -> frozenset[str]:
