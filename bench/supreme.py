@@ -45,7 +45,6 @@ from zsu_fast.unlearn.methods.baselines.baseline import (
     Baseline,
     BatchOptions,
     check_floating,
-    default,
     logits,
     retained,
     with_retain,
@@ -55,7 +54,7 @@ from zsu_fast.unlearn.options import Options, check_positive, option
 PACKAGE = "supreme-unlearning"
 VERSION = "0.1.5"
 FILES = "supreme.methods.unlearning_methods"
-BATCH = 128  # SUPREME's own for classes; its random_labeling and unsir have theirs fixed
+BATCH = 64  # SUPREME's own for classes, and ours; its random_labeling and unsir have theirs fixed
 
 
 class OneProcess:
@@ -208,7 +207,6 @@ class Supreme(Baseline):
 class SsdOptions(BatchOptions):
     """The values that SUPREME gives its files for classes of CIFAR-100."""
 
-    train_batch_size: int = default(BatchOptions, "train_batch_size", BATCH)
     selection_weighting: float = option("alpha of the paper.", 10.0)
     dampening_constant: float = option("lambda of the paper.", 1.0)
 
@@ -219,12 +217,7 @@ class SsdOptions(BatchOptions):
 
 
 @dataclass(frozen=True)
-class TrainOptions(BatchOptions):
-    train_batch_size: int = default(BatchOptions, "train_batch_size", BATCH)
-
-
-@dataclass(frozen=True)
-class JitOptions(TrainOptions):
+class JitOptions(BatchOptions):
     n_epochs: int = option("Passes through the images of the class.", 1)
     n_samples: int = option("Noisy copies of each image.", 10)
     learning_rate: float = option("Of SGD.", 0.001)
@@ -239,7 +232,7 @@ class JitOptions(TrainOptions):
 
 
 @dataclass(frozen=True)
-class ScrubOptions(TrainOptions):
+class ScrubOptions(BatchOptions):
     sgda_epochs: int = option("Passes through the retain images.", 10)
     sgda_learning_rate: float = option("Of Adam; a tenth after each of the epochs 5, 8 and 9.", 0.0005)
     sgda_weight_decay: float = option("Of Adam.", 0.1)
@@ -284,13 +277,13 @@ class Scrub(Supreme):
 class NegGrad(Supreme):
     """Five epochs at 0.02, which the file fixes."""
 
-    name, file, options = "supreme-neggrad", "neg_grad", TrainOptions
+    name, file, options = "supreme-neggrad", "neg_grad", BatchOptions
 
 
 class Finetune(Supreme):
     """Five epochs at 0.02, which the file fixes."""
 
-    name, file, options = "supreme-finetune", "finetune", TrainOptions
+    name, file, options = "supreme-finetune", "finetune", BatchOptions
     needs = frozenset({RETAIN})
 
 

@@ -1,10 +1,11 @@
-"""Do our SSD and SUPREME's make the same edit? LeNet-5 on MNIST, the same images, alpha and lambda.
+"""Do our SSD and SUPREME's make the same edit? LeNet-5 on MNIST; the same images, alpha and lambda.
 
     python -m bench.supreme_ssd --data ../shared/data --json bench/results/supreme_ssd.json
     python -m bench.supreme_ssd --table bench/results/supreme_ssd.json
 
-With all images in one mini-batch nothing is drawn: the edits should be one but for rounding, so these run in float64.
-Mini-batches of all training images are drawn, by each in its own way: beside it our own edits by two seeds.
+With all images in one mini-batch nothing is drawn: the edits should be the same but for rounding, so these run in
+float64. Mini-batches of all training images are drawn, by each in its own way: beside them the edits of each by two
+seeds.
 """
 
 from __future__ import annotations
@@ -62,25 +63,32 @@ def measure(case: depth.Case) -> list[dict[str, Any]]:
     some, rows = depth.few(case.lessons[1], case.target), []
     net = copy.deepcopy(case.original).double()
     few = case.lessons[0][some].double(), case.lessons[1][some]
-    pair = [edited(net, case.target, few, method, len(some)) for method in ("ssd", "supreme-ssd")]
-    rows.append({"images": "few, one mini-batch", "what": "ours, SUPREME's"} | compared(net, *pair))
+    for name in ("ssd", "lfssd"):
+        pair = [edited(net, case.target, few, method, len(some)) for method in (name, f"supreme-{name}")]
+        row = {"method": name, "images": f"{len(some)}, one mini-batch", "what": "ours, SUPREME's"}
+        rows.append(row | compared(net, *pair))
     everything = case.training()
-    ours, theirs, again = (
+    ours, ours_again, theirs, theirs_again = (
         edited(case.original, case.target, everything, method, 128, seed)
-        for method, seed in (("ssd", 0), ("supreme-ssd", 0), ("ssd", 1))
+        for method in ("ssd", "supreme-ssd")
+        for seed in (0, 1)
     )
-    images = "all training images, 128 in a mini-batch"
-    rows.append({"images": images, "what": "ours, SUPREME's"} | compared(case.original, ours, theirs))
-    rows.append({"images": images, "what": "ours, ours by another seed"} | compared(case.original, ours, again))
+    row = {"method": "ssd", "images": f"{len(everything[1])}, mini-batches of 128"}
+    for what, one, other in (
+        ("ours, SUPREME's", ours, theirs),
+        ("ours by two seeds", ours, ours_again),
+        ("SUPREME's by two seeds", theirs, theirs_again),
+    ):
+        rows.append(row | {"what": what} | compared(case.original, one, other))
     return [{"class": case.target} | row for row in rows]
 
 
 def table(results: dict[str, Any]) -> str:
-    header = ["class", "images", "edits", "each changed", "both changed", "apart, median", "apart, at most"]
+    header = ["method", "class", "images", "edits", "each changed", "both changed", "apart, median", "apart, at most"]
     rows = [
         [
-            str(row["class"]), row["images"], row["what"], f"{row['one']}, {row['other']}", str(row["both"]),
-            f"{row['apart_median']:.1e}", f"{row['apart']:.1e}",
+            row["method"], str(row["class"]), row["images"], row["what"], f"{row['one']}, {row['other']}",
+            str(row["both"]), f"{row['apart_median']:.1e}", f"{row['apart']:.1e}",
         ]
         for row in results["rows"]
     ]  # fmt: skip
