@@ -3,15 +3,18 @@
 import copy
 import importlib.metadata
 import importlib.util
+import json
 import random
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import zsu_fast
-from bench import supreme, supreme_ssd
+from bench import field, supreme, supreme_ssd
+from bench.report import insert_table
 from zsu_fast.unlearn.methods import find_method, method_names, methods_for
 
 HEAD = "from lightning.fabric import Fabric\nimport wandb\nfrom torchvision.transforms import v2\n"
@@ -204,3 +207,13 @@ def test_its_ssd_and_ours_make_one_edit(case):
         edits = [supreme_ssd.edited(net, 2, pair, method, len(labels)) for method in (ours, theirs)]
         found = supreme_ssd.compared(net, *edits)
         assert found["one"] == found["other"] == found["both"] > 20 and found["apart"] < 1e-9
+
+
+def test_tables_of_the_docs():
+    root = Path(__file__).resolve().parents[2]
+    text = (root / supreme_ssd.PAGE).read_text()
+    for name, module in (("supreme_lenet5", field), ("supreme_ssd", supreme_ssd)):
+        results = json.loads((root / f"bench/results/{name}.json").read_text())
+        assert insert_table(text, module.table(results), module.BEGIN, module.END) == text
+    nothing_drawn = [row for row in results["rows"] if "one mini-batch" in row["images"]]
+    assert nothing_drawn and all(row["one"] == row["other"] == row["both"] for row in nothing_drawn)
