@@ -96,13 +96,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path, help="folder of a benchmark, to be written to --json")
     parser.add_argument("--json", type=Path, help="write the results here")
-    parser.add_argument("--table", type=Path, help="renew README.md from such a file")
+    parser.add_argument("--table", type=Path, help="renew the page from such a file")
+    parser.add_argument("--page", type=Path, default=README, help="that has a place for it (README.md)")
     arguments = parser.parse_args()
     if arguments.keep and arguments.json:
         found = kept(json.loads((arguments.keep / "results.json").read_text()))
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     if arguments.table:
-        README.write_text(insert_table(README.read_text(), table(json.loads(arguments.table.read_text())), BEGIN, END))
+        text = table(json.loads(arguments.table.read_text()))
+        arguments.page.write_text(insert_table(arguments.page.read_text(), text, BEGIN, END))
 
 
 if __name__ == "__main__":
