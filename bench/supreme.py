@@ -1,7 +1,7 @@
 """The methods of SUPREME (arXiv 2606.00380, MIT licence) beside ours: its published method files, run unchanged.
 
     pip install --no-deps supreme-unlearning==0.1.5
-    ZSU_FAST_DATA=../shared/data python -m bench.supreme benchmark bench/paper/supreme_mnist.yaml --out supreme
+    ZSU_FAST_DATA=../shared/data python -m bench.supreme benchmark bench/supreme_mnist.yaml --out supreme
     python -m bench.field --keep supreme --json bench/results/supreme_lenet5.json
     python -m bench.field --table bench/results/supreme_lenet5.json --page docs/baselines.md
 

@@ -15,6 +15,7 @@ from torch import nn
 import zsu_fast
 from bench import field, supreme, supreme_ssd
 from bench.report import insert_table
+from zsu_fast.benchmark.config import read_config
 from zsu_fast.unlearn.methods import find_method, method_names, methods_for
 
 HEAD = "from lightning.fabric import Fabric\nimport wandb\nfrom torchvision.transforms import v2\n"
@@ -175,10 +176,12 @@ def test_errors_come_before_any_change(like_it, case, monkeypatch):
     assert all(torch.equal(now, old) for now, old in zip(net.parameters(), before, strict=True))
 
 
-def test_methods_are_found_where_they_are_registered():
+def test_methods_are_found_where_they_are_registered(monkeypatch):
     names = {kind.name for kind in supreme.METHODS}
     assert not names & set(method_names())
     with supreme.registered():
+        monkeypatch.setenv("ZSU_FAST_DATA", "/data")
+        assert read_config(Path(supreme.__file__).with_name("supreme_mnist.yaml")).methods
         assert names <= set(methods_for("class"))
         assert {find_method(name) for name in names} == set(supreme.METHODS)
     with pytest.raises(ValueError, match="got 'supreme-ssd'"):
