@@ -22,6 +22,7 @@ from bench import (
     lira,
     low_memory,
     poisoning,
+    smaller,
     streams,
     synthetic,
     texts,
@@ -266,10 +267,11 @@ def test_table_of_streams() -> None:
     assert insert_table(text, streams.table(results), *streams.MARKERS) == text
 
 
-def test_table_of_low_memory() -> None:
-    results = json.loads((RESULTS / "low_memory.json").read_text())
-    text = (ROOT / low_memory.PAGE).read_text()
-    assert insert_table(text, low_memory.table(results), *low_memory.MARKERS) == text
+@pytest.mark.parametrize("module", [low_memory, smaller], ids=["low_memory", "smaller"])
+def test_tables_of_one_benchmark(module: ModuleType) -> None:
+    results = json.loads((RESULTS / f"{module.__name__.rpartition('.')[2]}.json").read_text())
+    text = (ROOT / module.PAGE).read_text()
+    assert insert_table(text, module.table(results), *module.MARKERS) == text
 
 
 def test_tables_of_forgetting() -> None:

@@ -152,18 +152,9 @@ def concepts(
         raise ValueError("--save-bank: needs --concepts and --random")
     check_outputs(out, save_bank, force)
     session = open_session(
-        model,
-        weights,
-        classes=classes,
-        device=device,
-        batch_size=batch_size,
-        mean=mean,
-        std=std,
-        size=size,
-        class_names=class_names,
-        class_map=class_map,
-        note=console.note,
-    )
+        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
+        class_names=class_names, class_map=class_map, note=console.note,
+    )  # fmt: skip
     found = session.read_labelled(images, "--images")
     assert found.labels is not None
     (chosen,) = session.targets([target])

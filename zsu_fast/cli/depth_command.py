@@ -115,18 +115,9 @@ def depth(
     settings = [_setting(text) for text in relearn_by or ()] or SETTINGS
     console = Console(as_json, quiet)
     session = open_session(
-        model,
-        weights,
-        classes=classes,
-        device=device,
-        batch_size=batch_size,
-        mean=mean,
-        std=std,
-        size=size,
-        class_names=class_names,
-        class_map=class_map,
-        note=console.note,
-    )
+        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
+        class_names=class_names, class_map=class_map, note=console.note,
+    )  # fmt: skip
     shown, judging = (
         session.read_labelled(path, option) for path, option in ((lessons, "--lessons"), (images, "--images"))
     )

@@ -122,18 +122,9 @@ def evaluate(
     if reference == 0.0:
         raise ValueError("--reference must be above 0: a class that the original model did not know cannot come back")
     session = open_session(
-        model,
-        weights,
-        classes=classes,
-        device=device,
-        batch_size=batch_size,
-        mean=mean,
-        std=std,
-        size=size,
-        class_names=class_names,
-        class_map=class_map,
-        note=console.note,
-    )
+        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
+        class_names=class_names, class_map=class_map, note=console.note,
+    )  # fmt: skip
     found = session.read_labelled(images, "--images")
     lessons = None if relearn is None else session.read_labelled(relearn, "--relearn")
     trained = None if members is None else session.read_labelled(members, "--members")

@@ -184,18 +184,9 @@ def forget(
             if asked and evaluation is None:
                 raise ValueError(f"{name} needs --eval: labelled images of all classes")
         session = open_session(
-            model,
-            weights,
-            classes=classes,
-            device=device,
-            batch_size=batch_size or 64,
-            mean=mean,
-            std=std,
-            size=size,
-            class_names=class_names,
-            class_map=class_map,
-            note=console.note,
-        )
+            model, weights, classes=classes, device=device, batch_size=batch_size or 64, mean=mean, std=std, size=size,
+            class_names=class_names, class_map=class_map, note=console.note,
+        )  # fmt: skip
         session.sources = {}
         source = probes if synthetic is None else synthetic
         if source is None or (probes is not None and synthetic is not None):

@@ -159,18 +159,9 @@ def forget_concept(
     formats = report_formats(report, report_format)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         session = open_session(
-            model,
-            weights,
-            classes=classes,
-            device=device,
-            batch_size=batch_size,
-            mean=mean,
-            std=std,
-            size=size,
-            class_names=class_names,
-            class_map=class_map,
-            note=console.note,
-        )
+            model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
+            class_names=class_names, class_map=class_map, note=console.note,
+        )  # fmt: skip
         session.sources = {}
         images = session.tensor(session.read(inside, "--with"))
         others = session.tensor(session.read(without, "--without"))

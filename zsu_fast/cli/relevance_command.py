@@ -170,18 +170,9 @@ def relevance(
         raise ValueError("--images: expected them, or --text (and --position)")
     files = None if out is None else RelevanceFiles(out, force, check)
     session = open_session(
-        model,
-        weights,
-        classes=classes,
-        device=device,
-        batch_size=batch_size,
-        mean=mean,
-        std=std,
-        size=size,
-        class_names=class_names,
-        class_map=class_map,
-        note=console.note,
-    )
+        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
+        class_names=class_names, class_map=class_map, note=console.note,
+    )  # fmt: skip
     found = session.read(images, "--images")
     targets: list[int | None] = [*session.targets(target)] if target else [None]
     if files is not None and not files.arrays and len(targets) > MOST_TARGETS:
