@@ -47,7 +47,7 @@ def measure(name: str, definitions: Any) -> Iterator[Row]:
     images = preprocess(definitions.images(kind)[0][:count])
     net = copy.deepcopy(net)
     layers = {name: n for name, n in check_runs(net, images, "images").maskable().items() if name.endswith(wanted)}
-    zsu_fast.perturb_(net, Picks(neurons={name: list(range(0, n, 3)) for name, n in layers.items()}), images[:1])
+    zsu_fast.perturb_(net, Picks(neurons={name: list(range(0, n, 3)) for name, n in layers.items()}), sample=images[:1])
     begun = time.process_time()
     small = zsu_fast.compact(net, images)
     taken = time.process_time() - begun
@@ -72,11 +72,11 @@ def measure(name: str, definitions: Any) -> Iterator[Row]:
 def table(results: Row) -> str:
     """Markdown: before and after, and how far the logits differ."""
     lines = [
-        "Every third attention head and hidden unit (DeiT-tiny) or inner channel of a block (ResNet-20) masked, then taken "
-        "out. Largest difference of a logit: absolute. Seconds of processor time. "
+        "Every third attention head and hidden unit (DeiT-tiny) or inner channel of a block (ResNet-20) masked, then "
+        "taken out. Largest difference of a logit: absolute. Seconds of processor time. "
         f"{machine.in_a_line(results['machine'])}.",
         "",
-        "| net | units out | parameters | file, MB | forward pass, ms | logits differ, float32 | float64 | taking out, s |",
+        "| net | units | parameters | file, MB | forward pass, ms | logits differ, float32 | float64 | taking out, s |",
         f"|{' --- |' * 8}",
     ]
     for name, (row,) in results["parts"].items():
