@@ -146,7 +146,8 @@ def check_slices(
     """The arguments of `mask_neurons_` that say where it writes; raises as it does."""
     single = isinstance(tensors, Tensor)
     whole = [tensors] if isinstance(tensors, Tensor) else _check_sequence(tensors)
-    given = [local_part(tensor) if is_sharded(tensor) else tensor for tensor in whole]
+    in_parts = any(map(is_sharded, whole))
+    given = [local_part(tensor) if is_sharded(tensor) else tensor for tensor in whole] if in_parts else whole
     device = given[0].device if given and isinstance(given[0], Tensor) else None
     for position, tensor in enumerate(given):
         label = "tensors" if single else f"tensors[{position}]"
@@ -164,10 +165,8 @@ def check_slices(
     dims = _check_dims(dim, targets, single)
     sizes = [tensor.size(d) if tensor.dim() else 1 for tensor, d in zip(whole, dims, strict=True)]
     index = index_per_tensor(indices, sizes, device, single, check)
-    in_parts = False
-    for position, tensor in enumerate(whole):
+    for position, tensor in enumerate(whole if in_parts else ()):
         if is_sharded(tensor):
-            in_parts = True
             index[position] = _in_part(_label(position, single), tensor, dims[position], index[position])
     return Slices(targets, index, dims, single, in_parts)
 
