@@ -24,7 +24,7 @@ say = @echo "zsu_fast: $(1)"
 # cmake, ninja and the compilers' helpers come from .venv.
 tools := PATH="$(CURDIR)/$(bin):$$PATH"
 
-.PHONY: help setup native demo test fuzz test-zoo bench lint format clean
+.PHONY: help setup native demo test fuzz test-zoo bench docs lint format clean
 
 help:
 	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it; no compiler"
@@ -33,6 +33,7 @@ help:
 	@echo "make test-zoo  relevance on the models of timm, torchvision and transformers: docs/models.md (half an hour)"
 	@echo "make native  set up, build the C++ and (with nvcc) CUDA libraries into zsu_fast/lib"
 	@echo "make bench   measure models and ops against their peers: bench/results/, and the README's tables"
+	@echo "make docs    the site of docs/, into build/site; what does not lead anywhere is an error"
 	@echo "make lint    ruff, mypy, clang-format;   make format  apply them"
 	@echo "make clean   remove builds;   rm -r .venv removes the set-up"
 
@@ -63,6 +64,11 @@ $(done)/tests: $(done)/package tests/requirements.txt tests/requirements-peers.t
 $(done)/lint: $(done)/torch tests/requirements-lint.txt
 	$(call say,installing the linters)
 	@$(pip) --constraint $(done)/constraints.txt --requirement tests/requirements-lint.txt
+	@touch $@
+
+$(done)/docs: $(done)/torch docs/requirements.txt
+	$(call say,installing what makes the site)
+	@$(pip) --constraint $(done)/constraints.txt --requirement docs/requirements.txt
 	@touch $@
 
 setup: $(done)/package
@@ -109,6 +115,11 @@ bench: $(done)/tests native
 	$(call say,measuring plans)
 	@$(bin)/python -m bench.plans --json bench/results/plans.json --inductor LeNet-5
 	@$(bin)/python -m bench.plans --table bench/results/plans.json
+
+docs: $(done)/docs
+	$(call say,making the site)
+	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet
+	@echo "zsu_fast: open build/site/index.html through a server: $(bin)/python -m http.server --directory build/site"
 
 sources := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh \
   $(addprefix tests/emulated_cuda/,*.h *.cpp *.cu cub/block/*.cuh))
