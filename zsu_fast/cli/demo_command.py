@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
-from zsu_fast.cli.tables import before_after
-from zsu_fast.demo import DemoResult, run_demo
+
+if TYPE_CHECKING:
+    from zsu_fast.demo import DemoResult
 
 
 @one_line_errors
@@ -33,6 +34,9 @@ def demo(
       zsu-fast demo --digit 7
     """
     console = Console(as_json, quiet)
+
+    from zsu_fast.demo import run_demo
+
     with console.progress() as progress:
         result = run_demo(digit, seed, out, progress)
     console.show(*_told(result))
@@ -43,6 +47,8 @@ def demo(
 
 
 def _told(result: DemoResult) -> list[Any]:
+    from zsu_fast.cli.tables import before_after
+
     judged = sum(result.before.counts.values())
     title = f"{judged} digits that neither trained nor edited the network"
     table = before_after(title, result.before, result.after, result.probe_before, result.probe_after)

@@ -18,11 +18,10 @@ from zsu_fast.class_names import ClassNames
 from zsu_fast.cli.checkpoints import fitted
 from zsu_fast.cli.manifest import COPIED, FILES
 from zsu_fast.cli.own_preprocess import OwnPreprocess
+from zsu_fast.cli.parsing import SOURCES
 from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
 from zsu_fast.cli.weights import load_into, read_weights
 from zsu_fast.extras import require
-
-SOURCES = ("timm", "torchvision", "hf", "python")
 
 
 @dataclass(frozen=True)
