@@ -10,11 +10,14 @@ Floors, each built on the one before: `zsu_fast.ops` (torch ops; `zsu_fast.refer
 `zsu_fast.lrp` (rules, composites, `relevance`), `zsu_fast.unlearn` and `zsu_fast.evaluate`.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from zsu_fast import command_line
 from zsu_fast.version import __version__ as __version__
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING or not command_line.IS_OURS:
     from zsu_fast.api import *  # noqa: F403

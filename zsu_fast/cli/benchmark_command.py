@@ -58,6 +58,7 @@ def run_benchmark(
     ] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Compare methods: models x classes x methods x seeds, each beside the original and a retrained model.

@@ -21,6 +21,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where report and patch go.")] = Path("zsu-fast-demo"),
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     """Watch a small network forget a digit, and get it back bit for bit.

@@ -65,6 +65,7 @@ def depth(
     class_map: opt.ClassMap = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Attack the features of an edited model, and of the original: how deep did it forget?

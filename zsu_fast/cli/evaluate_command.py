@@ -75,6 +75,7 @@ def evaluate(
     class_map: opt.ClassMap = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Measure what a model knows of a class and of the others.

@@ -124,6 +124,7 @@ def forget(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Make a model forget a class; write the weights, the undo file, the record and a report.

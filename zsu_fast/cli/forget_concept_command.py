@@ -92,6 +92,7 @@ def forget_concept(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Make the features forget a concept; write the weights, the undo file, the record and a report.

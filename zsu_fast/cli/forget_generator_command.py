@@ -98,6 +98,7 @@ def forget_generator(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Make a generator make no more of a class, as a classifier tells it, or of given images; write weights, undo

@@ -74,6 +74,7 @@ def forget_instances(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Make a model forget single training images; write the weights, the undo file, the record and a report.

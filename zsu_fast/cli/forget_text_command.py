@@ -95,6 +95,7 @@ def forget_text(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:  # fmt: skip
     r"""Make a language model forget what it says of something; write weights, undo file, record and a report.

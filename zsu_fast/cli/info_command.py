@@ -29,6 +29,7 @@ def info(
     classes: opt.Classes = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     """Say what is installed, what a patch did, or what a model is made of.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from zsu_fast.class_names import read_class_names
-from zsu_fast.cli.console import INPUT_ERRORS, tell_error
+from zsu_fast.cli.console import INPUT_ERRORS, set_verbosity, tell_error
 from zsu_fast.cli.declared import RESUMABLE
 from zsu_fast.cli.parsing import parse_numbers, parse_setting, parse_size
 
@@ -148,6 +148,19 @@ Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.", rich_help_panel=OUTPUT)
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=OUTPUT)]
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "--verbose",
+        "-v",
+        count=True,
+        metavar="",
+        help="Log on stderr what is selected, reached, written and skipped; -vv: every step.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+        callback=set_verbosity,
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT)]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.", rich_help_panel=OUTPUT)]
 Settings = Annotated[

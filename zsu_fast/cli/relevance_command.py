@@ -110,6 +110,7 @@ def relevance(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Show which pixels, or tokens, layers and units an answer rests on. The model is not changed.

@@ -29,6 +29,7 @@ def restore(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Undo an edit: write the weights as they were, bit for bit, and verify their hash.

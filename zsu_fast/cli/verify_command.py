@@ -39,6 +39,7 @@ def verify(
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Check a result: every hash, and that the model is the original plus exactly the recorded edits.
