@@ -71,6 +71,9 @@ WRONG = [
     ["forget", "text", *MODEL, "-r", "absent.jsonl"],
     ["forget", "generator", *MODEL, "--latent", "64", "--items", "absent"],
     ["forget", "generator", *MODEL, "--latent", "64", "--range", "1"],
+    ["forget", "generator", *MODEL, "--latent", "absent.npz"],
+    ["verify", ".", "--original", "absent"],
+    ["verify", ".", "--images", ".", "--images", "absent"],
 ]  # fmt: skip
 
 

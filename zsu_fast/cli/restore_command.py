@@ -20,7 +20,7 @@ def restore(
     ],
     patch: Annotated[
         Path | None,
-        typer.Option("--patch", help="The patch file.", show_default="patch.safetensors beside the weights"),
+        opt.file("The patch file.", shown="patch.safetensors beside the weights", panel=None, metavar=None),
     ] = None,
     out: Annotated[
         Path | None,

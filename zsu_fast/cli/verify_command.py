@@ -17,25 +17,23 @@ from zsu_fast.cli.signing import LIMITS, signed_by
 @one_line_errors
 def verify(
     result: Annotated[Path, typer.Argument(help="The folder that `forget` wrote.", show_default=False)],
-    original: Annotated[
-        Path | None, typer.Option("--original", help="The weights before the edit.", show_default=False)
-    ] = None,
+    original: Annotated[Path | None, opt.file("The weights before the edit.", panel=None, metavar=None)] = None,
     patch: Annotated[
         Path | None,
-        typer.Option("--patch", help="The undo file, if it is kept elsewhere.", show_default="patch.safetensors there"),
+        opt.file("The undo file, if it is kept elsewhere.", shown="patch.safetensors there", panel=None, metavar=None),
     ] = None,
     images: Annotated[
         list[Path] | None,
-        typer.Option(
+        opt.images(
+            "Images: were they given to the run, as which option? By the keyed hashes; it needs the undo file. "
+            "Repeatable.",
             "--images",
             "-i",
-            help="Images: were they given to the run, as which option? By the keyed hashes; it needs the undo file. "
-            "Repeatable.",
-            show_default=False,
+            panel=None,
         ),
     ] = None,
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", help="PEM file of who should have signed.", show_default=False)
+        Path | None, opt.file("PEM file of who should have signed.", panel=None, metavar=None)
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -59,8 +57,6 @@ def verify(
     console = Console(as_json, quiet)
     if not result.is_dir():
         raise FileNotFoundError(f"{result}: no such folder")
-    if patch is not None and not patch.is_file():
-        raise FileNotFoundError(f"--patch: no such file: {patch}")
 
     from zsu_fast.cli.verify_run import check_edit, roles_of
 
