@@ -49,8 +49,8 @@ class Session:
     def read(self, path: Path, option: str) -> ImageSet:
         """Images, with labels that are classes of the model."""
         images = read_images(path, self.names, option, self.class_map)
-        for folder in images.ignored:
-            self.note(f"{option}: {folder} is left out: no images are in it")
+        for remark in images.left_out():
+            self.note(f"{option}: {remark}")
         self.adopt(images)
         if self.sources is not None:
             self.sources[option] = images.digests()
