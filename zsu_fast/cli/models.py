@@ -6,7 +6,7 @@ import importlib
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ def load_model(
     *,
     classes: int | None = None,
     device: str | torch.device = "cpu",
+    note: Callable[[str], None] = lambda _: None,
 ) -> LoadedModel:
     """Build a model and load its weights.
 
@@ -61,9 +62,10 @@ def load_model(
             ``hf:DIR`` (a local folder of transformers), or ``python:package.module:callable``: called without
             arguments, returns the model or (model, preprocess). ``preprocess`` is a mapping with ``mean``, ``std``,
             ``size``, or a callable: of one picture, as torchvision's transforms, or of all, see `OwnPreprocess`.
-        weights: safetensors, or a state dict that ``torch.load(weights_only=True)`` can read.
+        weights: safetensors, or a state dict that ``torch.load(weights_only=True)`` can read; see `read_weights`.
         classes: number of classes of the classifier. Default: read off the weights.
         device: where the model goes.
+        note: told which weights were taken, where a file holds several.
 
     Raises:
         ValueError: a spec, name, folder or file that cannot be used.
@@ -76,7 +78,7 @@ def load_model(
         )
     if classes is not None and source not in ("timm", "torchvision"):
         raise ValueError(f"--classes is for timm: and torchvision: models, got {spec!r}")
-    state, metadata = read_weights(weights) if weights is not None else (None, {})
+    state, metadata = read_weights(weights, note) if weights is not None else (None, {})
     names = ClassNames()
     preprocess: AnyPreprocess
     if source == "timm":
@@ -88,7 +90,7 @@ def load_model(
     else:
         model, preprocess = _python(name)
     if state is not None:
-        load_into(model, state, str(weights))
+        load_into(model, state, str(weights), note)
     channels = _input_channels(model)
     if isinstance(preprocess, OwnPreprocess):
         preprocess.mode = "L" if channels == 1 else "RGB"
@@ -111,8 +113,8 @@ def _timm(
         config = timm.get_pretrained_cfg(name)
         head = config.classifier if config is not None else None
         head = head[0] if isinstance(head, (tuple, list)) else head
-        weight = state.get(f"{head}.weight")
-        classes = None if weight is None else weight.shape[0]
+        found = {len(value) for name, value in state.items() if f".{name}".endswith(f".{head}.weight")}
+        classes = found.pop() if len(found) == 1 else None
     chosen = {} if classes is None else {"num_classes": classes}
     model = timm.create_model(name, pretrained=state is None, **chosen)
     preprocess = _timm_preprocess(timm.data, timm.data.resolve_model_data_config(model))

@@ -31,7 +31,8 @@ Weights = Annotated[
         "--weights",
         "-w",
         metavar="FILE",
-        help="Weights: .safetensors, or a state dict of torch.save (read with weights_only, nothing is executed). "
+        help="Weights: .safetensors, a state dict of torch.save (read with weights_only, nothing is executed), or the "
+        "index or folder of several. FILE::KEY takes what lies under a key or prefix (run.pt::state_dict_ema). "
         "Default: the model's own.",
         rich_help_panel=MODEL,
         show_default=False,

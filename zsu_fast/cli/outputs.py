@@ -15,7 +15,7 @@ from zsu_fast.cli.manifest import COPIED, FILES, is_the_file, manifest_of, read_
 from zsu_fast.cli.models import LoadedModel
 from zsu_fast.cli.signing import check_key, sign
 from zsu_fast.cli.tables import before_after
-from zsu_fast.cli.weights import write_weights
+from zsu_fast.cli.weights import split_key, write_weights
 from zsu_fast.extras import require
 from zsu_fast.lock import Lock
 from zsu_fast.report import FORMATS, Report, write_report
@@ -55,6 +55,7 @@ class OutputFolder:
             raise ValueError("--no-undo: --undo asks for one")
         if key is not None:
             check_key(key)
+        weights = None if weights is None else split_key(weights)[0]
         if weights is not None and weights.resolve() in [(path / name).resolve() for name in FILES.values()]:
             raise ValueError(f"--out: would overwrite {weights}, the weights to start from: give another folder")
         if undo is not None:

@@ -175,7 +175,7 @@ def open_session(
         "size": parse_size(size),
     }
     check_device(device)
-    loaded = load_model(spec, weights, classes=classes, device=device)
+    loaded = load_model(spec, weights, classes=classes, device=device, note=note)
     if any(value is not None for value in changes.values()):
         loaded = replace(loaded, preprocess=loaded.preprocess.overridden(**changes))
     if class_names is not None:
