@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from zsu_fast.cli.models import load_model
 from zsu_fast.cli.weights import load_into, read_weights
+from zsu_fast.unlearn import model_digest
 
 
 class Small(nn.Module):
@@ -269,3 +271,36 @@ def test_infinities_of_a_mask_and_counters() -> None:
     load_into(model, model.state_dict() | {"index": torch.tensor([7])}, "f")
     with pytest.raises(ValueError, match="index holds values that int16 cannot hold"):
         load_into(model, model.state_dict() | {"index": torch.tensor([1 << 20])}, "f")
+
+
+@pytest.mark.parametrize("form", ["last.ckpt", "run.pt::state_dict_ema", "compiled.safetensors", "sharded"])
+def test_what_is_written_loads_again(run, workplace, tmp_path: Path, form: str) -> None:
+    """Whatever form the weights came in: result, undo and check of the original fit them."""
+    state, other = workplace.model.state_dict(), {n: v + 1 for n, v in workplace.model.state_dict().items()}
+    place = tmp_path / form.partition("::")[0]
+    if form == "sharded":
+        place.mkdir()
+        names = list(state)
+        placed = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
+        for file in set(placed.values()):
+            save_file({name: state[name] for name in names if placed[name] == file}, place / file)
+        (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    elif form.startswith("compiled"):
+        save_file({f"_orig_mod.{name}": value for name, value in state.items()}, place)
+    elif form.startswith("run"):
+        torch.save({"state_dict": other, "state_dict_ema": state}, place)
+    else:
+        prefixed_state = {f"net.{name}": value for name, value in state.items()} | {"loss.weight": torch.ones(4)}
+        torch.save({"state_dict": prefixed_state, "hyper_parameters": {"net": NotPlain()}}, place)
+    model, out = "python:tinynet:build", tmp_path / "out"
+    done = run(
+        "forget", model, "-w", tmp_path / form, "-t", 2, "-p", "probes.npz", "--budget", 4, "--no-report", "-o", out
+    )
+    assert done.code in (0, 4), done.err
+    assert ("'loss' beside the model's weights" in done.err) == (form == "last.ckpt")
+    record = json.loads((out / "result.json").read_text())["record"]["model"]
+    assert model_digest(load_model(model, out / "model.safetensors").model) == record["after"]
+    assert run("verify", out, "--original", tmp_path / form).code == 0
+    assert run("restore", out).code == 0
+    restored = load_model(model, out / "restored.safetensors").model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in restored.items())

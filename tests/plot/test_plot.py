@@ -1,6 +1,7 @@
 """What the pictures show is what the numbers say: colours, scales, bars, and inputs of every shape and kind."""
 
 import io
+import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -339,3 +340,11 @@ def test_contact_sheet() -> None:
     for given in ((pictures[:4], 5), (pictures, 4), ([], 0)):
         with pytest.raises(ValueError, match="captions|images must be numbers"):
             plot.contact_sheet(given[0], torch.rand(given[1], 1, 6, 6), ["x"] * len(given[0]))
+
+
+def test_a_notebook_shows_figures() -> None:
+    """Also without pyplot and its inline backend, and after a copy."""
+    figure = plot.heatmap(torch.ones(8, 8))
+    copied = pickle.loads(pickle.dumps(figure))
+    for one in (figure, copied):
+        assert one._repr_png_().startswith(b"\x89PNG")

@@ -199,8 +199,8 @@ def fitted(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
         matches = sum(name in wanted for name in stripped)
         if matches > most:
             best, most = {wanted.get(name, name): value for name, value in stripped.items()}, matches
-    if most == 0 and (prefix := _only_prefix(plain, set(wanted))) is not None:
-        best = {wanted[name]: value for name, value in under(plain, prefix).items()}
+    if most == 0 and (only := _only_prefix(plain, set(wanted))) is not None:
+        best = {wanted[name]: value for name, value in under(plain, only).items()}
     return best
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -12,12 +12,12 @@ from rich.table import Table
 from zsu_fast.atomic import replacing
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
-from zsu_fast.cli.look import MOST, check_sheet, look
-from zsu_fast.cli.models import SOURCES
-from zsu_fast.cli.session import Session, open_session
-from zsu_fast.ops.build_info import build_info
-from zsu_fast.plot import save
-from zsu_fast.unlearn import Patch, model_digest
+from zsu_fast.cli.manifest import FILES
+from zsu_fast.cli.parsing import SOURCES
+from zsu_fast.extras import require
+
+if TYPE_CHECKING:
+    from zsu_fast.cli.session import Session
 
 
 @one_line_errors
@@ -34,13 +34,7 @@ def info(
     classes: opt.Classes = None,
     images: Annotated[
         Path | None,
-        typer.Option(
-            "--images",
-            "-i",
-            help="Of a model: a folder or .npz of which to look at a few images through its preprocessing.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
+        opt.images("Of a model: images of which to look at a few through its preprocessing.", "--images", "-i"),
     ] = None,
     contact_sheet: Annotated[
         Path | None,
@@ -60,6 +54,7 @@ def info(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Say what is installed, what a patch did, or what a model is made of.
@@ -74,49 +69,82 @@ def info(
           --contact-sheet seen.png       does its preprocessing fit?
     """
     console = Console(as_json, quiet)
+    found: dict[str, Any]
     of_model = subject is not None and subject.partition(":")[0] in SOURCES and ":" in subject
     if images is not None and not of_model:
         raise ValueError("--images: expected a MODEL to look at them with")
     if contact_sheet is not None and images is None:
         raise ValueError("--contact-sheet needs --images")
-    if subject is None:
-        found = build_info()
-        console.show(_facts(_flat(found)))
-    elif of_model:
-        if contact_sheet is not None:
-            check_sheet(contact_sheet, force)
-        session = open_session(
-            subject, weights, classes=classes, device="cpu", batch_size=MOST, mean=mean, std=std, size=size,
-            class_names=class_names, class_map=class_map, note=console.note,
-        )  # fmt: skip
-        found = _describe_model(session)
-        console.show(_facts({key: value for key, value in found.items() if key not in ("tensors", "preprocessing")}))
-        console.show(_facts({"preprocessing": f"known from: {found['preprocessing']['known_from']}"}))
-        console.show(_facts({f"  {i}.": step for i, step in enumerate(found["preprocessing"]["steps"], 1)}))
-        if images is None:
-            console.show(_tensors(found["tensors"]))
-        else:
-            seen = look(session, session.read(images, "--images"))
-            found["images"] = seen.to_dict(session)
-            console.show(_tensors(found["images"]["images"]))
-            if seen.right is not None:
-                console.show(f"answered with their label: {seen.right} of {len(seen.images)}")
-            for remark in seen.remarks():
-                console.note(remark)
-            if contact_sheet is not None:
-                with replacing(contact_sheet) as file:
-                    save(seen.sheet(session), file, contact_sheet.suffix[1:].lower())
-                console.show(f"wrote {contact_sheet}")
-    else:
-        path = Path(subject)
-        patch = Patch.load(path / "patch.safetensors" if path.is_dir() else path)
+    file = None if subject is None or of_model else Path(subject)
+    if file is not None and file.is_dir():
+        file = file / FILES["patch"]
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"no patch file at {file}, and no model is called so")
+    if contact_sheet is not None:
+        _check_sheet(contact_sheet, force)
+
+    from zsu_fast.cli.session import open_session
+    from zsu_fast.ops.build_info import build_info
+    from zsu_fast.unlearn import Patch
+
+    if file is not None:
+        patch = Patch.load(file)
         found = {"record": patch.record, "tensors": [_entry(entry) for entry in patch.entries]}
         console.show(_facts(_flat({k: v for k, v in patch.record.items() if k not in ("edits", "picks", "search")})))
         console.show(_tensors(found["tensors"]))
+    elif subject is None:
+        found = build_info()
+        console.show(_facts(_flat(found)))
+    else:
+        session = open_session(
+            subject, weights, classes=classes, device="cpu", batch_size=24, mean=mean, std=std, size=size,
+            class_names=class_names, class_map=class_map, note=console.note,
+        )  # fmt: skip
+        found = _describe_model(session)
+        preprocessing = found["preprocessing"]
+        console.show(_facts({key: value for key, value in found.items() if key not in ("tensors", "preprocessing")}))
+        console.show(f"preprocessing, known from {preprocessing['known_from']}:")
+        console.show(_facts({f"  {i}.": step for i, step in enumerate(preprocessing["steps"], 1)}))
+        if images is None:
+            console.show(_tensors(found["tensors"]))
+        else:
+            found["images"] = _look(console, session, images, contact_sheet)
     console.emit(found)
 
 
+def _check_sheet(path: Path, force: bool) -> None:
+    """Refuse what cannot be written before the work."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(f"--contact-sheet must end in .png or .svg, got {path}")
+    if path.exists() and not force:
+        raise FileExistsError(f"--contact-sheet: {path} is there already (--force overwrites)")
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"--contact-sheet: no such folder: {path.parent}")
+    require("matplotlib", "report")
+
+
+def _look(console: Console, session: Session, images: Path, contact_sheet: Path | None) -> dict[str, Any]:
+    """What the model sees of the images, and answers."""
+    from zsu_fast.cli.look import look
+    from zsu_fast.plot import save
+
+    seen = look(session, session.read(images, "--images"))
+    found = seen.to_dict(session)
+    console.show(_tensors(found["images"]))
+    if seen.right is not None:
+        console.show(f"answered with their label: {seen.right} of {len(seen.images)}")
+    for remark in seen.remarks():
+        console.note(remark)
+    if contact_sheet is not None:
+        with replacing(contact_sheet) as file:
+            save(seen.sheet(session), file, contact_sheet.suffix[1:].lower())
+        console.show(f"wrote {contact_sheet}")
+    return found
+
+
 def _describe_model(session: Session) -> dict[str, Any]:
+    from zsu_fast.unlearn import model_digest
+
     loaded = session.loaded
     state = loaded.model.state_dict()
     return {

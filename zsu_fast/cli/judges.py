@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from zsu_fast.cli.models import LoadedModel
 from zsu_fast.cli.npz import read_arrays
-from zsu_fast.cli.preprocess import Preprocess, parse_numbers
+from zsu_fast.cli.preprocess import Preprocess
 from zsu_fast.evaluate.inference import logits_of
 
 
@@ -37,14 +37,6 @@ def judge_of(loaded: LoadedModel, low: float, high: float, option: str) -> Judge
     if not isinstance(loaded.preprocess, Preprocess):
         raise ValueError(f"{option}: brings a function as its preprocessing; give a mapping with mean, std and size")
     return Judge(loaded.model, loaded.preprocess, low, high)
-
-
-def parse_range(text: str) -> tuple[float, float]:
-    """ "-1,1" -> the two."""
-    found = parse_numbers(text, "--range") or ()
-    if len(found) != 2 or not found[0] < found[1]:
-        raise ValueError(f"--range must be the least and the largest value of a pixel, got {text!r}")
-    return found
 
 
 def read_latents(text: str) -> tuple[int, ...] | Tensor:

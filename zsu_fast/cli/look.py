@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from zsu_fast.cli.images import ImageSet
 from zsu_fast.cli.pictures import open_picture, to_8_bits, turned_by_exif
 from zsu_fast.cli.session import Session
 from zsu_fast.evaluate.inference import inference_mode, logits_of
-from zsu_fast.extras import require
 
 MOST = 24
 
@@ -104,14 +102,3 @@ def look(session: Session, images: ImageSet, most: int = MOST) -> Look:
     top = logits.float().softmax(1).max(1)
     turned = sum(map(turned_by_exif, chosen.files))
     return Look(chosen, len(images), top.indices.tolist(), top.values.tolist(), session.photos(batch), turned)
-
-
-def check_sheet(path: Path, force: bool) -> None:
-    """Refuse what cannot be written before the work."""
-    if path.suffix.lower() not in (".png", ".svg"):
-        raise ValueError(f"--contact-sheet must end in .png or .svg, got {path}")
-    if path.exists() and not force:
-        raise FileExistsError(f"--contact-sheet: {path} is there already (--force overwrites)")
-    if not path.resolve().parent.is_dir():
-        raise ValueError(f"--contact-sheet: no such folder: {path.parent}")
-    require("matplotlib", "report")

@@ -11,8 +11,6 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
 from zsu_fast.cli.folder import settle_left_over
 from zsu_fast.cli.manifest import FILES, is_the_file, patch_file, read_result
-from zsu_fast.cli.weights import read_weights, undone, write_weights
-from zsu_fast.unlearn import Patch, model_digest
 
 
 @one_line_errors
@@ -31,6 +29,7 @@ def restore(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Undo an edit: write the weights as they were, bit for bit, and verify their hash.
@@ -69,6 +68,10 @@ def restore(
     record_verified = is_the_file(content or {}, "patch", undo_file)
     if record_verified is False:
         raise ValueError(f"--patch: {undo_file} is not the undo file that result.json names: it was changed since")
+
+    from zsu_fast.cli.weights import read_weights, undone, write_weights
+    from zsu_fast.unlearn import Patch, model_digest
+
     undo = Patch.load(undo_file)
     state, metadata = read_weights(file)
     expected = (undo.record.get("model") or {}).get("before")

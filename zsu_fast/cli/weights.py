@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from zsu_fast.cli.checkpoints import fitted, listed, read_checkpoint, under
+from zsu_fast.cli.parsing import split_key
 from zsu_fast.cli.sharded import INDEX, check_alone, file_in, read_index
 from zsu_fast.model.tensors import model_digest, same_bits
 from zsu_fast.safetensors_file import save_atomically
@@ -51,12 +52,6 @@ def read_weights(
     if key is not None and not (found := under(state, key)):
         raise ValueError(f"weights: {path} holds no names that begin with {key + '.'!r}; it holds {listed(state)}")
     return (state if key is None else found), metadata
-
-
-def split_key(path: str | Path) -> tuple[Path, str | None]:
-    """FILE::KEY in two. A file of just that name is that file."""
-    file, separator, key = str(path).rpartition("::")
-    return (Path(file), key) if separator and file and key and not Path(path).exists() else (Path(path), None)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
