@@ -16,7 +16,7 @@ def build_info() -> dict[str, Any]:
         A dict of JSON-able values:
 
         - `version`, `python`; `torch`: {"running", "built_against" (None without a CPU library)}
-        - `libraries`: for each of "cpu", "cuda" and "native" (the processor's facts, which only builds from source have):
+        - `libraries`: for each of "cpu", "cuda" and "native" (the processor's facts, in builds from source alone):
           {"loaded": bool, "path": str or None, "reason": why it is not loaded, or None, "built": what the library says
           of its own build, or None}
         - `cuda`: {"usable": is there a device}
