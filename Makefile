@@ -48,10 +48,10 @@ $(done)/torch:
 
 $(done)/package: $(done)/torch pyproject.toml
 	$(call say,installing the package (editable) and what it needs)
-	@$(pip) --constraint $(done)/constraints.txt cmake ninja 'pybind11>=3.0' 'scikit-build-core>=0.11'
+	@$(pip) --constraint $(done)/constraints.txt cmake ninja 'pybind11>=3.0' 'scikit-build-core>=0.11' \
+	  'hatch-fancy-pypi-readme>=24.1'
 	@# The libraries are built by "make native", where a second build takes a moment.
-	@$(pip) --constraint $(done)/constraints.txt --no-build-isolation --config-settings=wheel.cmake=false \
-	  --editable '.[cli,report,evaluate,benchmark]'
+	@$(pip) --constraint $(done)/constraints.txt --no-build-isolation --editable '.[cli,report,evaluate,benchmark]'
 	@touch $@
 
 $(done)/tests: $(done)/package tests/requirements.txt tests/requirements-peers.txt
