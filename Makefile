@@ -24,13 +24,14 @@ say = @echo "zsu_fast: $(1)"
 # cmake, ninja and the compilers' helpers come from .venv.
 tools := PATH="$(CURDIR)/$(bin):$$PATH"
 
-.PHONY: help setup native demo test fuzz test-zoo bench lint format clean
+.PHONY: help setup native demo test fuzz test-zoo notebooks bench lint format clean
 
 help:
 	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it; no compiler"
 	@echo "make test    set up, build, run the tests (at most 10 minutes on 2 cores)"
 	@echo "make fuzz    100,000 calls of ops, functions and damaged files with drawn arguments (4 minutes); SEED=1 others"
 	@echo "make test-zoo  relevance on the models of timm, torchvision and transformers: docs/models.md (half an hour)"
+	@echo "make notebooks  run the notebooks of docs/notebooks again, and keep what they say (ten minutes)"
 	@echo "make native  set up, build the C++ and (with nvcc) CUDA libraries into zsu_fast/lib"
 	@echo "make bench   measure models and ops against their peers: bench/results/, and the README's tables"
 	@echo "make lint    ruff, mypy, clang-format;   make format  apply them"
@@ -98,6 +99,11 @@ test-zoo: $(done)/tests native
 	echo "zsu_fast: running every model of the zoo in $$environment"; \
 	ZSU_FAST_ZOO_TABLE=$(MODELS_TABLE) OMP_NUM_THREADS=1 $$environment/bin/python -m pytest -q --numprocesses=2 \
 	  --durations=10 $(PYTEST_FLAGS) tests/zoo
+
+notebooks: $(done)/tests native
+	$(call say,running the notebooks)
+	@$(pip) --constraint $(done)/constraints.txt nbclient ipykernel
+	@OMP_NUM_THREADS=1 $(bin)/python -m tests.notebooks docs/notebooks/*.ipynb
 
 bench: $(done)/tests native
 	@$(bin)/python -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")' > $(done)/device
