@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -153,8 +154,6 @@ def forget_concept(
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
-    if bank is not None and layer is not None:
-        raise ValueError("--layer: the bank says which")
     settings = parse_settings(other, method)
     formats = report_formats(report, report_format)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
@@ -163,26 +162,42 @@ def forget_concept(
             class_names=class_names, class_map=class_map, note=console.note,
         )  # fmt: skip
         session.sources = {}
-        images = session.tensor(session.read(inside, "--with"))
-        others = session.tensor(session.read(without, "--without"))
+        request = concept_request(session, inside, without, concept, bank, layer, used_by, seed)
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size} | settings
         if retain is not None:
             given["retain_probes"] = session.pair(session.read(retain, "--retain"))
         if evaluation is not None:
             given["evaluate_on"] = session.pair(session.read_labelled(evaluation, "--eval"))
         with console.progress() as progress:
-            if bank is not None:
-                known = ConceptBank.load(bank)
-                name = concept or known.names[0]
-            else:
-                name = concept or inside.stem
-                known, images, others = _bank_of_halves(session, name, images, others, layer, seed)
-            using = session.targets(used_by, "--used-by") if used_by else None
-            request = ForgetConcept(name, known, images, others, using)
-            result, page = _forget(session, request, method, given | {"progress": progress}, report, photos)
+            result, page = forget_and_look(session, request, method, given | {"progress": progress}, report, photos)
         run = Run(result, report=page, sources=session.sources)
         write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
+
+
+def concept_request(
+    session: Session,
+    inside: Path,
+    without: Path,
+    concept: str | None,
+    bank: Path | None,
+    layer: str | None,
+    used_by: Sequence[str] | None,
+    seed: int,
+) -> ForgetConcept:
+    """Read what the request is made of; without a bank half of the images make one."""
+    if bank is not None and layer is not None:
+        raise ValueError("--layer: the bank says which")
+    images = session.tensor(session.read(inside, "--with"))
+    others = session.tensor(session.read(without, "--without"))
+    if bank is not None:
+        known = ConceptBank.load(bank)
+        name = concept or known.names[0]
+    else:
+        name = concept or inside.stem
+        known, images, others = _bank_of_halves(session, name, images, others, layer, seed)
+    using = session.targets(used_by, "--used-by") if used_by else None
+    return ForgetConcept(name, known, images, others, using)
 
 
 def _bank_of_halves(
@@ -197,7 +212,7 @@ def _bank_of_halves(
     return bank, drawn[0][1::2], drawn[1][1::2]
 
 
-def _forget(
+def forget_and_look(
     session: Session, request: ForgetConcept, method: str, given: dict[str, Any], report: bool, photos: bool
 ) -> tuple[ForgetResult, ConceptReport | None]:
     """Look, forget, look again."""

@@ -141,28 +141,35 @@ def forget_instances(
             class_names=class_names, class_map=class_map, note=console.note,
         )  # fmt: skip
         session.sources = {}
-        x, y = session.pair(session.read_labelled(images, "--images"))
+        request = instances_request(session, images, goal, to, unseen)
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size}
         given |= settings | kept
         if retain is not None:
             given["retain_probes"] = session.pair(session.read(retain, "--retain"))
         if evaluation is not None:
             given["evaluate_on"] = session.pair(session.read_labelled(evaluation, "--eval"))
-        request = ForgetInstances(
-            x,
-            y,
-            goal,
-            to=None if to is None else torch.full_like(y, session.targets([to], "--to")[0]),
-            unseen=None if unseen is None else session.pair(session.read_labelled(unseen, "--unseen")),
-        )
         with console.progress() as progress:
-            result, page = _forget(session, request, method, given | {"progress": progress}, report, photos)
+            result, page = forget_and_look(session, request, method, given | {"progress": progress}, report, photos)
         run = Run(result, report=page, sources=session.sources)
         write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
 
 
-def _forget(
+def instances_request(
+    session: Session, images: Path, goal: str, to: str | None, unseen: Path | None
+) -> ForgetInstances:
+    """Read what the request is made of."""
+    x, y = session.pair(session.read_labelled(images, "--images"))
+    return ForgetInstances(
+        x,
+        y,
+        goal,
+        to=None if to is None else torch.full_like(y, session.targets([to], "--to")[0]),
+        unseen=None if unseen is None else session.pair(session.read_labelled(unseen, "--unseen")),
+    )
+
+
+def forget_and_look(
     session: Session, request: ForgetInstances, method: str, given: dict[str, Any], report: bool, photos: bool
 ) -> tuple[ForgetResult, InstancesReport | None]:
     """Look, forget, look again."""

@@ -12,14 +12,18 @@ from torch import Tensor
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.checkpoints import fitted
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
-from zsu_fast.cli.folder import settle_left_over
 from zsu_fast.cli.images import read_images
 from zsu_fast.cli.manifest import FILES, patch_file, read_result, wrong_files
 from zsu_fast.cli.signing import LIMITS, signed_by
 from zsu_fast.cli.sources import keyed_hash
-from zsu_fast.cli.weights import read_weights, undone
+from zsu_fast.cli.weights import read_weights
+from zsu_fast.folder import settle_left_over
 from zsu_fast.model.tensors import same_bits
 from zsu_fast.unlearn import Patch, model_digest
+from zsu_fast.unlearn.queue import Ledger
+from zsu_fast.unlearn.queue.chain import undone
+from zsu_fast.unlearn.queue.ledger import is_ledger
+from zsu_fast.unlearn.queue.ledger import wrong_files as wrong_in_ledger
 
 
 @one_line_errors
@@ -53,6 +57,7 @@ def verify(
 
     Recomputes the hashes of all files, of the weights, and of the weights with
     the edit undone; with --original also that undoing gives just these weights.
+    Of a queue (forget --requests): every file, and the hash after each request.
     Exit code 0 if everything holds, 3 if something does not.
 
     [bold]Examples[/]
@@ -68,6 +73,11 @@ def verify(
         raise FileNotFoundError(f"{result}: no such folder")
     if patch is not None and not patch.is_file():
         raise FileNotFoundError(f"--patch: no such file: {patch}")
+    if is_ledger(result):
+        if patch is not None or images or public_key is not None:
+            raise ValueError("--patch, --images, --public-key: are for the result of one request, not for a queue")
+        _verify_queue(Ledger(result), original, console)
+        return
     settle_left_over(result, list(FILES.values()), "the result")
     content = read_result(result)
     undo = patch or patch_file(content, result)
@@ -115,6 +125,25 @@ def verify(
             "vouched_for_by": vouched_for_by,
         }
     )
+    if problems:
+        raise typer.Exit(EXIT_NOT_REACHED)
+
+
+def _verify_queue(ledger: Ledger, original: Path | None, console: Console) -> None:
+    """Every file, and the chain of hashes from the model as it is, edit by edit, to the original."""
+    problems, state = ledger.problems()
+    checks = {"files": not wrong_in_ledger(ledger), "chain": state is not None}
+    if original is not None:
+        checks["original"] = state is not None and _same(state, read_weights(original)[0])
+        if not checks["original"]:
+            problems.append(f"{original.name} is not the model before the first request, as far as it can be told")
+    for problem in problems:
+        console.show(f"WRONG: {problem}")
+    if not problems:
+        edits = len(ledger.placed)
+        console.show(f"{ledger.path}: all checks hold ({', '.join(checks)}): {edits} edits on {ledger.original}")
+    console.show("Mind: nothing vouches for what the ledger says of verdicts; look at the images again to know.")
+    console.emit({"verified": not problems, "checks": checks, "problems": problems, "edits": len(ledger.placed)})
     if problems:
         raise typer.Exit(EXIT_NOT_REACHED)
 

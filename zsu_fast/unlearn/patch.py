@@ -81,9 +81,9 @@ class Patch:
     def _write(self, model: nn.Module | Mapping[str, Tensor], forth: bool) -> None:
         if not isinstance(model, (nn.Module, Mapping)):
             raise TypeError(f"model: expected a torch.nn.Module or a state dict, got {type(model).__name__}")
-        self._fitted(Tensors(model))._copy(model, forth)
+        self.fitted(Tensors(model))._copy(model, forth)
 
-    def _fitted(self, tensors: Tensors) -> Patch:
+    def fitted(self, tensors: Tensors) -> Patch:
         """This patch under the names that the tensors have in the model; what it says of their values still decides."""
         names = tensors.named([*(entry.tensor for entry in self.entries), *self.digests])
         if not names:

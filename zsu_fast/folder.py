@@ -8,6 +8,7 @@ in ours names. A lock on the folder keeps a second run out for as long as the fi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -109,3 +110,12 @@ def commit(path: Path, names: Sequence[str], keep: Collection[str] = ()) -> None
     os.rename(writing, path / READY)
     flush(path)
     settle(path, names)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
