@@ -150,10 +150,10 @@ def test_a_mask_on_the_same_elements_is_laid_anew(conv_net, digits, tmp_path):
         second = queue.forget("all", 5, digits.split(5)[0], budget=48, path="all")
         third = queue.forget("other", 8, digits.split(8)[0])
     assert first.edited and second.edited and third.edited
-    patch = Ledger(tmp_path / "q").patch(second)
-    assert any(bool((entry.old == 0).any()) for entry in patch.entries)  # these were masked already
+    patches = [Ledger(tmp_path / "q").patch(row) for row in (second, third)]
+    assert any(bool((entry.old == 0).any()) for entry in patches[0].entries)  # these were masked already
     assert Ledger(tmp_path / "q").undo("few") == ["all", "other"]
-    for one in (patch, Ledger(tmp_path / "q").patch(third)):
+    for one in patches:
         for entry in one.entries:
             view, dim, indices = entry.slice_of(Tensors(alone)[entry.tensor])
             view.index_copy_(dim, indices, entry.new)
