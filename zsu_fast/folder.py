@@ -71,6 +71,11 @@ def _unlink_unless_moved(path: Path, ready: Path, name: str) -> None:
         (path / name).unlink(missing_ok=True)
 
 
+def holds(path: Path, name: str) -> bool:
+    """Whether the folder has this file, or will have it once it is settled."""
+    return (path / name).is_file() or (path / READY / name).is_file()
+
+
 def begin(path: Path) -> Path:
     """The hidden folder to write to. The folder must be settled."""
     (path / WRITING).mkdir()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from zsu_fast.class_names import ClassNames
 from zsu_fast.cli.images import read_images
-from zsu_fast.cli.preprocess import Preprocess, parse_numbers, parse_size
+from zsu_fast.cli.preprocess import Preprocess
 
 NAMES = {0: "nw", 1: "ne", 2: "sw", 3: "se"}
 
@@ -160,12 +160,5 @@ def test_preprocess_refusals_and_options() -> None:
         Preprocess(mean=(0.0,) * 3, std=(1.0,) * 3)(np.zeros((1, 2, 2, 1), np.uint8))
     with pytest.raises(ValueError, match="give --size"):
         Preprocess()([Image.new("RGB", (4, 4)), Image.new("RGB", (4, 5))])
-    assert parse_numbers("0.5,1", "--mean") == (0.5, 1.0) and parse_numbers(None, "--mean") is None
-    assert parse_size("224") == (224, 224) and parse_size("24x32") == (24, 32)
-    with pytest.raises(ValueError, match="--mean"):
-        parse_numbers("a,b", "--mean")
-    for bad in ("x", "1x2x3", "1.5"):
-        with pytest.raises(ValueError, match="--size"):
-            parse_size(bad)
     changed = Preprocess(size=(224, 224), resize=256).overridden((0.5,), (0.5,), (112, 112))
     assert changed.resize == 128 and changed.mean == (0.5,)

@@ -1,6 +1,7 @@
 """What the pictures show is what the numbers say: colours, scales, bars, and inputs of every shape and kind."""
 
 import io
+import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -322,3 +323,11 @@ zsu_fast.plot.layers({"a": torch.randn(2, 3)}), zsu_fast.plot.neurons({"a": torc
 assert "matplotlib.pyplot" not in sys.modules and settings() == before
 """
     subprocess.run([sys.executable, "-c", code, tmp_path / "x.png"], check=True, timeout=120)
+
+
+def test_a_notebook_shows_figures() -> None:
+    """Also without pyplot and its inline backend, and after a copy."""
+    figure = plot.heatmap(torch.ones(8, 8))
+    copied = pickle.loads(pickle.dumps(figure))
+    for one in (figure, copied):
+        assert one._repr_png_().startswith(b"\x89PNG")

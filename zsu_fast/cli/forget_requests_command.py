@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,14 +18,13 @@ from zsu_fast.cli.console import (
     exit_code,
     one_line_errors,
 )
+from zsu_fast.cli.declared import LEDGER
 from zsu_fast.cli.ledger_command import ledger_table, said_of
 from zsu_fast.cli.manifest import FILES
-from zsu_fast.cli.outputs import report_formats
-from zsu_fast.cli.request_jobs import Showing, job_of
-from zsu_fast.cli.requests_file import missing_files, read_requests
-from zsu_fast.cli.session import open_session
-from zsu_fast.unlearn.queue import Ledger, Queue, Row
-from zsu_fast.unlearn.queue.ledger import is_ledger
+from zsu_fast.folder import holds
+
+if TYPE_CHECKING:
+    from zsu_fast.unlearn.queue import Queue, Row
 
 
 @one_line_errors
@@ -33,12 +32,12 @@ def forget_requests(
     model: opt.Model,
     requests: Annotated[
         Path,
-        typer.Option(
-            "--requests",
-            help="The requests, in their order: .csv or .yaml, a row each: id, kind (class, instances, concept), note, "
+        opt.file(
+            "The requests, in their order: .csv or .yaml, a row each: id, kind (class, instances, concept), note, "
             "method, what the options of that kind are called (target, probes, eval ...), options of the method. Paths "
             "are relative to this file.",
-            show_default=False,
+            "--requests",
+            panel=None,
         ),
     ],
     out: opt.Out = Path("zsu-fast-queue"),
@@ -57,6 +56,7 @@ def forget_requests(
     class_map: opt.ClassMap = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Carry out a queue of requests, one after the other, on one model; into one folder, with a ledger.
@@ -84,12 +84,19 @@ def forget_requests(
       2026-002,instances,,withdrawn.npz,,test.npz,customer 17
     """
     console = Console(as_json, quiet)
-    showing = Showing(report_formats(report, report_format), photos, author)
-    lines = read_requests(requests)
-    known = {row.id: row for row in Ledger(out).rows} if is_ledger(out) else {}
-    missing_files([line for line in lines if line.id not in known or not known[line.id].finished])
     if weights is not None and weights.resolve() == (out / FILES["weights"]).resolve():
         raise ValueError(f"--weights: expected those before the first request, got {weights}, which the queue writes")
+
+    from zsu_fast.cli.outputs import report_formats
+    from zsu_fast.cli.request_jobs import Showing, job_of
+    from zsu_fast.cli.requests_file import missing_files, read_requests
+    from zsu_fast.cli.session import open_session
+    from zsu_fast.unlearn.queue import Ledger, Queue
+
+    showing = Showing(report_formats(report, report_format), photos, author)
+    lines = read_requests(requests)
+    known = {row.id: row for row in Ledger(out).rows} if holds(out, LEDGER) else {}
+    missing_files([line for line in lines if line.id not in known or not known[line.id].finished])
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
         class_names=class_names, class_map=class_map, note=console.note,

@@ -11,9 +11,8 @@ from rich.table import Table
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
-from zsu_fast.cli.models import SOURCES, load_model
-from zsu_fast.ops.build_info import build_info
-from zsu_fast.unlearn import Patch, model_digest
+from zsu_fast.cli.manifest import FILES
+from zsu_fast.cli.parsing import SOURCES
 
 
 @one_line_errors
@@ -30,6 +29,7 @@ def info(
     classes: opt.Classes = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     """Say what is installed, what a patch did, or what a model is made of.
@@ -43,24 +43,36 @@ def info(
       zsu-fast info timm:resnet18 -w mine.safetensors
     """
     console = Console(as_json, quiet)
-    if subject is None:
+    of_model = subject is not None and subject.partition(":")[0] in SOURCES and ":" in subject
+    file = None if subject is None or of_model else Path(subject)
+    if file is not None and file.is_dir():
+        file = file / FILES["patch"]
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"no patch file at {file}, and no model is called so")
+
+    from zsu_fast.ops.build_info import build_info
+    from zsu_fast.unlearn import Patch
+
+    if file is not None:
+        patch = Patch.load(file)
+        found = {"record": patch.record, "tensors": [_entry(entry) for entry in patch.entries]}
+        console.show(_facts(_flat({k: v for k, v in patch.record.items() if k not in ("edits", "picks", "search")})))
+        console.show(_tensors(found["tensors"]))
+    elif subject is None:
         found = build_info()
         console.show(_facts(_flat(found)))
-    elif subject.partition(":")[0] in SOURCES and ":" in subject:
+    else:
         found = _describe_model(subject, weights, classes)
         console.show(
             _facts({key: value for key, value in found.items() if key != "tensors"}), _tensors(found["tensors"])
         )
-    else:
-        path = Path(subject)
-        patch = Patch.load(path / "patch.safetensors" if path.is_dir() else path)
-        found = {"record": patch.record, "tensors": [_entry(entry) for entry in patch.entries]}
-        console.show(_facts(_flat({k: v for k, v in patch.record.items() if k not in ("edits", "picks", "search")})))
-        console.show(_tensors(found["tensors"]))
     console.emit(found)
 
 
 def _describe_model(spec: str, weights: Path | None, classes: int | None) -> dict[str, Any]:
+    from zsu_fast.cli.models import load_model
+    from zsu_fast.unlearn import model_digest
+
     loaded = load_model(spec, weights, classes=classes)
     state = loaded.model.state_dict()
     return {

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ from zsu_fast.class_names import ClassNames
 from zsu_fast.cli.checkpoints import fitted
 from zsu_fast.cli.manifest import COPIED, FILES
 from zsu_fast.cli.own_preprocess import OwnPreprocess
+from zsu_fast.cli.parsing import SOURCES
 from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
+from zsu_fast.cli.pretrained import of_timm, of_torch_hub, own_weights
 from zsu_fast.cli.weights import load_into, read_weights
 from zsu_fast.extras import require
 
-SOURCES = ("timm", "torchvision", "hf", "python")
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def load_model(
     """Build a model and load its weights.
 
     Args:
-        spec: ``timm:NAME`` or ``torchvision:NAME`` (with the library's pretrained weights if none are given),
+        spec: ``timm:NAME`` or ``torchvision:NAME`` (with the library's pretrained weights if none are given: a warning
+            is logged before they are downloaded),
             ``hf:DIR`` (a local folder of transformers), or ``python:package.module:callable``: called without
             arguments, returns the model or (model, preprocess). ``preprocess`` is a mapping with ``mean``, ``std``,
             ``size``, or a callable: of one picture, as torchvision's transforms, or of all, see `OwnPreprocess`.
@@ -67,6 +72,7 @@ def load_model(
     Raises:
         ValueError: a spec, name, folder or file that cannot be used.
         ImportError: the library is missing (extra "models").
+        OSError: its weights are not here and cannot be downloaded.
     """
     source, _, name = spec.partition(":")
     if source not in SOURCES or not name:
@@ -94,6 +100,7 @@ def load_model(
     elif preprocess.channels is None:
         preprocess = replace(preprocess, channels=channels)
     model = model.to(device).eval()
+    LOG.info("loaded %s (weights: %s) onto %s: images by %s", spec, weights or "its own", device, preprocess)
     told = f"{source}:{os.path.basename(os.path.abspath(os.path.expanduser(name)))}"
     beside = files_beside(Path(name).expanduser()) if source == "hf" else {}
     return LoadedModel(model, preprocess, told, None if weights is None else str(weights), metadata, names, beside)
@@ -104,14 +111,15 @@ def _timm(name: str, state: dict[str, Tensor] | None, classes: int | None) -> tu
     if not timm.is_model(name):
         close = timm.list_models(f"*{name}*")[:3]
         raise ValueError(f"timm has no model {name!r}" + (f"; it has {', '.join(close)}" if close else ""))
+    config = timm.get_pretrained_cfg(name)
     if classes is None and state is not None:
-        config = timm.get_pretrained_cfg(name)
         head = config.classifier if config is not None else None
         head = head[0] if isinstance(head, (tuple, list)) else head
         weight = state.get(f"{head}.weight")
         classes = None if weight is None else weight.shape[0]
     chosen = {} if classes is None else {"num_classes": classes}
-    model = timm.create_model(name, pretrained=state is None, **chosen)
+    with own_weights(f"timm:{name}", *of_timm(config)) if state is None else nullcontext():
+        model = timm.create_model(name, pretrained=state is None, **chosen)
     config = timm.data.resolve_model_data_config(model)
     channels, height, width = config["input_size"]
     preprocess = Preprocess(
@@ -147,7 +155,8 @@ def _torchvision(
         chosen["num_classes"] = classes or _classes_in(state, models, name) or len(default.meta["categories"])
     elif classes is not None:
         raise ValueError("--classes needs --weights: torchvision's own weights have their own classes")
-    model = models.get_model(name, **chosen)
+    with own_weights(f"torchvision:{name}", *of_torch_hub(default.url)) if state is None else nullcontext():
+        model = models.get_model(name, **chosen)
     transforms = default.transforms()
     names = ClassNames(enumerate(default.meta["categories"]))
     if chosen.get("num_classes", len(names)) != len(names):

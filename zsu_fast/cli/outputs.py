@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from zsu_fast.report.files import write_text
 from zsu_fast.report.pdf import find_browser
 from zsu_fast.safetensors_file import write_weights
 from zsu_fast.version import __version__
+
+LOG = logging.getLogger(__name__)
 
 
 class OutputFolder:
@@ -117,6 +120,7 @@ class OutputFolder:
             content["signature"] = sign(content, self.key)
         write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", new / FILES["result"])
         folder.commit(self.path, list(FILES.values()), keep=self._not_ours())
+        LOG.info("wrote to %s: %s", self.path, ", ".join(content["files"].values()))
         return content
 
     def _not_ours(self) -> list[str]:

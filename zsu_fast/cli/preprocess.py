@@ -114,28 +114,6 @@ class Preprocess:
 AnyPreprocess = Preprocess | OwnPreprocess
 
 
-def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
-    """ "0.485,0.456,0.406" -> the numbers; ValueError naming the option otherwise."""
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{name} must be numbers parted by commas, one for each channel, got {text!r}") from None
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """ "224" or "240x320" (height x width) -> (height, width)."""
-    if text is None:
-        return None
-    try:
-        parts = [int(part) for part in text.lower().split("x")]
-        height, width = parts * 2 if len(parts) == 1 else parts
-    except ValueError:
-        raise ValueError(f"--size must be a number or HEIGHTxWIDTH, got {text!r}") from None
-    return height, width
-
-
 def _to_pil(pixels: np.ndarray[Any, Any]) -> Image:
     image: Image = require("PIL.Image", "cli").fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     return image

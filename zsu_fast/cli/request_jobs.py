@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zsu_fast.cli import forget_concept_command, forget_instances_command
+from zsu_fast.cli import forget_concept_run, forget_instances_run
 from zsu_fast.cli.forget_run import Images, Run, read_forget_images, run_forget
 from zsu_fast.cli.requests_file import Line
 from zsu_fast.cli.session import Session
@@ -107,7 +107,7 @@ def job_of(
 
 
 def _class(session: Session, line: Line) -> Images:
-    probes = line.given["synthetic"] if "synthetic" in line.given else line.path("probes")
+    probes: Path | str = line.given["synthetic" if "synthetic" in line.given else "probes"]
     seed = int(line.options.get("seed", 0))
     return read_forget_images(session, line.given["target"], probes, line.path("retain"), line.path("eval"), seed)
 
@@ -116,16 +116,14 @@ def _instances(session: Session, line: Line) -> tuple[Request, dict[str, Any]]:
     images = line.path("images")
     assert images is not None
     goal = line.given.get("goal", "misclassify")
-    request = forget_instances_command.instances_request(
-        session, images, goal, line.given.get("to"), line.path("unseen")
-    )
+    request = forget_instances_run.read_instances(session, images, goal, line.given.get("to"), line.path("unseen"))
     return request, _beside(session, line)
 
 
 def _concept(session: Session, line: Line) -> tuple[Request, dict[str, Any]]:
     inside, without = line.path("with"), line.path("without")
     assert inside is not None and without is not None
-    request = forget_concept_command.concept_request(
+    request = forget_concept_run.read_concept(
         session, inside, without, line.given.get("concept"), line.path("bank"), line.given.get("layer"),
         line.given.get("used_by"), int(line.options.get("seed", 0)),
     )  # fmt: skip
@@ -168,8 +166,8 @@ def _forget_by(forget: Callable[..., Any]) -> Callable[[_Work, Any], Run]:
 
 _FORGET: Mapping[str, Callable[[_Work, Any], Run]] = {
     "class": _forget_class,
-    "instances": _forget_by(forget_instances_command.forget_and_look),
-    "concept": _forget_by(forget_concept_command.forget_and_look),
+    "instances": _forget_by(forget_instances_run.forget_and_look),
+    "concept": _forget_by(forget_concept_run.forget_and_look),
 }
 
 

@@ -140,6 +140,8 @@ def _line(row: Mapping[str, Any], base: Path) -> Line:
             raise ValueError(f"{name}: a request of kind {kind!r} needs it")
     if kind == "class" and ("probes" in typed) == ("synthetic" in typed):
         raise ValueError("one of probes (images of the class) and synthetic (none) must be given")
+    if "bank" in typed and "layer" in typed:
+        raise ValueError("layer: the bank says which")
     given = {name: _value(name, value, base) for name, value in typed.items()}
     asked = {"kind": kind, "method": method} | {
         name: [*map(str, value)] if name in LISTS else str(typed[name]) for name, value in given.items()

@@ -9,14 +9,9 @@ import typer
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
+from zsu_fast.cli.declared import LEDGER
 from zsu_fast.cli.manifest import FILES, is_the_file, patch_file, read_result
-from zsu_fast.cli.weights import read_weights
-from zsu_fast.folder import settle_left_over
-from zsu_fast.safetensors_file import write_weights
-from zsu_fast.unlearn import Patch, model_digest
-from zsu_fast.unlearn.queue import Ledger
-from zsu_fast.unlearn.queue.chain import undone
-from zsu_fast.unlearn.queue.ledger import is_ledger
+from zsu_fast.folder import holds, settle_left_over
 
 
 @one_line_errors
@@ -26,7 +21,7 @@ def restore(
     ],
     patch: Annotated[
         Path | None,
-        typer.Option("--patch", help="The patch file.", show_default="patch.safetensors beside the weights"),
+        opt.file("The patch file.", shown="patch.safetensors beside the weights", panel=None, metavar=None),
     ] = None,
     out: Annotated[
         Path | None,
@@ -44,6 +39,7 @@ def restore(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Undo an edit: write the weights as they were, bit for bit, and verify their hash.
@@ -52,8 +48,8 @@ def restore(
     undo the last one first.
 
     Of a queue (forget --requests) --request undoes one, also from the middle,
-    in the folder itself: where a later edit reaches the same weights and is no
-    mask, it is refused. Without --request the original is written.
+    in the folder itself; where a later edit reaches the same weights and is no
+    mask it is refused. Without --request the original is written.
 
     [bold]Examples[/]
 
@@ -67,10 +63,8 @@ def restore(
     console = Console(as_json, quiet)
     if not weights.exists():
         raise FileNotFoundError(f"{weights}: no such folder or file")
-    if request is not None or is_ledger(weights):
-        if patch is not None:
-            raise ValueError("--patch: the ledger says which undo files there are")
-        _restore_queue(weights, request, out, force, console)
+    if request is not None or holds(weights, LEDGER):
+        _restore_queue(weights, request, patch, out, force, console)
         return
     file = weights / FILES["weights"] if weights.is_dir() else weights
     # Weights under the name that a result gives them belong to the result beside them, if there is one.
@@ -92,6 +86,12 @@ def restore(
     record_verified = is_the_file(content or {}, "patch", undo_file)
     if record_verified is False:
         raise ValueError(f"--patch: {undo_file} is not the undo file that result.json names: it was changed since")
+
+    from zsu_fast.cli.weights import read_weights
+    from zsu_fast.safetensors_file import write_weights
+    from zsu_fast.unlearn import Patch, model_digest
+    from zsu_fast.unlearn.queue.chain import undone
+
     undo = Patch.load(undo_file)
     state, metadata = read_weights(file)
     expected = (undo.record.get("model") or {}).get("before")
@@ -115,29 +115,36 @@ def restore(
     )
 
 
-def _restore_queue(path: Path, request: str | None, out: Path | None, force: bool, console: Console) -> None:
-    """One request undone in the folder; or the original written beside the model."""
+def _restore_queue(
+    path: Path, request: str | None, patch: Path | None, out: Path | None, force: bool, console: Console
+) -> None:
+    """One request undone in the folder; or the original written."""
+    if patch is not None:
+        raise ValueError("--patch: the ledger says which undo files there are")
+    if request is not None and out is not None:
+        raise ValueError("--out: with --request the model in the folder of the queue is written")
+    destination = out or path / "restored.safetensors"
+    if destination.resolve().parent == path.resolve() and destination.name != "restored.safetensors":
+        raise ValueError(f"--out: {destination} lies in the folder of the queue: give another file")
+    if request is None:
+        _check_free(destination, force)
+
+    from zsu_fast.safetensors_file import write_weights
+    from zsu_fast.unlearn.queue import Ledger
+
     ledger = Ledger(path)
     if request is None:
-        destination = out or path / "restored.safetensors"
-        if destination.resolve().is_relative_to(path.resolve()) and destination.name != "restored.safetensors":
-            raise ValueError(f"--out: {destination} lies in the folder of the queue: give another file")
-        _check_free(destination, force)
         state, metadata = ledger.before_all()
         write_weights(state, destination, metadata)
         console.show(f"restored {destination}, bit for bit: SHA-256 {ledger.original}")
         console.emit({"restored": str(destination), "sha256": ledger.original, "weights_verified": True})
         return
-    if out is not None:
-        raise ValueError("--out: with --request the model in the folder of the queue is written")
     again = ledger.undo(request)
     now = Ledger(path).now
     console.show(f"undid {request} in {path}: the model's SHA-256 is now {now}")
     if again:
-        console.show(
-            f"laid anew on top: {', '.join(again)}; their images were not looked at since: forget --requests, run "
-            "again, does"
-        )
+        console.show(f"laid anew on top: {', '.join(again)}")
+    console.show("no image was looked at since: forget --requests, run again, does")
     console.emit({"undone": request, "laid_anew": again, "sha256": now})
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from zsu_fast.class_names import ClassNames, read_class_map, read_class_names
 from zsu_fast.cli.images import ImageSet, Stream, read_images
 from zsu_fast.cli.models import LoadedModel, imagenet_names, load_model
-from zsu_fast.cli.preprocess import Preprocess, parse_numbers, parse_size
+from zsu_fast.cli.parsing import parse_numbers, parse_size
+from zsu_fast.cli.preprocess import Preprocess
 from zsu_fast.cli.processes import current, part
 from zsu_fast.evaluate import ProbeResult
 from zsu_fast.evaluate.accuracy import Evaluation, predict, summarise

@@ -52,7 +52,7 @@ class Ledger:
         self.path = Path(path)
         if self.path.is_dir():
             folder.settle_left_over(self.path, NAMES, "folder")
-        if not is_ledger(self.path):
+        if not (self.path / LEDGER).is_file():
             raise FileNotFoundError(f"folder: {self.path} holds no {LEDGER}: it is no queue of requests")
         self._read()
 
@@ -195,11 +195,6 @@ class Ledger:
         if model_digest(state) != row.before:
             raise ValueError(f"folder: without {row.id} the model is not the one that the ledger has before it")
         return state
-
-
-def is_ledger(path: Path) -> bool:
-    """Whether a queue of requests lies there, finished or not."""
-    return any((path / hidden / LEDGER).is_file() for hidden in ("", folder.READY))
 
 
 def wrong_files(ledger: Ledger) -> list[str]:

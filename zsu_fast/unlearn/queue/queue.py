@@ -21,7 +21,7 @@ from zsu_fast.model.wrapped import bare_model
 from zsu_fast.unlearn.checkpoint import digest_of
 from zsu_fast.unlearn.forget import forget
 from zsu_fast.unlearn.queue import ledger as ledgers
-from zsu_fast.unlearn.queue.ledger import NAMES, PAGES, UNDO, Ledger
+from zsu_fast.unlearn.queue.ledger import LEDGER, NAMES, PAGES, UNDO, Ledger
 from zsu_fast.unlearn.queue.look import can_look, left_of
 from zsu_fast.unlearn.queue.rows import Row, check_id, keyed
 from zsu_fast.unlearn.requests import ForgetClass, Request
@@ -95,7 +95,7 @@ class Queue:
             folders.settle(self.path, NAMES)
             self._name, self._files, self._rows = name, dict[str, str](), list[Row]()
             self._original = self._now = model_digest(model)
-            if ledgers.is_ledger(self.path):
+            if (self.path / LEDGER).is_file():
                 self._go_on(Ledger(self.path))
             elif there := [one for one in NAMES if (self.path / one).exists()]:
                 raise ValueError(f"folder: {self.path} holds {there[0]}, and no ledger: give another folder")
@@ -175,7 +175,7 @@ class Queue:
         own = {name: options.pop(name) for name in ("checkpoint", "resume", "checkpoint_every") if name in options}
 
         def request() -> Request:
-            if isinstance(target, (int, str, list, tuple)):
+            if not isinstance(target, Request):
                 return ForgetClass(target, probes, probe_labels, class_names)
             if probes is not None or probe_labels is not None or class_names is not None:
                 raise TypeError("probes: part of the request already, as labels and names are")
@@ -300,7 +300,7 @@ class Queue:
 
     def _commit(self, rows: Sequence[Row], now: str) -> None:
         state = None
-        if now != self._now or not ledgers.is_ledger(self.path):
+        if now != self._now or not (self.path / LEDGER).is_file():
             state = bare_model(self.model).state_dict()
         beside = None if ledgers.WEIGHTS in self._files else self._beside
         ledgers.commit(
