@@ -175,7 +175,7 @@ class Queue:
         own = {name: options.pop(name) for name in ("checkpoint", "resume", "checkpoint_every") if name in options}
 
         def request() -> Request:
-            if not isinstance(target, Request):
+            if not isinstance(target, (ForgetClass, Request)):
                 return ForgetClass(target, probes, probe_labels, class_names)
             if probes is not None or probe_labels is not None or class_names is not None:
                 raise TypeError("probes: part of the request already, as labels and names are")
