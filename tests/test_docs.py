@@ -146,7 +146,7 @@ def test_the_page_on_instances(guide: tuple[Path, dict]) -> None:
 
 
 def test_the_page_on_queues(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its `threes` and `fives` were not trained on, `x` were; it has a row for each status, and each column of a file."""
+    """Its `threes` and `fives` were not trained on, `x` were; it has a row for each status and names each column."""
     monkeypatch.chdir(tmp_path)
     _, names = guide
     (test_x, test_y), (train_x, train_y) = names["parts"].judge, names["parts"].train

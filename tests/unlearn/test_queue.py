@@ -226,6 +226,22 @@ def test_what_failed_is_tried_again_and_what_was_not_reached_is_not(conv_net, di
         Ledger(tmp_path / "q").undo("wrong")
 
 
+def test_images_from_loaders(conv_net, digits, tmp_path):
+    """Read anew each time; what can be read only once is refused."""
+    probes, judge, _, _ = digits.split(3)
+    loader = torch.utils.data.DataLoader(probes, batch_size=7)
+    judging = torch.utils.data.DataLoader([(image, 3) for image in judge], batch_size=16)
+    with Queue(tmp_path / "q", conv_net, report=False) as queue:
+        for _ in range(2):
+            row = queue.forget("a", 3, loader, evaluate_on=judging)
+            assert (row.status, row.images, row.left) == ("done", len(judge), 0)
+        with pytest.raises(ValueError, match="the images given as request are others"):
+            queue.forget("a", 3, torch.utils.data.DataLoader(probes[1:], batch_size=7), evaluate_on=judging)
+        with pytest.raises(ValueError, match="probes: a generator can be read only once"):
+            queue.forget("b", 3, (batch for batch in probes.split(7)))
+        assert len(queue.rows) == 1
+
+
 @pytest.mark.parametrize("file", ["undo/5.safetensors", "reports/5.html", WEIGHTS, "report.html"])
 def test_a_changed_file_is_found(queued, file):
     path, _, _ = queued

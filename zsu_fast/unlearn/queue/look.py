@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.images import labelled_images
+from zsu_fast.evaluate.images import held, labelled_images
 from zsu_fast.evaluate.inference import forward_batches, inference_mode, logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.unlearn.items import ForgetItems
@@ -26,8 +26,8 @@ def left_of(model: nn.Module, request: Request, evaluate_on: object, batch_size:
     """
     if isinstance(request, ForgetClass) and evaluate_on is not None:
         images, labels = labelled_images("evaluate_on", evaluate_on, None, finite=True)
-        own = torch.isin(labels, torch.tensor(request.classes, device=labels.device))
-        request = ForgetClass(request.classes, images[own], labels[own])
+        own = torch.isin(labels, torch.tensor(request.classes, device=labels.device)).nonzero()[:, 0]
+        request = ForgetClass(request.classes, held(images[own]), labels[own])
     view = request.view(model)
 
     def forward(images: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zsu_fast import folder as folders
+from zsu_fast.evaluate.images import ImageStream, images_digest
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.lock import Lock
 from zsu_fast.model.tensors import model_digest
@@ -164,7 +165,8 @@ class Queue:
         is remembered than right after it.
 
         id: up to 64 letters, digits, dots, underscores and hyphens. note: stands in the ledger. The rest as in
-        `zsu_fast.forget`; the options among it are those by which a request is known to be the same.
+        `zsu_fast.forget`; by the images, the labels and the options a request is known to be the same (what loaders
+        give as `retain_probes` and `evaluate_on` is not compared).
 
         Raises:
             ValueError: the ledger has this id with another request or other options; nothing was done.
@@ -183,13 +185,21 @@ class Queue:
 
         given = {"retain_probes": retain_probes, "evaluate_on": evaluate_on}
         asked = request()
+        stream = asked.probes if isinstance(asked, ForgetClass) and isinstance(asked.probes, ImageStream) else None
+        if stream is not None and stream.once:
+            raise ValueError("probes: a generator can be read only once; give a DataLoader, a Dataset or a list")
+
+        def digests() -> dict[str, str]:
+            beside = {name: digest_of(value) for name, value in given.items() if value is not None}
+            return {"request": digest_of(asked) if stream is None else images_digest(stream)} | beside
+
         return self.carry_out(
             Job(
                 id,
                 note,
                 {"request": asked.describe(), "method": method, **options},
                 lambda: forget(self.model, asked, method=method, progress=progress, **given, **own, **options),
-                lambda: {"request": digest_of(asked)} | {n: digest_of(v) for n, v in given.items() if v is not None},
+                digests,
                 (lambda: (asked, evaluate_on)) if can_look(asked) else None,
                 lambda folder, result: _page(folder, id, result, self._name) if self.report else [],
             )
