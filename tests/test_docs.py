@@ -37,11 +37,13 @@ from tests.concepts.conftest import Planted, planted_net  # noqa: F401  # a fixt
 from tests.concepts_data import USER, with_square
 from tests.examples import BLOCK, run_examples
 from tests.generators import generator_and_items, generator_and_judges
+from zsu_fast.cli.requests_file import KINDS
 from zsu_fast.evaluate.texts import encoded, padded
 from zsu_fast.report import FORMATS
 from zsu_fast.report.statements import LEVELS, MEANINGS
-from zsu_fast.unlearn import TextRecord
+from zsu_fast.unlearn import TextRecord, model_digest
 from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS, RESUMABLE, TEXT_METHODS
+from zsu_fast.unlearn.queue.rows import STATUSES
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "lrp.md"
@@ -54,11 +56,12 @@ GENERATORS_PAGE = ROOT / "docs" / "generators.md"
 LANGUAGE_PAGE = ROOT / "docs" / "language-models.md"
 REPORT_PAGE = ROOT / "docs" / "report.md"
 GALLERY = ROOT / "docs" / "gallery.md"
+QUEUE_PAGE = ROOT / "docs" / "queue.md"
 README = ROOT / "README.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 HELD_ABOVE = (
     GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, CONCEPTS_PAGE, GENERATORS_PAGE, TEXTS_PAGE, LANGUAGE_PAGE,
-    REPORT_PAGE, GALLERY, README,
+    REPORT_PAGE, QUEUE_PAGE, GALLERY, README,
 )  # fmt: skip
 
 
@@ -171,6 +174,23 @@ def test_the_page_on_instances(guide: tuple[Path, dict]) -> None:
     found = run_examples(INSTANCES_PAGE, given)
     assert found["result"].verdict.level == found["later"].verdict.level == "answers"
     assert re.findall(r"^\| `(.*?)`", INSTANCES_PAGE.read_text(), re.MULTILINE)[3:5] == list(INSTANCE_METHODS)
+
+
+def test_the_page_on_queues(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `threes` and `fives` were not trained on, `x` were; it has a row for each status and names each column."""
+    monkeypatch.chdir(tmp_path)
+    _, names = guide
+    (test_x, test_y), (train_x, train_y) = names["parts"].judge, names["parts"].train
+    given = {"model": copy.deepcopy(names["model"]), "test_x": test_x, "test_y": test_y}
+    given |= {"threes": names["parts"].probes, "fives": test_x[test_y == 5], "x": train_x[:4], "y": train_y[:4]}
+    found = run_examples(QUEUE_PAGE, given | {"kept": (train_x[20:60], train_y[20:60])})
+    assert [row.status for row in found["queue"].rows] == ["done"] * 3 and found["problems"] == []
+    assert model_digest(found["original"]) == model_digest(names["model"])
+    text = QUEUE_PAGE.read_text()
+    for status in STATUSES:
+        assert re.search(rf"^\| [^|]*\b{status}\b[^|]* \|", text, re.MULTILINE)
+    for _, must, may in KINDS.values():
+        assert all(f"`{name}`" in text for name in (*must, *may))
 
 
 def test_the_page_on_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
