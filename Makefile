@@ -24,7 +24,7 @@ say = @echo "zsu_fast: $(1)"
 # cmake, ninja and the compilers' helpers come from .venv.
 tools := PATH="$(CURDIR)/$(bin):$$PATH"
 
-.PHONY: help setup native demo test fuzz test-zoo notebooks bench lint format clean
+.PHONY: help setup native demo test fuzz test-zoo notebooks bench docs lint format clean
 
 help:
 	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it; no compiler"
@@ -34,6 +34,7 @@ help:
 	@echo "make notebooks  run the notebooks of docs/notebooks again, and keep what they say (ten minutes)"
 	@echo "make native  set up, build the C++ and (with nvcc) CUDA libraries into zsu_fast/lib"
 	@echo "make bench   measure models and ops against their peers: bench/results/, and the README's tables"
+	@echo "make docs    the site of docs/, into build/site; what does not lead anywhere is an error"
 	@echo "make lint    ruff, mypy, clang-format;   make format  apply them"
 	@echo "make clean   remove builds;   rm -r .venv removes the set-up"
 
@@ -64,6 +65,11 @@ $(done)/tests: $(done)/package tests/requirements.txt tests/requirements-peers.t
 $(done)/lint: $(done)/torch tests/requirements-lint.txt
 	$(call say,installing the linters)
 	@$(pip) --constraint $(done)/constraints.txt --requirement tests/requirements-lint.txt
+	@touch $@
+
+$(done)/docs: $(done)/torch docs/requirements.txt
+	$(call say,installing what makes the site)
+	@$(pip) --constraint $(done)/constraints.txt --requirement docs/requirements.txt
 	@touch $@
 
 setup: $(done)/package
@@ -115,6 +121,11 @@ bench: $(done)/tests native
 	$(call say,measuring plans)
 	@$(bin)/python -m bench.plans --json bench/results/plans.json --inductor LeNet-5
 	@$(bin)/python -m bench.plans --table bench/results/plans.json
+
+docs: $(done)/docs
+	$(call say,making the site)
+	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet
+	@echo "zsu_fast: open build/site/index.html through a server: $(bin)/python -m http.server --directory build/site"
 
 sources := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh \
   $(addprefix tests/emulated_cuda/,*.h *.cpp *.cu cub/block/*.cuh))

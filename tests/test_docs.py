@@ -39,15 +39,18 @@ from tests.examples import BLOCK, run_examples
 from tests.generators import generator_and_items, generator_and_judges
 from zsu_fast.cli.requests_file import KINDS
 from zsu_fast.evaluate.texts import encoded, padded
+from zsu_fast.evaluate.intervals import trials_for_bound, upper_bound
 from zsu_fast.report import FORMATS
 from zsu_fast.report.statements import LEVELS, MEANINGS
 from zsu_fast.unlearn import TextRecord, model_digest
 from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS, RESUMABLE, TEXT_METHODS
 from zsu_fast.unlearn.queue.rows import STATUSES
+from zsu_fast.unlearn.verdict import FORGOTTEN_AT_MOST
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "lrp.md"
 FORGETTING = ROOT / "docs" / "forgetting.md"
+PROBES_PAGE = ROOT / "docs" / "probes.md"
 BASELINES_PAGE = ROOT / "docs" / "baselines.md"
 INSTANCES_PAGE = ROOT / "docs" / "instances.md"
 CONCEPTS_PAGE = ROOT / "docs" / "concepts.md"
@@ -55,13 +58,12 @@ TEXTS_PAGE = ROOT / "docs" / "texts.md"
 GENERATORS_PAGE = ROOT / "docs" / "generators.md"
 LANGUAGE_PAGE = ROOT / "docs" / "language-models.md"
 REPORT_PAGE = ROOT / "docs" / "report.md"
-GALLERY = ROOT / "docs" / "gallery.md"
-QUEUE_PAGE = ROOT / "docs" / "queue.md"
-README = ROOT / "README.md"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+GALLERY, QUEUE_PAGE = ROOT / "docs" / "gallery.md", ROOT / "docs" / "queue.md"
+INDEX, README = ROOT / "docs" / "index.md", ROOT / "README.md"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 HELD_ABOVE = (
-    GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, CONCEPTS_PAGE, GENERATORS_PAGE, TEXTS_PAGE, LANGUAGE_PAGE,
-    REPORT_PAGE, QUEUE_PAGE, GALLERY, README,
+    GUIDE, FORGETTING, PROBES_PAGE, BASELINES_PAGE, INSTANCES_PAGE, CONCEPTS_PAGE, GENERATORS_PAGE, TEXTS_PAGE,
+    LANGUAGE_PAGE, REPORT_PAGE, QUEUE_PAGE, GALLERY, INDEX, README,
 )  # fmt: skip
 
 
@@ -92,8 +94,9 @@ def test_the_readme(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytes
         "labels": torch.full((len(images),), 3),
         "loader": names["parts"].train[0].split(128),
     }
-    found = run_examples(ROOT / "README.md", given)
-    assert found["result"].reached and (tmp_path / "class3.safetensors").exists()
+    for page in (INDEX, README):
+        assert run_examples(page, given)["result"].reached
+        (tmp_path / "class3.safetensors").unlink()
 
 
 def test_the_page_on_forgetting(guide: tuple[Path, dict]) -> None:
@@ -102,13 +105,27 @@ def test_the_page_on_forgetting(guide: tuple[Path, dict]) -> None:
     original, edited = names["model"], copy.deepcopy(names["model"])
     zsu_fast.forget(edited, 3, names["parts"].probes)
     (x, y), (test_x, test_y) = ([part[half::4] for part in names["parts"].judge] for half in (0, 1))
-    given = {"model": copy.deepcopy(original), "edited": edited, "original": original, "retrained": edited}
+    given = {"edited": edited, "original": original, "retrained": edited}
     given |= {"x": x, "y": y, "test_x": test_x, "test_y": test_y}
-    names = run_examples(FORGETTING, given)
-    assert names["result"].reached and "Nothing was verified on real images" in names["result"].verdict.sentence
-    found = names["found"]
+    found = run_examples(FORGETTING, given)["found"]
     assert ", ".join(f"`{name}`" for name in RESUMABLE) in " ".join(FORGETTING.read_text().split())
     assert found.attacks["answers"].forget["edited"] < 0.05 < 0.8 < found.attacks["linear probe"].forget["edited"]
+
+
+def test_the_page_on_probes(guide: tuple[Path, dict]) -> None:
+    """Its `model` is a trained one; the numbers of images that it names are those of the bound."""
+    _, names = guide
+    result = run_examples(PROBES_PAGE, {"model": copy.deepcopy(names["model"])})["result"]
+    assert result.reached and "Nothing was verified on real images" in result.verdict.sentence
+    text = PROBES_PAGE.read_text()
+    rows = [
+        re.search(rf"^\| {label}(.*)\|$", text, re.MULTILINE)
+        for label in ("of which .*? class", "images that .*? enough")
+    ]
+    wrong, enough = ([int(cell) for cell in row[1].split("|") if cell.strip()] for row in rows if row)
+    assert enough == [trials_for_bound(count, FORGOTTEN_AT_MOST) for count in wrong]
+    said = re.findall(r"(\d+)(?: images)? show (?:at most )?([\d.]+) %", text)
+    assert len(said) == 4 and all(f"{100 * upper_bound(0, int(n)):.1f}" == share for n, share in said)
 
 
 def test_the_page_on_the_report(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +335,7 @@ def test_table_of_streams() -> None:
     assert insert_table(text, streams.table(results), *streams.MARKERS) == text
 
 
-@pytest.mark.parametrize("module", [low_memory, smaller], ids=["low_memory", "smaller"])
+@pytest.mark.parametrize("module", [low_memory, smaller, synthetic], ids=["low_memory", "smaller", "synthetic"])
 def test_tables_of_one_benchmark(module: ModuleType) -> None:
     results = json.loads((RESULTS / f"{module.__name__.rpartition('.')[2]}.json").read_text())
     text = (ROOT / module.PAGE).read_text()
@@ -329,8 +346,6 @@ def test_tables_of_forgetting() -> None:
     results = json.loads((RESULTS / "depth.json").read_text())
     text = FORGETTING.read_text()
     assert insert_table(text, depth.table(results), depth.BEGIN, depth.END) == text
-    results = json.loads((RESULTS / "synthetic.json").read_text())
-    assert insert_table(text, synthetic.table(results), *synthetic.MARKERS) == text
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in HELD_ABOVE], ids=lambda path: path.name)
