@@ -38,8 +38,8 @@ from tests.concepts_data import USER, with_square
 from tests.examples import BLOCK, run_examples
 from tests.generators import generator_and_items, generator_and_judges
 from zsu_fast.cli.requests_file import KINDS
-from zsu_fast.evaluate.texts import encoded, padded
 from zsu_fast.evaluate.intervals import trials_for_bound, upper_bound
+from zsu_fast.evaluate.texts import encoded, padded
 from zsu_fast.report import FORMATS
 from zsu_fast.report.statements import LEVELS, MEANINGS
 from zsu_fast.unlearn import TextRecord, model_digest
