@@ -24,13 +24,14 @@ say = @echo "zsu_fast: $(1)"
 # cmake, ninja and the compilers' helpers come from .venv.
 tools := PATH="$(CURDIR)/$(bin):$$PATH"
 
-.PHONY: help setup native demo test fuzz test-zoo bench docs lint format clean
+.PHONY: help setup native demo test fuzz test-zoo notebooks bench docs lint format clean
 
 help:
 	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it; no compiler"
 	@echo "make test    set up, build, run the tests (at most 10 minutes on 2 cores)"
 	@echo "make fuzz    100,000 calls of ops, functions and damaged files with drawn arguments (4 minutes); SEED=1 others"
 	@echo "make test-zoo  relevance on the models of timm, torchvision and transformers: docs/models.md (half an hour)"
+	@echo "make notebooks  run the notebooks of docs/notebooks again, and keep what they say (ten minutes)"
 	@echo "make native  set up, build the C++ and (with nvcc) CUDA libraries into zsu_fast/lib"
 	@echo "make bench   measure models and ops against their peers: bench/results/, and the README's tables"
 	@echo "make docs    the site of docs/, into build/site; what does not lead anywhere is an error"
@@ -49,10 +50,10 @@ $(done)/torch:
 
 $(done)/package: $(done)/torch pyproject.toml
 	$(call say,installing the package (editable) and what it needs)
-	@$(pip) --constraint $(done)/constraints.txt cmake ninja 'pybind11>=3.0' 'scikit-build-core>=0.11'
+	@$(pip) --constraint $(done)/constraints.txt cmake ninja 'pybind11>=3.0' 'scikit-build-core>=0.11' \
+	  'hatch-fancy-pypi-readme>=24.1'
 	@# The libraries are built by "make native", where a second build takes a moment.
-	@$(pip) --constraint $(done)/constraints.txt --no-build-isolation --config-settings=wheel.cmake=false \
-	  --editable '.[cli,report,evaluate,benchmark]'
+	@$(pip) --constraint $(done)/constraints.txt --no-build-isolation --editable '.[cli,report,evaluate,benchmark]'
 	@touch $@
 
 $(done)/tests: $(done)/package tests/requirements.txt tests/requirements-peers.txt
@@ -104,6 +105,11 @@ test-zoo: $(done)/tests native
 	echo "zsu_fast: running every model of the zoo in $$environment"; \
 	ZSU_FAST_ZOO_TABLE=$(MODELS_TABLE) OMP_NUM_THREADS=1 $$environment/bin/python -m pytest -q --numprocesses=2 \
 	  --durations=10 $(PYTEST_FLAGS) tests/zoo
+
+notebooks: $(done)/tests native
+	$(call say,running the notebooks)
+	@$(pip) --constraint $(done)/constraints.txt nbclient ipykernel
+	@OMP_NUM_THREADS=1 $(bin)/python -m tests.notebooks docs/notebooks/*.ipynb
 
 bench: $(done)/tests native
 	@$(bin)/python -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")' > $(done)/device

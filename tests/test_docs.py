@@ -28,6 +28,7 @@ from bench import (
     texts,
 )
 from bench.__main__ import RESULTS
+from bench.gallery import PICTURES
 from bench.oracles import CACHE
 from bench.paper import ablation
 from bench.report import insert_table
@@ -36,11 +37,14 @@ from tests.concepts.conftest import Planted, planted_net  # noqa: F401  # a fixt
 from tests.concepts_data import USER, with_square
 from tests.examples import BLOCK, run_examples
 from tests.generators import generator_and_items, generator_and_judges
+from zsu_fast.cli.requests_file import KINDS
 from zsu_fast.evaluate.intervals import trials_for_bound, upper_bound
+from zsu_fast.evaluate.texts import encoded, padded
 from zsu_fast.report import FORMATS
 from zsu_fast.report.statements import LEVELS, MEANINGS
-from zsu_fast.unlearn import TextRecord
+from zsu_fast.unlearn import TextRecord, model_digest
 from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS, RESUMABLE, TEXT_METHODS
+from zsu_fast.unlearn.queue.rows import STATUSES
 from zsu_fast.unlearn.verdict import FORGOTTEN_AT_MOST
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,11 +58,12 @@ TEXTS_PAGE = ROOT / "docs" / "texts.md"
 GENERATORS_PAGE = ROOT / "docs" / "generators.md"
 LANGUAGE_PAGE = ROOT / "docs" / "language-models.md"
 REPORT_PAGE = ROOT / "docs" / "report.md"
+GALLERY, QUEUE_PAGE = ROOT / "docs" / "gallery.md", ROOT / "docs" / "queue.md"
 INDEX, README = ROOT / "docs" / "index.md", ROOT / "README.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 HELD_ABOVE = (
     GUIDE, FORGETTING, PROBES_PAGE, BASELINES_PAGE, INSTANCES_PAGE, CONCEPTS_PAGE, GENERATORS_PAGE, TEXTS_PAGE,
-    LANGUAGE_PAGE, REPORT_PAGE, INDEX, README,
+    LANGUAGE_PAGE, REPORT_PAGE, QUEUE_PAGE, GALLERY, INDEX, README,
 )  # fmt: skip
 
 
@@ -138,6 +143,34 @@ def test_the_page_on_the_report(guide: tuple[Path, dict], tmp_path: Path, monkey
     assert {LEVELS.get(level, level) for level in MEANINGS} <= set(rows)
 
 
+def test_the_gallery(
+    guide: tuple[Path, dict],
+    planted_net: Planted,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its models are those of the guides; every picture is small, and so many are there as sections of code make."""
+    monkeypatch.chdir(tmp_path)
+    _, names = guide
+    x, y = names["parts"].judge
+    given = {"model": copy.deepcopy(names["model"]), "images": names["images"][:4], "threes": names["parts"].probes}
+    others = y[1::2] != 3
+    given |= {"x": x[1::2][others], "y": y[1::2][others], "test_x": x[::2], "test_y": y[::2]}
+    known = taught(SMALL, CACHE / "texts")
+    fact = known.world.facts[0]
+    tokens, answer = padded([encoded(known.tokenizer, fact.question(1), f" {fact.answer}")])
+    given |= {"language_model": known.model, "tokenizer": known.tokenizer, "tokens": tokens, "answer": answer}
+    coloured = torch.cat([with_square(planted_net.threes), planted_net.x[:200]])
+    labels = torch.cat([torch.full((len(planted_net.threes),), USER), planted_net.y[:200]])
+    given |= {"coloured_model": planted_net.net, "coloured": coloured, "labels": labels}
+    given |= dict(zip(("generator", "judge", "second_judge"), generator_and_judges(), strict=True))
+    run_examples(GALLERY, given)
+    assert {path.name for path in tmp_path.iterdir()} == {"maps.png", "text.html", "front.png", "report.html"}
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", GALLERY.read_text())
+    assert set(PICTURES) <= {Path(name).stem.partition("-")[0] for name in pictures}
+    assert all((GALLERY.parent / name).stat().st_size < 150_000 for name in pictures)
+
+
 def test_the_page_on_baselines(guide: tuple[Path, dict]) -> None:
     """It names every baseline; its `model` is a trained one, `unseen_x` has images of the three alone."""
     _, names = guide
@@ -158,6 +191,23 @@ def test_the_page_on_instances(guide: tuple[Path, dict]) -> None:
     found = run_examples(INSTANCES_PAGE, given)
     assert found["result"].verdict.level == found["later"].verdict.level == "answers"
     assert re.findall(r"^\| `(.*?)`", INSTANCES_PAGE.read_text(), re.MULTILINE)[3:5] == list(INSTANCE_METHODS)
+
+
+def test_the_page_on_queues(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `threes` and `fives` were not trained on, `x` were; it has a row for each status and names each column."""
+    monkeypatch.chdir(tmp_path)
+    _, names = guide
+    (test_x, test_y), (train_x, train_y) = names["parts"].judge, names["parts"].train
+    given = {"model": copy.deepcopy(names["model"]), "test_x": test_x, "test_y": test_y}
+    given |= {"threes": names["parts"].probes, "fives": test_x[test_y == 5], "x": train_x[:4], "y": train_y[:4]}
+    found = run_examples(QUEUE_PAGE, given | {"kept": (train_x[20:60], train_y[20:60])})
+    assert [row.status for row in found["queue"].rows] == ["done"] * 3 and found["problems"] == []
+    assert model_digest(found["original"]) == model_digest(names["model"])
+    text = QUEUE_PAGE.read_text()
+    for status in STATUSES:
+        assert re.search(rf"^\| [^|]*\b{status}\b[^|]* \|", text, re.MULTILINE)
+    for _, must, may in KINDS.values():
+        assert all(f"`{name}`" in text for name in (*must, *may))
 
 
 def test_the_page_on_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,8 +356,12 @@ def test_other_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text)):
+    check_links(page, BLOCK.sub("", page.read_text(encoding="utf-8")))
+
+
+def check_links(page: Path, text: str) -> None:
+    """Whatever the text of the page links to in this repository is there: files, pictures, headings."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("http://", "https://")):
             continue
         name, _, heading = target.partition("#")
