@@ -1,4 +1,4 @@
-"""For mkdocstrings: our docstrings as Markdown, where lines of "name: what" would run together, and "[*, *rest]" lean."""
+"""For mkdocstrings: our docstrings as Markdown, where "name: what" lines would run together, and "[*, *rest]" lean."""
 
 from __future__ import annotations
 
