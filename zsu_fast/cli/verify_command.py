@@ -9,9 +9,10 @@ import typer
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
-from zsu_fast.cli.folder import settle_left_over
+from zsu_fast.cli.declared import LEDGER
 from zsu_fast.cli.manifest import FILES, patch_file, read_result, wrong_files
 from zsu_fast.cli.signing import LIMITS, signed_by
+from zsu_fast.folder import holds, settle_left_over
 
 
 @one_line_errors
@@ -44,6 +45,7 @@ def verify(
 
     Recomputes the hashes of all files, of the weights, and of the weights with
     the edit undone; with --original also that undoing gives just these weights.
+    Of a queue (forget --requests): every file, and the hash after each request.
     Exit code 0 if everything holds, 3 if something does not.
 
     [bold]Examples[/]
@@ -58,8 +60,22 @@ def verify(
     if not result.is_dir():
         raise FileNotFoundError(f"{result}: no such folder")
 
-    from zsu_fast.cli.verify_run import check_edit, roles_of
+    if holds(result, LEDGER) and (patch is not None or images or public_key is not None):
+        raise ValueError("--patch, --images, --public-key: are for the result of one request, not for a queue")
 
+    from zsu_fast.cli.verify_run import check_edit, check_queue, roles_of
+
+    if holds(result, LEDGER):
+        found = check_queue(result, original)
+        for problem in found["problems"]:
+            console.show(f"WRONG: {problem}")
+        if found["verified"]:
+            console.show(f"{result}: all checks hold ({', '.join(found['checks'])}) for {found['edits']} edits")
+        console.show("Mind: nothing vouches for what the ledger says of verdicts; only its hashes were checked.")
+        console.emit(found)
+        if found["problems"]:
+            raise typer.Exit(EXIT_NOT_REACHED)
+        return
     settle_left_over(result, list(FILES.values()), "the result")
     content = read_result(result)
     undo = patch or patch_file(content, result)
