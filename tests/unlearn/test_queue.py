@@ -128,7 +128,7 @@ def die_at(n):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize("what", ["forget", "undo"])
 def test_kill_9_before_any_rename_leaves_the_old_or_the_new(queued, digits, tmp_path, what, one_thread):
-    """A process kills itself where the n-th file would get its name: the folder is whole and goes on to the same bits."""
+    """A process kills itself where the n-th file would get its name: the folder is whole, and goes on to those bits."""
     path, original, _ = queued
     before = Ledger(path).now
 
