@@ -26,9 +26,12 @@ def _setting(text: str, flag: str = "--relearn-by") -> tuple[str, float]:
 def depth(
     model: opt.Model,
     weights: Annotated[
-        Path, opt.file("The edited weights: .safetensors, or a state dict of torch.save.", "--weights", "-w")
+        Path,
+        opt.file(
+            "The edited weights: .safetensors, or a state dict of torch.save.", "--weights", "-w", check=opt.are_weights
+        ),
     ],
-    original: Annotated[Path, opt.file("The weights before the edit.")],
+    original: Annotated[Path, opt.file("The weights before the edit.", check=opt.are_weights)],
     lessons: Annotated[
         Path,
         opt.images("Labelled images that the attacker has, of the target and of other classes.", "--lessons", "-l"),
@@ -39,7 +42,9 @@ def depth(
     target: Annotated[
         str, typer.Option("--target", "-t", help="Class that was forgotten: index or name.", show_default=False)
     ],
-    oracle: Annotated[Path | None, opt.file("Weights of the same net, retrained without the class.")] = None,
+    oracle: Annotated[
+        Path | None, opt.file("Weights of the same net, retrained without the class.", check=opt.are_weights)
+    ] = None,
     relearn_steps: Annotated[
         int, typer.Option(min=0, help="Mini-batches to relearn from; 0: leave that out.", rich_help_panel=ATTACKER)
     ] = 32,

@@ -54,9 +54,13 @@ def forget_generator(
     ] = None,
     out: opt.Out = Path("zsu-fast-out"),
     weights: opt.Weights = None,
-    judge_weights: Annotated[Path | None, opt.file("Its weights.", panel=JUDGE, metavar=None)] = None,
+    judge_weights: Annotated[
+        Path | None, opt.file("Its weights.", panel=JUDGE, metavar=None, check=opt.are_weights)
+    ] = None,
     second_judge: Annotated[str | None, _judge("Another classifier, that has no part but in the verdict.")] = None,
-    second_weights: Annotated[Path | None, opt.file("Its weights.", panel=JUDGE, metavar=None)] = None,
+    second_weights: Annotated[
+        Path | None, opt.file("Its weights.", panel=JUDGE, metavar=None, check=opt.are_weights)
+    ] = None,
     pixels: Annotated[
         str,
         typer.Option(

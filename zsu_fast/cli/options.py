@@ -11,7 +11,7 @@ import typer
 from zsu_fast.class_names import read_class_names
 from zsu_fast.cli.console import INPUT_ERRORS, set_verbosity, tell_error
 from zsu_fast.cli.declared import RESUMABLE
-from zsu_fast.cli.parsing import parse_numbers, parse_setting, parse_size
+from zsu_fast.cli.parsing import parse_numbers, parse_setting, parse_size, split_key
 
 MODEL = "Model"
 IMAGES = "Images"
@@ -46,17 +46,27 @@ def _is_file(path: Path, flag: str) -> None:
         raise FileNotFoundError(f"{flag}: no such file: {path}")
 
 
+def are_weights(path: Path, flag: str) -> None:
+    """A file, a folder of them, or FILE::KEY."""
+    _is_there(split_key(path)[0], flag)
+
+
 def images(help: str, *flags: str, shown: str | bool = False, panel: str | None = IMAGES) -> Any:
     """An option that takes images: a folder, or .npz. flags: where they are not --NAME alone."""
     return typer.Option(*flags, help=help, rich_help_panel=panel, show_default=shown, callback=refusing(_is_there))
 
 
 def file(
-    help: str, *flags: str, shown: str | bool = False, panel: str | None = MODEL, metavar: str | None = "FILE"
+    help: str,
+    *flags: str,
+    shown: str | bool = False,
+    panel: str | None = MODEL,
+    metavar: str | None = "FILE",
+    check: Callable[[Path, str], None] = _is_file,
 ) -> Any:
-    """An option that takes a file to be read."""
+    """An option that takes a file to be read; with `are_weights` also a folder, or FILE::KEY."""
     return typer.Option(
-        *flags, help=help, metavar=metavar, rich_help_panel=panel, show_default=shown, callback=refusing(_is_file)
+        *flags, help=help, metavar=metavar, rich_help_panel=panel, show_default=shown, callback=refusing(check)
     )
 
 
@@ -83,10 +93,12 @@ Model = Annotated[
 Weights = Annotated[
     Path | None,
     file(
-        "Weights: .safetensors, or a state dict of torch.save (read with weights_only, nothing is executed). "
+        "Weights: .safetensors, a state dict of torch.save (read with weights_only, nothing is executed), or the index "
+        "or folder of several. FILE::KEY takes what lies under a key or prefix (run.pt::state_dict_ema). "
         "Default: the model's own, which timm and torchvision download.",
         "--weights",
         "-w",
+        check=are_weights,
     ),
 ]
 Classes = Annotated[

@@ -14,6 +14,7 @@ from zsu_fast.cli.console import Console
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.manifest import COPIED, FILES, is_the_file, manifest_of, read_result
 from zsu_fast.cli.models import LoadedModel
+from zsu_fast.cli.parsing import split_key
 from zsu_fast.cli.signing import check_key, sign
 from zsu_fast.cli.tables import before_after
 from zsu_fast.extras import require
@@ -58,6 +59,7 @@ class OutputFolder:
             raise ValueError("--no-undo: --undo asks for one")
         if key is not None:
             check_key(key)
+        weights = None if weights is None else split_key(weights)[0]
         if weights is not None and weights.resolve() in [(path / name).resolve() for name in FILES.values()]:
             raise ValueError(f"--out: would overwrite {weights}, the weights to start from: give another folder")
         if undo is not None:

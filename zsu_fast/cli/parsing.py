@@ -63,6 +63,12 @@ def count_or_share(text: str | None, name: str) -> int | float | None:
         raise ValueError(f"{name} must be a count or a fraction, got {text!r}") from None
 
 
+def split_key(path: str | Path) -> tuple[Path, str | None]:
+    """FILE::KEY in two. A file of just that name is that file."""
+    file, separator, key = str(path).rpartition("::")
+    return (Path(file), key) if separator and file and key and not Path(path).exists() else (Path(path), None)
+
+
 def parse_setting(text: str, name: str = "--set") -> tuple[str, Any]:
     """ "NAME=VALUE" -> the two; values are JSON, or else text."""
     key, equals, value = text.partition("=")

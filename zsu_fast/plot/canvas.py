@@ -59,6 +59,14 @@ def style(axes: Axes, title: str = "") -> None:
         axes.set_title(title, fontsize=SMALL + 1, color=INK, loc="left")
 
 
+def fill(axes: Axes, pixels: Any) -> None:
+    """Pixels [H, W, 3] in a thin frame; of small pictures every pixel is a square."""
+    axes.imshow(pixels, interpolation="nearest" if max(pixels.shape[:2]) <= 128 else "auto")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set(color=GRID, linewidth=0.6)
+
+
 def legend(owner: Figure | Axes, *panels: Axes) -> None:
     """What the colours of panels mean: above all panels of a figure, or inside of axes that someone else owns."""
     found = [pair for panel in panels for pair in zip(*panel.get_legend_handles_labels(), strict=True)]

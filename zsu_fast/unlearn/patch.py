@@ -11,13 +11,17 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from zsu_fast.model.tensors import Tensors, same_bits, tensor_digest
-from zsu_fast.unlearn import hub, ledger, patch_file
+from zsu_fast.unlearn import hub, ledger, patch_file, patch_folder
 from zsu_fast.unlearn.entry import Entry
+from zsu_fast.unlearn.group import ALONE
+from zsu_fast.unlearn.replicas import processes_of
 from zsu_fast.unlearn.transaction import Transaction, transact
 
 _Piece = tuple[Entry, Tensor, int, Tensor, Tensor]  # entry, view, dim, indices, values to write
@@ -53,12 +57,39 @@ class Patch:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file (format 2), atomically and readable for its owner only."""
-        patch_file.save(path, self.entries, self.record, self.digests, self.key)
+        patch_file.save(path, *self._contents())
+
+    def save_sharded(self, folder: str | os.PathLike[str], group: dist.ProcessGroup | None = None) -> None:
+        """Write a folder, of which each process writes a part: values alike in number, as safetensors.
+
+        All processes of the group must call, with the same patch; and all must see `folder`, which must not be there
+        yet. It is there in the end, whole, or not at all. `load` reads it in any number of processes; saved as one
+        file after that, a patch has the bytes that `save` gives in the first process, whose record it has.
+
+        group: by default all processes of torch.distributed; without it, this process alone.
+
+        Raises:
+            FileExistsError: there is something at `folder`.
+            ValueError, OSError: in all processes, if they do not hold the same patch, or one cannot write.
+        """
+        if group is None and dist.is_available() and dist.is_initialized():
+            group = dist.group.WORLD
+        patch_folder.save(folder, *self._contents(), ALONE if group is None else processes_of(None, group))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Patch:
-        """Read a patch. Raises FileNotFoundError, or ValueError for anything that is not a whole zsu_fast patch."""
-        return Patch(*patch_file.load(path))
+        """Read a patch: a file, or a folder of `save_sharded`, whose parts become one patch in each process that asks.
+
+        Raises FileNotFoundError, or ValueError for anything that is not a whole zsu_fast patch.
+        """
+        try:
+            found = Path(path)
+        except TypeError:
+            raise TypeError(f"path: expected a path, got {type(path).__name__}") from None
+        return Patch(*(patch_folder if found.is_dir() else patch_file).load(found))
+
+    def _contents(self) -> tuple[dict[str, str], dict[str, Tensor]]:
+        return patch_file.contents(self.entries, self.record, self.digests, self.key)
 
     def push_to_hub(
         self,
