@@ -22,7 +22,7 @@ from zsu_fast.unlearn.verdict import Evaluated
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = (
-    "zsu_fast", "zsu_fast.lrp", "zsu_fast.ops", "zsu_fast.unlearn", "zsu_fast.unlearn.methods", "zsu_fast.evaluate",
+    "zsu_fast", "zsu_fast.lrp", "zsu_fast.ops", "zsu_fast.unlearn", "zsu_fast.unlearn.methods", "zsu_fast.unlearn.queue", "zsu_fast.evaluate",
     "zsu_fast.evaluate.attacks", "zsu_fast.evaluate.distances", "zsu_fast.concepts", "zsu_fast.plot", "zsu_fast.report",
     "zsu_fast.reference", "zsu_fast.benchmark",
 )  # fmt: skip
@@ -183,7 +183,7 @@ def test_commands_and_options_exist(page: Path) -> None:
         if not name and words and words[0].isalpha() and words[0].islower():
             pytest.fail(f"zsu-fast {call}: no such command")
         if name == "forget":  # a class, where nothing else is said
-            name = "forget class"
+            name = "forget requests" if "--requests" in words else "forget class"
         own = options_of(commands()[name])
         for option in (word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)):
             assert option in own, f"zsu-fast {call}: {option}"
