@@ -22,9 +22,9 @@ from zsu_fast.unlearn.verdict import Evaluated
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = (
-    "zsu_fast", "zsu_fast.lrp", "zsu_fast.ops", "zsu_fast.unlearn", "zsu_fast.unlearn.methods", "zsu_fast.unlearn.queue", "zsu_fast.evaluate",
-    "zsu_fast.evaluate.attacks", "zsu_fast.evaluate.distances", "zsu_fast.concepts", "zsu_fast.plot", "zsu_fast.report",
-    "zsu_fast.reference", "zsu_fast.benchmark",
+    "zsu_fast", "zsu_fast.lrp", "zsu_fast.ops", "zsu_fast.unlearn", "zsu_fast.unlearn.methods",
+    "zsu_fast.unlearn.queue", "zsu_fast.evaluate", "zsu_fast.evaluate.attacks", "zsu_fast.evaluate.distances",
+    "zsu_fast.concepts", "zsu_fast.plot", "zsu_fast.report", "zsu_fast.reference", "zsu_fast.benchmark",
 )  # fmt: skip
 ASKED_FOR = (Request, Report, Evaluated)
 """What each kind answers in its own way: said once, where it is asked for."""
