@@ -37,7 +37,7 @@ for arguments in json.loads(sys.stdin.read()):
 COMMANDS = [
     ["forget"], ["forget", "class"], ["forget", "instances"], ["forget", "concept"], ["forget", "text"],
     ["forget", "generator"], ["evaluate"], ["depth"], ["restore"], ["verify"], ["relevance"], ["concepts"], ["info"],
-    ["benchmark"], ["demo"],
+    ["benchmark"], ["demo"], ["forget", "requests"], ["ledger"],
 ]  # fmt: skip
 FINE = [[], ["--help"], ["--version"], ["benchmark", "--example"], *([*command, "--help"] for command in COMMANDS)]
 MODEL = ["python:tinynet:build"]
@@ -50,6 +50,8 @@ WRONG = [
     ["info", "absent"],
     ["restore", "absent"],
     ["verify", "absent"],
+    ["ledger", "absent"],
+    ["forget", *MODEL, "--requests", "absent.csv"],
     ["benchmark", "absent.yaml"],
     ["evaluate", *MODEL, "-i", "absent", "-t", "1"],
     ["evaluate", *MODEL, "-i", ".", "-t", "1", "-w", "absent.safetensors"],
@@ -71,6 +73,9 @@ WRONG = [
     ["forget", "text", *MODEL, "-r", "absent.jsonl"],
     ["forget", "generator", *MODEL, "--latent", "64", "--items", "absent"],
     ["forget", "generator", *MODEL, "--latent", "64", "--range", "1"],
+    ["forget", "generator", *MODEL, "--latent", "absent.npz"],
+    ["verify", ".", "--original", "absent"],
+    ["verify", ".", "--images", ".", "--images", "absent"],
 ]  # fmt: skip
 
 

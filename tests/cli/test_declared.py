@@ -11,6 +11,7 @@ from zsu_fast.evaluate.relearn_attack import SETTINGS
 from zsu_fast.lrp import COMPOSITES
 from zsu_fast.unlearn import methods
 from zsu_fast.unlearn.instances import GOALS
+from zsu_fast.unlearn.queue.ledger import LEDGER
 from zsu_fast.unlearn.texts.words import WAYS
 
 
@@ -22,6 +23,7 @@ def test_methods(name: str) -> None:
 def test_choices() -> None:
     assert tuple(COMPOSITES) == declared.COMPOSITES and tuple(LOGGERS) == declared.LOGGERS
     assert KINDS == declared.UNNAMED_CONCEPTS and WAYS == declared.WAYS_TO_WORDS
+    assert declared.LEDGER == LEDGER
     assert GOALS == declared.GOALS and SETTINGS == declared.RELEARN_BY
 
 

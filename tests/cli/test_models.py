@@ -12,7 +12,8 @@ from torch import nn
 
 from zsu_fast.cli.models import load_model
 from zsu_fast.cli.preprocess import Preprocess
-from zsu_fast.cli.weights import load_into, read_weights, write_weights
+from zsu_fast.cli.weights import load_into, read_weights
+from zsu_fast.safetensors_file import write_weights
 from zsu_fast.unlearn import model_digest
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+LEDGER = "ledger.json"
 INSTANCE_METHODS = ("margin", "l2ul")
 GENERATOR_METHODS = ("substitute", "cascade", "hunt")
 TEXT_METHODS = ("text-poison", "text-ascent")

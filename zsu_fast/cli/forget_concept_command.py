@@ -117,12 +117,10 @@ def forget_concept(
     if bank is not None and layer is not None:
         raise ValueError("--layer: the bank says which")
 
-    from zsu_fast.cli.forget_concept_run import bank_of_halves, forget_and_look
+    from zsu_fast.cli.forget_concept_run import forget_and_look, read_concept
     from zsu_fast.cli.forget_run import Run
     from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
     from zsu_fast.cli.session import open_session
-    from zsu_fast.concepts import ConceptBank
-    from zsu_fast.unlearn import ForgetConcept
 
     settings = parse_settings(other, method)
     formats = report_formats(report, report_format)
@@ -132,22 +130,13 @@ def forget_concept(
             class_names=class_names, class_map=class_map, note=console.note,
         )  # fmt: skip
         session.sources = {}
-        images = session.tensor(session.read(inside, "--with"))
-        others = session.tensor(session.read(without, "--without"))
+        request = read_concept(session, inside, without, concept, bank, layer, used_by, seed)
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size} | settings
         if retain is not None:
             given["retain_probes"] = session.pair(session.read(retain, "--retain"))
         if evaluation is not None:
             given["evaluate_on"] = session.pair(session.read_labelled(evaluation, "--eval"))
         with console.progress() as progress:
-            if bank is not None:
-                known = ConceptBank.load(bank)
-                name = concept or known.names[0]
-            else:
-                name = concept or inside.stem
-                known, images, others = bank_of_halves(session, name, images, others, layer, seed)
-            using = session.targets(used_by, "--used-by") if used_by else None
-            request = ForgetConcept(name, known, images, others, using)
             result, page = forget_and_look(session, request, method, given | {"progress": progress}, report, photos)
         run = Run(result, report=page, sources=session.sources)
         write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,29 @@ from zsu_fast.concepts import ConceptBank, concept_bank
 from zsu_fast.report.analysis import begun
 from zsu_fast.report.concept import SHOWN, ConceptReport, look, made_of_one
 from zsu_fast.unlearn import ForgetConcept, ForgetResult, forget
+
+
+def read_concept(
+    session: Session,
+    inside: Path,
+    without: Path,
+    concept: str | None,
+    bank: Path | None,
+    layer: str | None,
+    used_by: Sequence[str] | None,
+    seed: int,
+) -> ForgetConcept:
+    """The request; without a bank half of the images make one."""
+    images = session.tensor(session.read(inside, "--with"))
+    others = session.tensor(session.read(without, "--without"))
+    if bank is not None:
+        known = ConceptBank.load(bank)
+        name = concept or known.names[0]
+    else:
+        name = concept or inside.stem
+        known, images, others = bank_of_halves(session, name, images, others, layer, seed)
+    using = session.targets(used_by, "--used-by") if used_by else None
+    return ForgetConcept(name, known, images, others, using)
 
 
 def bank_of_halves(

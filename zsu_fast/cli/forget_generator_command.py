@@ -13,7 +13,7 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.declared import GENERATOR_METHODS
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.parsing import parse_range
+from zsu_fast.cli.parsing import parse_latent, parse_range
 
 JUDGE = "Judges"
 
@@ -31,6 +31,7 @@ def forget_generator(
             help="Shape of a latent, whose values are standard normal: 64, 100x1x1. Or a .npz with z.",
             rich_help_panel=opt.IMAGES,
             show_default=False,
+            callback=opt.refusing(parse_latent),
         ),
     ],
     judge: Annotated[

@@ -95,13 +95,10 @@ def forget_instances(
     console = Console(as_json, quiet)
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
 
-    import torch
-
-    from zsu_fast.cli.forget_instances_run import forget_and_look
+    from zsu_fast.cli.forget_instances_run import forget_and_look, read_instances
     from zsu_fast.cli.forget_run import Run
     from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
     from zsu_fast.cli.session import open_session
-    from zsu_fast.unlearn import ForgetInstances
 
     settings = parse_settings(other, method)
     formats = report_formats(report, report_format)
@@ -111,20 +108,13 @@ def forget_instances(
             class_names=class_names, class_map=class_map, note=console.note,
         )  # fmt: skip
         session.sources = {}
-        x, y = session.pair(session.read_labelled(images, "--images"))
+        request = read_instances(session, images, goal, to, unseen)
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size}
         given |= settings | kept
         if retain is not None:
             given["retain_probes"] = session.pair(session.read(retain, "--retain"))
         if evaluation is not None:
             given["evaluate_on"] = session.pair(session.read_labelled(evaluation, "--eval"))
-        request = ForgetInstances(
-            x,
-            y,
-            goal,
-            to=None if to is None else torch.full_like(y, session.targets([to], "--to")[0]),
-            unseen=None if unseen is None else session.pair(session.read_labelled(unseen, "--unseen")),
-        )
         with console.progress() as progress:
             result, page = forget_and_look(session, request, method, given | {"progress": progress}, report, photos)
         run = Run(result, report=page, sources=session.sources)

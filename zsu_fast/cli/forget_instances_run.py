@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from zsu_fast.cli.session import Session
 from zsu_fast.report.analysis import begun
 from zsu_fast.report.instances import MOST, InstancesReport, look
 from zsu_fast.unlearn import ForgetInstances, ForgetResult, forget
+
+
+def read_instances(session: Session, images: Path, goal: str, to: str | None, unseen: Path | None) -> ForgetInstances:
+    """The request."""
+    x, y = session.pair(session.read_labelled(images, "--images"))
+    return ForgetInstances(
+        x,
+        y,
+        goal,
+        to=None if to is None else torch.full_like(y, session.targets([to], "--to")[0]),
+        unseen=None if unseen is None else session.pair(session.read_labelled(unseen, "--unseen")),
+    )
 
 
 def forget_and_look(

@@ -23,7 +23,9 @@ OUTPUT = "Output"
 def refusing(check: Callable[[Any, str], object]) -> Callable[..., Any]:
     """The callback of an option, or of each of its values: what `check` of (value, flag) says is told in one line."""
 
-    def callback(parameter: typer.CallbackParam, value: Any) -> Any:
+    def callback(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+        if context.resilient_parsing:  # a shell completes a line that is not finished
+            return value
         try:
             for one in value if isinstance(value, list) else [] if value is None else [value]:
                 check(one, parameter.opts[0])
@@ -49,7 +51,7 @@ def are_weights(path: Path, flag: str) -> None:
     _is_there(split_key(path)[0], flag)
 
 
-def images(help: str, *flags: str, shown: str | bool = False, panel: str = IMAGES) -> Any:
+def images(help: str, *flags: str, shown: str | bool = False, panel: str | None = IMAGES) -> Any:
     """An option that takes images: a folder, or .npz. flags: where they are not --NAME alone."""
     return typer.Option(*flags, help=help, rich_help_panel=panel, show_default=shown, callback=refusing(_is_there))
 
@@ -58,7 +60,7 @@ def file(
     help: str,
     *flags: str,
     shown: str | bool = False,
-    panel: str = MODEL,
+    panel: str | None = MODEL,
     metavar: str | None = "FILE",
     check: Callable[[Path, str], None] = _is_file,
 ) -> Any:

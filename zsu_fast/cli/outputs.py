@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zsu_fast.cli import folder
+from zsu_fast import folder
 from zsu_fast.cli.console import Console
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.manifest import COPIED, FILES, is_the_file, manifest_of, read_result
@@ -17,12 +17,12 @@ from zsu_fast.cli.models import LoadedModel
 from zsu_fast.cli.parsing import split_key
 from zsu_fast.cli.signing import check_key, sign
 from zsu_fast.cli.tables import before_after
-from zsu_fast.cli.weights import write_weights
 from zsu_fast.extras import require
 from zsu_fast.lock import Lock
 from zsu_fast.report import FORMATS, Report, write_report
 from zsu_fast.report.files import write_text
 from zsu_fast.report.pdf import find_browser
+from zsu_fast.safetensors_file import write_weights
 from zsu_fast.version import __version__
 
 LOG = logging.getLogger(__name__)

@@ -40,6 +40,19 @@ def parse_range(text: str, name: str = "--range") -> tuple[float, float]:
     return found
 
 
+def parse_latent(text: str, name: str = "--latent") -> tuple[int, ...] | Path:
+    """ "64" or "100x1x1": the shape of a latent; or a .npz."""
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        path = Path(text)
+    if path.suffix != ".npz" or not path.is_file():
+        raise ValueError(
+            f"{name} must be the shape of a latent, as 64 or 100x1x1, or a .npz that is there, got {text!r}"
+        )
+    return path
+
+
 def count_or_share(text: str | None, name: str) -> int | float | None:
     """ "40" is a count, "0.1" a fraction: the two mean different things to `zsu_fast.forget`."""
     if text is None:

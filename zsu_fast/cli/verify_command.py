@@ -9,33 +9,32 @@ import typer
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
-from zsu_fast.cli.folder import settle_left_over
+from zsu_fast.cli.declared import LEDGER
 from zsu_fast.cli.manifest import FILES, patch_file, read_result, wrong_files
 from zsu_fast.cli.signing import LIMITS, signed_by
+from zsu_fast.folder import holds, settle_left_over
 
 
 @one_line_errors
 def verify(
     result: Annotated[Path, typer.Argument(help="The folder that `forget` wrote.", show_default=False)],
-    original: Annotated[
-        Path | None, typer.Option("--original", help="The weights before the edit.", show_default=False)
-    ] = None,
+    original: Annotated[Path | None, opt.file("The weights before the edit.", panel=None, metavar=None)] = None,
     patch: Annotated[
         Path | None,
-        typer.Option("--patch", help="The undo file, if it is kept elsewhere.", show_default="patch.safetensors there"),
+        opt.file("The undo file, if it is kept elsewhere.", shown="patch.safetensors there", panel=None, metavar=None),
     ] = None,
     images: Annotated[
         list[Path] | None,
-        typer.Option(
+        opt.images(
+            "Images: were they given to the run, as which option? By the keyed hashes; it needs the undo file. "
+            "Repeatable.",
             "--images",
             "-i",
-            help="Images: were they given to the run, as which option? By the keyed hashes; it needs the undo file. "
-            "Repeatable.",
-            show_default=False,
+            panel=None,
         ),
     ] = None,
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", help="PEM file of who should have signed.", show_default=False)
+        Path | None, opt.file("PEM file of who should have signed.", panel=None, metavar=None)
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -46,6 +45,7 @@ def verify(
 
     Recomputes the hashes of all files, of the weights, and of the weights with
     the edit undone; with --original also that undoing gives just these weights.
+    Of a queue (forget --requests): every file, and the hash after each request.
     Exit code 0 if everything holds, 3 if something does not.
 
     [bold]Examples[/]
@@ -59,11 +59,23 @@ def verify(
     console = Console(as_json, quiet)
     if not result.is_dir():
         raise FileNotFoundError(f"{result}: no such folder")
-    if patch is not None and not patch.is_file():
-        raise FileNotFoundError(f"--patch: no such file: {patch}")
 
-    from zsu_fast.cli.verify_run import check_edit, roles_of
+    if holds(result, LEDGER) and (patch is not None or images or public_key is not None):
+        raise ValueError("--patch, --images, --public-key: are for the result of one request, not for a queue")
 
+    from zsu_fast.cli.verify_run import check_edit, check_queue, roles_of
+
+    if holds(result, LEDGER):
+        found = check_queue(result, original)
+        for problem in found["problems"]:
+            console.show(f"WRONG: {problem}")
+        if found["verified"]:
+            console.show(f"{result}: all checks hold ({', '.join(found['checks'])}) for {found['edits']} edits")
+        console.show("Mind: nothing vouches for what the ledger says of verdicts; only its hashes were checked.")
+        console.emit(found)
+        if found["problems"]:
+            raise typer.Exit(EXIT_NOT_REACHED)
+        return
     settle_left_over(result, list(FILES.values()), "the result")
     content = read_result(result)
     undo = patch or patch_file(content, result)

@@ -11,9 +11,12 @@ from torch import Tensor
 from zsu_fast.cli.checkpoints import fitted
 from zsu_fast.cli.images import read_images
 from zsu_fast.cli.sources import keyed_hash
-from zsu_fast.cli.weights import read_weights, undone
+from zsu_fast.cli.weights import read_weights
 from zsu_fast.model.tensors import same_bits
 from zsu_fast.unlearn import Patch, model_digest
+from zsu_fast.unlearn.queue import Ledger
+from zsu_fast.unlearn.queue.chain import undone
+from zsu_fast.unlearn.queue.ledger import wrong_files
 
 
 def roles_of(images: Sequence[Path], undo: Path, content: dict[str, Any]) -> dict[Path, list[str]]:
@@ -31,6 +34,18 @@ def roles_of(images: Sequence[Path], undo: Path, content: dict[str, Any]) -> dic
         raise ValueError(f"--images: the undo file, which has the key, is damaged: {error}") from None
     found = {path: keyed_hash(read_images(path, {}, "--images").digests(), key) for path in images}
     return {path: [option for option, one in given.items() if one == hashed] for path, hashed in found.items()}
+
+
+def check_queue(folder: Path, original: Path | None) -> dict[str, Any]:
+    """Every file, and the chain of hashes from the model as it is, edit by edit, to the original."""
+    ledger = Ledger(folder)
+    problems, state = ledger.problems()
+    checks = {"files": not wrong_files(ledger), "chain": state is not None}
+    if original is not None:
+        checks["original"] = state is not None and _same(state, read_weights(original)[0])
+        if not checks["original"]:
+            problems.append(f"{original.name} is not the model before the first request, as far as it can be told")
+    return {"verified": not problems, "checks": checks, "problems": problems, "edits": len(ledger.placed)}
 
 
 def check_edit(

@@ -1,10 +1,9 @@
-"""Weights on the disk: read without executing code, written whole or not at all."""
+"""Weights on the disk: read without executing code."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -13,9 +12,6 @@ from torch import Tensor, nn
 from zsu_fast.cli.checkpoints import fitted, listed, read_checkpoint, under
 from zsu_fast.cli.parsing import split_key
 from zsu_fast.cli.sharded import INDEX, check_alone, file_in, read_index
-from zsu_fast.model.tensors import model_digest, same_bits
-from zsu_fast.safetensors_file import save_atomically
-from zsu_fast.unlearn.patch import Patch
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -132,40 +128,3 @@ def _kind(value: Tensor) -> str:
 def _name(value: Tensor) -> str:
     name = str(value.dtype).removeprefix("torch.")
     return name if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} {name}"
-
-
-def undone(state: dict[str, Tensor], undo: Patch, expected: str | None) -> dict[str, Tensor]:
-    """The state dict of a file with the edit undone, in place. ValueError if the patch does not fit.
-
-    A tied tensor stands in a file under each of its names, and in a patch under one. Others with the same bits are
-    taken for it where only that gives the digest that is expected.
-    """
-    edited = {entry.tensor for entry in undo.entries if entry.tensor in state}
-    twins = {
-        name: one
-        for name, value in state.items()
-        if name not in edited and (one := next((e for e in edited if same_bits(value, state[e])), None)) is not None
-    }
-    if twins:
-        plain = {name: value.clone() for name, value in state.items()}
-        undo.revert(plain)
-        if model_digest(plain) == expected:
-            return plain
-    for name, one in twins.items():
-        state[name] = state[one]
-    undo.revert(state)
-    return state
-
-
-def write_weights(state: dict[str, Any], path: str | Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a state dict as safetensors through a temporary file and a rename: a reader sees all of it or none.
-
-    Tensors that share memory (tied weights) are each written in full, so that the file holds every name of the
-    state dict.
-    """
-    tensors = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in state.items()
-        if isinstance(value, Tensor)
-    }
-    save_atomically(tensors, path, {"format": "pt"} | (metadata or {}))
