@@ -35,7 +35,7 @@ from zsu_fast.unlearn.exact_sums import sums
 
 WORLDS = (2, 4)
 WIDTH, HEADS, DEPTH, SIZE, IMAGES = 192, 3, 6, 224, 2
-COMPOSITES = ("epsilon", "attnlrp_gamma")
+RULES = ("gradient", "epsilon", "attnlrp_gamma")
 WRAPS = ("root", "blocks")
 RUNS = 5
 SAMPLES, UNITS = 256, (512, 4096)
@@ -52,11 +52,9 @@ class Sent(TorchDispatchMode):
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace in ("c10d", "_c10d_functional"):
-            name = func._schema.name.partition("::")[2].strip("_")
-            if not name.startswith("wait"):
-                self.calls[name] += 1
-                self.bytes += _bytes(args[0])
+        if func.namespace == "c10d":
+            self.calls[func._schema.name.partition("::")[2].strip("_")] += 1
+            self.bytes += _bytes(args[0])
         return func(*args, **(kwargs or {}))
 
 
@@ -100,9 +98,9 @@ def _memory() -> list[Row]:
     images = natural(IMAGES, SIZE, torch.device("cpu"))
     plain = settle(ViT(WIDTH, DEPTH, HEADS, SIZE), images)
     found = []
-    for composite in COMPOSITES:
-        whole = zsu_fast.relevance(plain, images, 0, composite=composite)
-        alone = peak_memory(partial(zsu_fast.relevance, plain, images, 0, composite=composite), images.device)
+    for rules in RULES:
+        run = _gradient if rules == "gradient" else partial(_relevance, rules)
+        whole, alone = run(plain, images), peak_memory(partial(run, plain, images), images.device)
         for wrap in WRAPS:
             net = copy.deepcopy(plain)
             groups = [*net.blocks] if wrap == "blocks" else []
@@ -113,23 +111,27 @@ def _memory() -> list[Row]:
             if groups:
                 largest = max(largest, _bytes(list(plain.blocks[0].parameters())))
             fully_shard(net)
-            call = partial(zsu_fast.relevance, net, images, 0, composite=composite)
             with Sent() as sent:
-                _check_equal(call(), whole)
+                ours = run(net, images)
+            if not all(torch.equal(one, other) for one, other in zip(ours, whole, strict=True)):
+                raise RuntimeError(f"{rules}: the model in parts does not give the bits of the whole")
             shards = sum(_bytes(parameter.to_local()) for parameter in net.parameters())
             found.append({
-                "composite": composite, "wrap": wrap, "peak": shards + peak_memory(call, images.device),
+                "rules": rules, "wrap": wrap, "peak": shards + peak_memory(partial(run, net, images), images.device),
                 "shards": shards, "group": largest, "whole": _bytes(list(plain.parameters())), "activations": alone,
                 "calls": sum(sent.calls.values()), "sent": sent.bytes,
             })  # fmt: skip
     return found
 
 
-def _check_equal(ours: zsu_fast.lrp.Relevance, whole: zsu_fast.lrp.Relevance) -> None:
-    same = [torch.equal(ours.input, whole.input), ours.neurons.keys() == whole.neurons.keys()]
-    same += [torch.equal(units, whole.neurons[name]) for name, units in ours.neurons.items()]
-    if not all(same):
-        raise RuntimeError("relevance of the model in parts does not have the bits of the whole")
+def _relevance(rules: str, model: nn.Module, images: Tensor) -> list[Tensor]:
+    found = zsu_fast.relevance(model, images, 0, composite=rules)
+    return [found.input, *found.neurons.values()]
+
+
+def _gradient(model: nn.Module, images: Tensor) -> list[Tensor]:
+    leaf = images.clone().requires_grad_()
+    return list(torch.autograd.grad(model(leaf)[:, 0].sum(), leaf))
 
 
 def exchanges(world: int) -> Iterator[Row]:
@@ -194,7 +196,8 @@ def table(results: Row) -> str:
     mib = 2**20
     lines = [
         f"Largest peak of a rank in `relevance` ({results['model']}; float32, gloo on CPU, equal bits), in MiB. Floor: "
-        "shards + the largest group of whole weights + what the call takes of the whole model. "
+        "shards + the largest group of whole weights + what the call takes of the whole model (activations). Gradient: "
+        "the plain gradient for the images, without zsu_fast, for comparison. "
         f"{machine.in_a_line(results['machine'])}.",
         "",
         "| ranks | `fully_shard` on | rules | weights | shards | largest group | activations | peak | peak / floor "
@@ -204,7 +207,7 @@ def table(results: Row) -> str:
     for row in (row for world in WORLDS for row in results["parts"].get(f"memory {world}", ())):
         floor = row["shards"] + row["group"] + row["activations"]
         sizes = [row[name] / mib for name in ("whole", "shards", "group", "activations", "peak")]
-        cells = [row["ranks"], row["wrap"], row["composite"], *(f"{size:.1f}" for size in sizes)]
+        cells = [row["ranks"], row["wrap"], row["rules"], *(f"{size:.1f}" for size in sizes)]
         cells += [f"{row['peak'] / floor:.2f}", row["calls"], f"{row['sent'] / mib:.1f}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "`forget(group=...)` of a small conv net: all collectives of a call.", ""]
