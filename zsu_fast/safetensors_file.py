@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,6 +36,20 @@ def _sort_metadata(path: Path) -> None:
         if len(text) <= length:  # as it must be: the same letters
             file.seek(8)
             file.write(text.ljust(length))
+
+
+def write_weights(state: dict[str, Any], path: str | Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a state dict as safetensors through a temporary file and a rename: a reader sees all of it or none.
+
+    Tensors that share memory (tied weights) are each written in full, so that the file holds every name of the
+    state dict.
+    """
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    save_atomically(tensors, path, {"format": "pt"} | (metadata or {}))
 
 
 def checksum(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from zsu_fast.model.tensors import Tensors, same_bits, tensor_digest
-from zsu_fast.unlearn import ledger, patch_file, patch_folder
+from zsu_fast.unlearn import hub, ledger, patch_file, patch_folder
 from zsu_fast.unlearn.entry import Entry
 from zsu_fast.unlearn.group import ALONE
 from zsu_fast.unlearn.replicas import processes_of
@@ -91,6 +91,57 @@ class Patch:
     def _contents(self) -> tuple[dict[str, str], dict[str, Tensor]]:
         return patch_file.contents(self.entries, self.record, self.digests, self.key)
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        allow_public: bool = False,
+        model: str = "the model",
+        names: Mapping[int, str] | None = None,
+        author: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Undo file of zsu_fast",
+    ) -> str:
+        """Upload the undo file and a model card to a repository of the Hugging Face Hub; the URL of the commit.
+
+        Who can read the file has back what was forgotten, so the repository is private, and made if it is not there.
+        To a public one, new or old, nothing is uploaded unless `allow_public` says that this is meant. Where it is, the
+        whole record and the key of its hashes are public too.
+
+        model: what it is called in the card. names: class -> name. author: stands in the card as given. token: as
+        huggingface_hub takes it.
+
+        Raises:
+            ValueError: the repository is public, or would be. Nothing was uploaded.
+            ImportError: huggingface_hub is missing (extra "hub"). It raises its own errors, too.
+        """
+        return hub.push(
+            self, repo_id, private=private, allow_public=allow_public, model=model, names=names, author=author,
+            revision=revision, token=token, message=commit_message,
+        )  # fmt: skip
+
+    @staticmethod
+    def from_pretrained(
+        source: str | os.PathLike[str],
+        *,
+        filename: str = hub.FILE,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> Patch:
+        """A patch from a folder, as `zsu-fast forget` writes it, or from a repository of the Hugging Face Hub.
+
+        source: a folder, or OWNER/NAME. filename: of the undo file there. The file is read as `load` does.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load`.
+            ImportError: huggingface_hub is missing (extra "hub"). It raises its own errors, too.
+        """
+        path = hub.fetch(source, filename=filename, revision=revision, token=token, offline=local_files_only)
+        return Patch.load(path)
+
     @contextmanager
     def applied(self, model: nn.Module | Mapping[str, Tensor]) -> Iterator[None]:
         """Inside, the model is edited; afterwards, also after an exception, it is bit for bit what it was.
@@ -112,9 +163,9 @@ class Patch:
     def _write(self, model: nn.Module | Mapping[str, Tensor], forth: bool) -> None:
         if not isinstance(model, (nn.Module, Mapping)):
             raise TypeError(f"model: expected a torch.nn.Module or a state dict, got {type(model).__name__}")
-        self._fitted(Tensors(model))._copy(model, forth)
+        self.fitted(Tensors(model))._copy(model, forth)
 
-    def _fitted(self, tensors: Tensors) -> Patch:
+    def fitted(self, tensors: Tensors) -> Patch:
         """This patch under the names that the tensors have in the model; what it says of their values still decides."""
         names = tensors.named([*(entry.tensor for entry in self.entries), *self.digests])
         if not names:
