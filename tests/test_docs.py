@@ -22,6 +22,7 @@ from bench import (
     lira,
     low_memory,
     poisoning,
+    shards,
     smaller,
     streams,
     synthetic,
@@ -335,7 +336,9 @@ def test_table_of_streams() -> None:
     assert insert_table(text, streams.table(results), *streams.MARKERS) == text
 
 
-@pytest.mark.parametrize("module", [low_memory, smaller, synthetic], ids=["low_memory", "smaller", "synthetic"])
+@pytest.mark.parametrize(
+    "module", [low_memory, shards, smaller, synthetic], ids=["low_memory", "shards", "smaller", "synthetic"]
+)
 def test_tables_of_one_benchmark(module: ModuleType) -> None:
     results = json.loads((RESULTS / f"{module.__name__.rpartition('.')[2]}.json").read_text())
     text = (ROOT / module.PAGE).read_text()

@@ -209,8 +209,11 @@ def replicas(given: dict[str, Any]) -> dict[str, Any]:
     """DDP models: with probes of their own, with the same, and in a group; picks by hand."""
     rank, found = dist.get_rank(), {}
     own = part(given["probes"], rank, [1, 1, 1, 1])
-    for name, probes, group in (("own", own, None), ("same", given["probes"], None), ("group", own, dist.group.WORLD)):
-        model = DistributedDataParallel(copy.deepcopy(given["net"]))
+    for name, probes, group in (
+        ("own", own, None), ("compiled", own, None), ("same", given["probes"], None), ("group", own, dist.group.WORLD)
+    ):  # fmt: skip
+        model: Any = DistributedDataParallel(copy.deepcopy(given["net"]))
+        model = torch.compile(model) if name == "compiled" else model
         before = model_digest(model)
         try:
             found[name] = model_digest(model) if zsu_fast.forget(model, 3, probes, group=group).patch.entries else ""
@@ -236,7 +239,7 @@ def test_replicas_with_probes_of_their_own_are_refused_before_any_edit(given: di
     assert all(answer == found[0] for answer in found)
     refused = "not the same in all processes of this model, which would diverge; for one decision on what replicas "
     refused += "(DDP) bring, give group=torch.distributed.group.WORLD"
-    assert found[0]["own"] == f"probes: {refused} True"
+    assert found[0]["own"] == found[0]["compiled"] == f"probes: {refused} True"
     assert found[0]["picks"] == f"picks: {refused} True"
     assert found[0]["select"] == f"probes: {refused}"
     model = copy.deepcopy(given["net"])

@@ -1,6 +1,7 @@
 """Parameters that have values only while their module runs, as under accelerate's `cpu_offload`, `disk_offload`."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -32,7 +33,12 @@ def offload(model: nn.Module) -> None:
         module.register_forward_hook(free)
 
 
-def test_relevance_of_an_offloaded_model_and_forget_says_load_it_first() -> None:
+def by_accelerate(model: nn.Module) -> None:
+    pytest.importorskip("accelerate").cpu_offload(model, execution_device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("offload", [offload, by_accelerate])
+def test_relevance_of_an_offloaded_model_and_forget_says_load_it_first(offload: Callable[[nn.Module], None]) -> None:
     plain = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6), nn.GELU(), nn.Linear(6, 3)
     ).eval()

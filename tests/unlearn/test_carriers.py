@@ -277,3 +277,20 @@ def test_a_merged_adapter_is_a_plain_model(conv_net, digits):
     assert difference < 0.02 * expected.abs().max()  # epsilon stands once in the sum, and in each of its parts
     zsu_fast.perturb_(merged, Picks(neurons={"hidden": [1]}), sample=probes[:1])
     assert not merged.hidden.weight[1].any()
+
+
+def test_partitions_of_deepspeed_are_refused_by_their_attributes(net, digits):
+    """A stand-in: as ZeRO stage 3 leaves parameters, empty, with what each process holds as an attribute."""
+    before = model_digest(net)
+    for parameter in net.parameters():
+        parameter.ds_id, parameter.ds_tensor, parameter.ds_shape = 0, parameter.data.flatten(), parameter.shape
+        parameter.data = torch.empty(0)
+    probes = digits.split(3)[0]
+    said = "^model.*partitioned by DeepSpeed .ZeRO stage 3.*load the whole model.*zero_to_fp32.py"
+    with pytest.raises(TypeError, match=said):
+        zsu_fast.forget(net, 3, probes)
+    with pytest.raises(TypeError, match=said):
+        zsu_fast.relevance(net, probes, 3)
+    for parameter in net.parameters():
+        parameter.data = parameter.ds_tensor.view(parameter.ds_shape)
+    assert model_digest(net) == before

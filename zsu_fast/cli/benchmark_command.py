@@ -19,7 +19,7 @@ EXAMPLE = "digits.yaml"
 
 def _example(asked: bool) -> None:
     if asked:
-        typer.echo(resources.files("zsu_fast").joinpath("benchmark", EXAMPLE).read_text(encoding="utf-8"), nl=False)
+        typer.echo((resources.files("zsu_fast") / "benchmark" / EXAMPLE).read_text(encoding="utf-8"), nl=False)
         raise typer.Exit
 
 

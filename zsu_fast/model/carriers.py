@@ -23,6 +23,12 @@ def why_unreachable(module: nn.Module) -> str | None:
     why = _why_kind(kind)
     if why is None and any(is_packed(tensor) for tensor in module._parameters.values()):
         return f"({kind.__name__}) is quantised by torchao: {_FLOATING}"
+    if why is None and any(hasattr(tensor, "ds_id") for tensor in module._parameters.values()):
+        return (
+            f"({kind.__name__}) is partitioned by DeepSpeed (ZeRO stage 3), each process holds a part of its weights, "
+            "flattened: load the whole model (its zero_to_fp32.py writes the weights of a checkpoint), or use "
+            "torch.distributed.fsdp.fully_shard"
+        )
     if why is None and isinstance(module, GraphModule) and _calls_packed(module):
         return f"({kind.__name__}) is quantised: {_FLOATING}"
     return why

@@ -30,9 +30,15 @@ _locks: dict[int, threading.RLock] = {}  # by identity of the bare model, for as
 
 def bare_model(model: nn.Module) -> nn.Module:
     """The module that computes, without what wraps it. The wrapper sees every edit: it holds the same module."""
-    while (inner := _inner(model)) is not None:
-        model = inner
-    return model
+    return with_wrappers(model)[-1]
+
+
+def with_wrappers(model: nn.Module) -> list[nn.Module]:
+    """What wraps it, from the outside to the inside, and the module that computes."""
+    found = [model]
+    while (inner := _inner(found[-1])) is not None:
+        found.append(inner)
+    return found
 
 
 def _inner(model: nn.Module) -> nn.Module | None:

@@ -18,7 +18,7 @@ SMALL = 7.5
 DPI = 150
 
 
-def new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """An empty figure of so many inches, on white, which notebooks show."""
     require("matplotlib", "report")
     from zsu_fast.plot.notebook_figure import NotebookFigure

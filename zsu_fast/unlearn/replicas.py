@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from zsu_fast.evaluate.images import ImageStream
 from zsu_fast.model.shards import group_of_parts
 from zsu_fast.model.tensors import tensor_digest
-from zsu_fast.model.wrapped import bare_model
+from zsu_fast.model.wrapped import with_wrappers
 from zsu_fast.unlearn.group import ALONE, Group, Processes
 
 _Result = TypeVar("_Result")
@@ -79,6 +79,8 @@ def digest_of(value: Any) -> str:
 
 def _own_group(model: object) -> dist.ProcessGroup | None:
     """The processes that a model is in."""
-    if isinstance(model, DistributedDataParallel):
-        return model.process_group
-    return group_of_parts(bare_model(model)) if isinstance(model, nn.Module) else None
+    held = with_wrappers(model) if isinstance(model, nn.Module) else []
+    for wrapper in held:
+        if isinstance(wrapper, DistributedDataParallel):
+            return wrapper.process_group
+    return group_of_parts(held[-1]) if held else None

@@ -70,6 +70,7 @@ class Row:
         return self.left_now > max(self.left, self.until * self.images)
 
     def to_dict(self) -> dict[str, Any]:
+        """The form that it has in the ledger."""
         return asdict(self)
 
     @staticmethod
