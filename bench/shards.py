@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import zsu_fast
@@ -31,6 +32,7 @@ from bench import machine
 from bench.memory import peak_memory
 from bench.models import ViT, natural, settle
 from bench.parts import run_parts
+from zsu_fast.model.shards import is_sharded, local_part
 from zsu_fast.unlearn.exact_sums import sums
 
 WORLDS = (2, 4)
@@ -73,7 +75,7 @@ def start(_: Path) -> tuple[tuple[()], Row]:
 def in_ranks(world: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work(*arguments)` returns in each of so many gloo processes."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_rank, (world, folder, work, arguments), nprocs=world)
+        spawn(_rank, (world, folder, work, arguments), nprocs=world)
         return [torch.load(Path(folder, str(rank)), weights_only=True) for rank in range(world)]
 
 
@@ -96,29 +98,28 @@ def _memory() -> list[Row]:
 
     torch.manual_seed(0)
     images = natural(IMAGES, SIZE, torch.device("cpu"))
-    plain = settle(ViT(WIDTH, DEPTH, HEADS, SIZE), images)
+    plain = ViT(WIDTH, DEPTH, HEADS, SIZE)
+    settle(plain, images)
+    weights = _bytes(list(plain.parameters()))
+    of_blocks = [_bytes(list(block.parameters())) for block in plain.blocks.children()]
+    largest = {"root": weights, "blocks": max(*of_blocks, weights - sum(of_blocks))}
     found = []
     for rules in RULES:
-        run = _gradient if rules == "gradient" else partial(_relevance, rules)
+        run: Callable[..., list[Tensor]] = _gradient if rules == "gradient" else partial(_relevance, rules)
         whole, alone = run(plain, images), peak_memory(partial(run, plain, images), images.device)
         for wrap in WRAPS:
             net = copy.deepcopy(plain)
-            groups = [*net.blocks] if wrap == "blocks" else []
-            for module in groups:
-                fully_shard(module)
-            inside = sum(_bytes(list(module.parameters())) for module in plain.blocks) if groups else 0
-            largest = _bytes(list(plain.parameters())) - inside
-            if groups:
-                largest = max(largest, _bytes(list(plain.blocks[0].parameters())))
+            for block in net.blocks.children() if wrap == "blocks" else ():
+                fully_shard(block)
             fully_shard(net)
             with Sent() as sent:
                 ours = run(net, images)
             if not all(torch.equal(one, other) for one, other in zip(ours, whole, strict=True)):
                 raise RuntimeError(f"{rules}: the model in parts does not give the bits of the whole")
-            shards = sum(_bytes(parameter.to_local()) for parameter in net.parameters())
+            shards = _bytes([local_part(parameter) for parameter in net.parameters() if is_sharded(parameter)])
             found.append({
                 "rules": rules, "wrap": wrap, "peak": shards + peak_memory(partial(run, net, images), images.device),
-                "shards": shards, "group": largest, "whole": _bytes(list(plain.parameters())), "activations": alone,
+                "shards": shards, "group": largest[wrap], "whole": weights, "activations": alone,
                 "calls": sum(sent.calls.values()), "sent": sent.bytes,
             })  # fmt: skip
     return found
