@@ -16,13 +16,13 @@ _DECLARED = {f.name: (f, kind.name) for kind in (Channels, LraNpp) for f in fiel
 _SHARED = {f.name for f in fields(Channels.options)} & {f.name for f in fields(LraNpp.options)}
 
 
-def of_method(name: str, *flags: str, panel: str = METHOD, **limits: float) -> Any:
+def of_method(name: str, *flags: str, panel: str = METHOD, **limits: Any) -> Any:
     """The command line's form of a method's option: the same help, default and choices."""
     declared, method = _DECLARED[name]
     text = declared.metadata["help"] if name in _SHARED else f"{method}: {declared.metadata['help']}"
     shown = declared.metadata["shown"] or declared.default
     default = False if shown is None else str(shown)
-    return typer.Option(*flags, help=text, show_default=default, rich_help_panel=panel, **limits)  # type: ignore[arg-type]
+    return typer.Option(*flags, help=text, show_default=default, rich_help_panel=panel, **limits)
 
 
 def parse_settings(given: list[str] | None, method: str) -> dict[str, Any]:
