@@ -135,10 +135,13 @@ class _Alive(TorchDispatchMode):
             storage = value.untyped_storage()
             key, count = id(storage), storage.nbytes() if made else 0
             if key not in self._seen:
-                self._seen[key] = weakref.ref(storage, lambda _, key=key, count=count: self._freed(key, count))
+                self._seen[key] = weakref.ref(storage, self._when_freed(key, count))
                 self.held += count
                 self.peak = max(self.peak, self.held)
 
-    def _freed(self, key: int, count: int) -> None:
-        del self._seen[key]
-        self.held -= count
+    def _when_freed(self, key: int, count: int) -> Callable[[object], None]:
+        def freed(_: object) -> None:
+            del self._seen[key]
+            self.held -= count
+
+        return freed

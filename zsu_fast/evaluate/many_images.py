@@ -105,8 +105,8 @@ def mean_relevance(
             parts = (values.double().sum(0), values.double().abs().sum(0), few)
             for sums, part in zip((found.mean, found.magnitude, found.counts), parts, strict=True):
                 sums[name] = sums[name] + part if name in sums else part
-    means = ({name: total / count for name, total in sums.items()} for sums in (found.mean, found.magnitude))
-    return MeanRelevance(*means, found.counts, count)
+    mean, magnitude = ({name: s / count for name, s in sums.items()} for sums in (found.mean, found.magnitude))
+    return MeanRelevance(mean, magnitude, found.counts, count)
 
 
 def _wanted(given: Images, beside: object, target: Target) -> int | Tensor | None:

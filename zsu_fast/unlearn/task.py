@@ -111,7 +111,9 @@ class Task:
         size = method.asked.batch_size
         probes, others = replace(probes, size=size), None if others is None else replace(others, size=size)
         if group is not ALONE and self.evaluate_on is not None:
-            self.evaluate_on = replace(self.evaluate_on[0], size=size), self.evaluate_on[1]
+            judging, labels = self.evaluate_on
+            assert isinstance(judging, Shard)
+            self.evaluate_on = replace(judging, size=size), labels
         self.options = method.completed(self.structure)
         self.until = method.until if asked.until is None else asked.until
         self.measurement = Measurement(transaction, request, self.options, self.until, progress)
