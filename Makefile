@@ -24,15 +24,17 @@ say = @echo "zsu_fast: $(1)"
 # cmake, ninja and the compilers' helpers come from .venv.
 tools := PATH="$(CURDIR)/$(bin):$$PATH"
 
-.PHONY: help setup native demo test fuzz test-zoo bench lint format clean
+.PHONY: help setup native demo test fuzz test-zoo notebooks bench docs lint format clean
 
 help:
 	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it; no compiler"
 	@echo "make test    set up, build, run the tests (at most 10 minutes on 2 cores)"
 	@echo "make fuzz    100,000 calls of ops, functions and damaged files with drawn arguments (4 minutes); SEED=1 others"
 	@echo "make test-zoo  relevance on the models of timm, torchvision and transformers: docs/models.md (half an hour)"
+	@echo "make notebooks  run the notebooks of docs/notebooks again, and keep what they say (ten minutes)"
 	@echo "make native  set up, build the C++ and (with nvcc) CUDA libraries into zsu_fast/lib"
 	@echo "make bench   measure models and ops against their peers: bench/results/, and the README's tables"
+	@echo "make docs    the site of docs/, into build/site; what does not lead anywhere is an error"
 	@echo "make lint    ruff, mypy, clang-format;   make format  apply them"
 	@echo "make clean   remove builds;   rm -r .venv removes the set-up"
 
@@ -48,10 +50,10 @@ $(done)/torch:
 
 $(done)/package: $(done)/torch pyproject.toml
 	$(call say,installing the package (editable) and what it needs)
-	@$(pip) --constraint $(done)/constraints.txt cmake ninja 'pybind11>=3.0' 'scikit-build-core>=0.11'
+	@$(pip) --constraint $(done)/constraints.txt cmake ninja 'pybind11>=3.0' 'scikit-build-core>=0.11' \
+	  'hatch-fancy-pypi-readme>=24.1'
 	@# The libraries are built by "make native", where a second build takes a moment.
-	@$(pip) --constraint $(done)/constraints.txt --no-build-isolation --config-settings=wheel.cmake=false \
-	  --editable '.[cli,report,evaluate,benchmark]'
+	@$(pip) --constraint $(done)/constraints.txt --no-build-isolation --editable '.[cli,report,evaluate,benchmark]'
 	@touch $@
 
 $(done)/tests: $(done)/package tests/requirements.txt tests/requirements-peers.txt
@@ -63,6 +65,11 @@ $(done)/tests: $(done)/package tests/requirements.txt tests/requirements-peers.t
 $(done)/lint: $(done)/torch tests/requirements-lint.txt
 	$(call say,installing the linters)
 	@$(pip) --constraint $(done)/constraints.txt --requirement tests/requirements-lint.txt
+	@touch $@
+
+$(done)/docs: $(done)/torch docs/requirements.txt
+	$(call say,installing what makes the site)
+	@$(pip) --constraint $(done)/constraints.txt --requirement docs/requirements.txt
 	@touch $@
 
 setup: $(done)/package
@@ -99,6 +106,11 @@ test-zoo: $(done)/tests native
 	ZSU_FAST_ZOO_TABLE=$(MODELS_TABLE) OMP_NUM_THREADS=1 $$environment/bin/python -m pytest -q --numprocesses=2 \
 	  --durations=10 $(PYTEST_FLAGS) tests/zoo
 
+notebooks: $(done)/tests native
+	$(call say,running the notebooks)
+	@$(pip) --constraint $(done)/constraints.txt nbclient ipykernel
+	@OMP_NUM_THREADS=1 $(bin)/python -m tests.notebooks docs/notebooks/*.ipynb
+
 bench: $(done)/tests native
 	@$(bin)/python -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")' > $(done)/device
 	$(call say,measuring whole models)
@@ -109,6 +121,11 @@ bench: $(done)/tests native
 	$(call say,measuring plans)
 	@$(bin)/python -m bench.plans --json bench/results/plans.json --inductor LeNet-5
 	@$(bin)/python -m bench.plans --table bench/results/plans.json
+
+docs: $(done)/docs
+	$(call say,making the site)
+	@NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet
+	@echo "zsu_fast: open build/site/index.html through a server: $(bin)/python -m http.server --directory build/site"
 
 sources := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh \
   $(addprefix tests/emulated_cuda/,*.h *.cpp *.cu cub/block/*.cuh))

@@ -1,6 +1,6 @@
 """Benchmarks of the ops and of whole models: `python -m bench run`, `compare`, `table`.
 
-Threads that wait sleep, unless the caller says otherwise: see `zsu_fast.waiting_threads`.
+Threads that wait sleep, unless the caller says otherwise: see `zsu_fast.command_line`.
 """
 
 import os

@@ -2,10 +2,11 @@
 
     python -m bench.depth --data ../shared/data --json bench/results/depth.json --sets resnet20_pair lenet5_mnist
 
-Sets: the ResNet-20 pair of the data folder (class 3), and nets that `bench.oracles` trains (or finds in its cache), all
-ten classes. Of the unseen test images some are the attacker's lessons, others judge; the few images that a method gets
-(36 of the class, 20 of each other) are among the lessons. Methods with "training images" get all that the net learned
-from instead, with the settings of their papers. What stands in the file already is not measured again.
+Sets: the ResNet-20 pair of the data folder (class 3, and others of which `bench.oracles` trained an oracle by the same
+recipe), and nets that `bench.oracles` trains (or finds in its cache), all ten classes. Of the unseen test images some
+are the attacker's lessons, others judge; the few images that a method gets (36 of the class, 20 of each other) are
+among the lessons. Methods with "training images" get all that the net learned from instead, with the settings of their
+papers. What stands in the file already is not measured again.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import zsu_fast
 from bench import cifar, machine, oracles
 from bench.report import insert_table
-from zsu_fast.evaluate import depth
+from zsu_fast.evaluate import Attacked, Attacker, Depth, compare
 from zsu_fast.unlearn.methods import BASELINES
 
 PAIR = "resnet20_pair"
@@ -66,17 +69,17 @@ class Case:
 
 def cases(name: str, known: Any, cache: Path, classes: Sequence[int] = range(10)) -> Iterator[Case]:
     if name == PAIR:
-        if 3 not in classes:
-            return
         pixels, labels = known.images("cifar10_test")
-        oracle, preprocess = known.load("resnet20_pair_without_cat_cifar10")
+        original, preprocess = known.load("resnet20_pair_all_cifar10")
         parts = _parts(preprocess(pixels), torch.as_tensor(labels))
 
         def training() -> tuple[Tensor, Tensor]:
             images, labels = (some[: oracles.SEEN] for some in cifar.training_set(cache))
             return preprocess(images), torch.as_tensor(labels)
 
-        yield Case(3, known.load("resnet20_pair_all_cifar10")[0], oracle, *parts, training)
+        for target in classes:
+            if (oracle := _of_the_pair(target, known, cache)) is not None:
+                yield Case(target, original, oracle, *parts, training)
         return
     data = oracles.data_of(oracles.MODELS[name], known, cache)
     parts = _parts(data.test_images, data.test_labels)
@@ -87,6 +90,18 @@ def cases(name: str, known: Any, cache: Path, classes: Sequence[int] = range(10)
     for target in classes:
         if name != "resnet20_cifar10" or oracles.file_of(name, target, cache).exists():
             yield Case(target, model(None), model(target), *parts, lambda: (data.images, data.labels))
+
+
+def _of_the_pair(target: int, known: Any, cache: Path) -> nn.Module | None:
+    """The pair's own for class 3, else one trained by its recipe, where `bench.oracles` left one."""
+    if target == 3:
+        return known.load("resnet20_pair_without_cat_cifar10")[0]
+    path = oracles.file_of("resnet20_cifar10", target, cache)
+    if not path.exists():
+        return None
+    net = known.MODELS["resnet20_cifar10"][0]()
+    net.load_state_dict(load_file(path))
+    return net.eval()
 
 
 def _parts(images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -103,8 +118,25 @@ def few(labels: Tensor, target: int) -> Tensor:
     return torch.cat(chosen)
 
 
+class Attacks:
+    """On the nets of a case: on its original and its oracle once, when they are first asked for."""
+
+    def __init__(self, case: Case, relearn_steps: int) -> None:
+        self._case, self._steps = case, relearn_steps
+
+    @cached_property
+    def _beside(self) -> tuple[Attacker, Attacked, Attacked]:
+        case = self._case
+        attacker = Attacker(case.lessons, case.test, case.target, relearn_steps=self._steps)
+        return attacker, attacker.attack(case.original), attacker.attack(case.oracle)
+
+    def on(self, edited: nn.Module) -> Depth:
+        attacker, original, oracle = self._beside
+        return compare(attacker.attack(edited), original, oracle)
+
+
 def measure(
-    case: Case, name: str, options: dict[str, Any], few_images: tuple[Tensor, Tensor], relearn_steps: int
+    case: Case, name: str, options: dict[str, Any], few_images: tuple[Tensor, Tensor], attacks: Attacks
 ) -> dict[str, Any]:
     """One row, of a method of METHODS: it gets `few_images`, or where its name says so all training images."""
     method, _, from_training = name.partition(", ")
@@ -119,10 +151,8 @@ def measure(
     start = time.process_time()
     result = zsu_fast.forget(edited, case.target, images[own], **arguments)
     seconds = time.process_time() - start
-    found = depth(
-        edited, case.original, case.lessons, case.test, case.target, oracle=case.oracle, relearn_steps=relearn_steps
-    )
-    return {"verdict": result.verdict.to_dict(), "cpu_seconds": round(seconds, 1), "depth": found.to_dict()}
+    found = attacks.on(edited).to_dict()
+    return {"verdict": result.verdict.to_dict(), "cpu_seconds": round(seconds, 1), "depth": found}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -193,11 +223,12 @@ def main() -> None:
         for case in cases(name, known, arguments.cache, arguments.classes):
             some = few(case.lessons[1], case.target)
             given = case.lessons[0][some], case.lessons[1][some]
+            attacks = Attacks(case, arguments.relearn_steps)
             for method in arguments.methods:
                 row = {"set": name, "class": case.target, "method": method}
                 if any(row.items() <= done.items() for done in results["rows"]):
                     continue
-                found = measure(case, method, METHODS[method], given, arguments.relearn_steps)
+                found = measure(case, method, METHODS[method], given, attacks)
                 results["rows"].append(row | {"machine": len(results["machines"]) - 1} | found)
                 print(f"{name}, class {case.target}, {method}", file=sys.stderr, flush=True)
                 if arguments.json:

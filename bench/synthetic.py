@@ -31,7 +31,7 @@ CLASSES = (3, 8, 0, 5)
 METHODS = ("lra-npp", "channels", "deep")
 DEEP = (3, 8)  # classes that "deep" forgets: it trains
 PROBES, RETAIN, JUDGES = 36, 20, 100  # real images of the class, of each other class; of each that judge
-PAGE, MARKERS = Path("docs/forgetting.md"), ("<!-- synthetic: begin -->", "<!-- synthetic: end -->")
+PAGE, MARKERS = Path("docs/probes.md"), ("<!-- synthetic: begin -->", "<!-- synthetic: end -->")
 Row = dict[str, Any]
 Pair = tuple[Tensor, Tensor]
 

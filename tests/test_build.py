@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,35 @@ def test_a_broken_library_is_reported_and_replaced_by_the_reference(tmp_path: Pa
     assert not cpu["loaded"]
     assert "libzsu_fast_cpu.so" in cpu["reason"]
     assert cpu["reason"] in done.stderr  # the warning
+
+
+WITHOUT_SOURCE_TREE = """
+import json, sys, warnings
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
+warnings.simplefilter("ignore")
+import zsu_fast
+info = zsu_fast.build_info()
+print(json.dumps([zsu_fast.__file__, info["libraries"]["cpu"], info["ops"]["topk_count"]["cpu"]]))
+"""
+
+
+@needs_libraries
+@pytest.mark.parametrize("version", [zsu_fast.__version__, "0.0.1"])
+def test_the_wheel_of_the_cpu_libraries_is_used_if_it_has_the_version(tmp_path: Path, version: str) -> None:
+    package = Path(zsu_fast.__file__).parent
+    shutil.copytree(package, tmp_path / "zsu_fast", ignore=shutil.ignore_patterns("lib", "__pycache__"))
+    (tmp_path / "zsu_fast_cpu").mkdir()
+    (tmp_path / "zsu_fast_cpu" / "lib").symlink_to(Path(_load.paths["zsu_fast_cpu"]).parent)
+    metadata = tmp_path / f"zsu_fast_cpu-{version}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.4\nName: zsu-fast-cpu\nVersion: {version}\n")
+    module, cpu, backend = json.loads(run(WITHOUT_SOURCE_TREE, tmp_path, PYTHONPATH=str(tmp_path)).stdout)
+    assert module.startswith(str(tmp_path))
+    if version == zsu_fast.__version__:
+        assert cpu["loaded"] and cpu["path"].startswith(str(tmp_path / "zsu_fast_cpu")) and backend == "compiled"
+    else:
+        assert not cpu["loaded"] and backend == "reference"
+        assert f"zsu-fast-cpu 0.0.1 is installed beside zsu-fast {zsu_fast.__version__}" in cpu["reason"]
 
 
 LEVELS = """

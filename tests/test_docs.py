@@ -28,6 +28,7 @@ from bench import (
     texts,
 )
 from bench.__main__ import RESULTS
+from bench.gallery import PICTURES
 from bench.oracles import CACHE
 from bench.paper import ablation
 from bench.report import insert_table
@@ -36,14 +37,20 @@ from tests.concepts.conftest import Planted, planted_net  # noqa: F401  # a fixt
 from tests.concepts_data import USER, with_square
 from tests.examples import BLOCK, run_examples
 from tests.generators import generator_and_items, generator_and_judges
+from zsu_fast.cli.requests_file import KINDS
+from zsu_fast.evaluate.intervals import trials_for_bound, upper_bound
+from zsu_fast.evaluate.texts import encoded, padded
 from zsu_fast.report import FORMATS
 from zsu_fast.report.statements import LEVELS, MEANINGS
-from zsu_fast.unlearn import TextRecord
+from zsu_fast.unlearn import TextRecord, model_digest
 from zsu_fast.unlearn.methods import BASELINES, INSTANCE_METHODS, RESUMABLE, TEXT_METHODS
+from zsu_fast.unlearn.queue.rows import STATUSES
+from zsu_fast.unlearn.verdict import FORGOTTEN_AT_MOST
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "lrp.md"
 FORGETTING = ROOT / "docs" / "forgetting.md"
+PROBES_PAGE = ROOT / "docs" / "probes.md"
 BASELINES_PAGE = ROOT / "docs" / "baselines.md"
 INSTANCES_PAGE = ROOT / "docs" / "instances.md"
 CONCEPTS_PAGE = ROOT / "docs" / "concepts.md"
@@ -51,11 +58,12 @@ TEXTS_PAGE = ROOT / "docs" / "texts.md"
 GENERATORS_PAGE = ROOT / "docs" / "generators.md"
 LANGUAGE_PAGE = ROOT / "docs" / "language-models.md"
 REPORT_PAGE = ROOT / "docs" / "report.md"
-README = ROOT / "README.md"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+GALLERY, QUEUE_PAGE = ROOT / "docs" / "gallery.md", ROOT / "docs" / "queue.md"
+INDEX, README = ROOT / "docs" / "index.md", ROOT / "README.md"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 HELD_ABOVE = (
-    GUIDE, FORGETTING, BASELINES_PAGE, INSTANCES_PAGE, CONCEPTS_PAGE, GENERATORS_PAGE, TEXTS_PAGE, LANGUAGE_PAGE,
-    REPORT_PAGE, README,
+    GUIDE, FORGETTING, PROBES_PAGE, BASELINES_PAGE, INSTANCES_PAGE, CONCEPTS_PAGE, GENERATORS_PAGE, TEXTS_PAGE,
+    LANGUAGE_PAGE, REPORT_PAGE, QUEUE_PAGE, GALLERY, INDEX, README,
 )  # fmt: skip
 
 
@@ -86,8 +94,9 @@ def test_the_readme(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytes
         "labels": torch.full((len(images),), 3),
         "loader": names["parts"].train[0].split(128),
     }
-    found = run_examples(ROOT / "README.md", given)
-    assert found["result"].reached and (tmp_path / "class3.safetensors").exists()
+    for page in (INDEX, README):
+        assert run_examples(page, given)["result"].reached
+        (tmp_path / "class3.safetensors").unlink()
 
 
 def test_the_page_on_forgetting(guide: tuple[Path, dict]) -> None:
@@ -96,13 +105,27 @@ def test_the_page_on_forgetting(guide: tuple[Path, dict]) -> None:
     original, edited = names["model"], copy.deepcopy(names["model"])
     zsu_fast.forget(edited, 3, names["parts"].probes)
     (x, y), (test_x, test_y) = ([part[half::4] for part in names["parts"].judge] for half in (0, 1))
-    given = {"model": copy.deepcopy(original), "edited": edited, "original": original, "retrained": edited}
+    given = {"edited": edited, "original": original, "retrained": edited}
     given |= {"x": x, "y": y, "test_x": test_x, "test_y": test_y}
-    names = run_examples(FORGETTING, given)
-    assert names["result"].reached and "Nothing was verified on real images" in names["result"].verdict.sentence
-    found = names["found"]
+    found = run_examples(FORGETTING, given)["found"]
     assert ", ".join(f"`{name}`" for name in RESUMABLE) in " ".join(FORGETTING.read_text().split())
     assert found.attacks["answers"].forget["edited"] < 0.05 < 0.8 < found.attacks["linear probe"].forget["edited"]
+
+
+def test_the_page_on_probes(guide: tuple[Path, dict]) -> None:
+    """Its `model` is a trained one; the numbers of images that it names are those of the bound."""
+    _, names = guide
+    result = run_examples(PROBES_PAGE, {"model": copy.deepcopy(names["model"])})["result"]
+    assert result.reached and "Nothing was verified on real images" in result.verdict.sentence
+    text = PROBES_PAGE.read_text()
+    rows = [
+        re.search(rf"^\| {label}(.*)\|$", text, re.MULTILINE)
+        for label in ("of which .*? class", "images that .*? enough")
+    ]
+    wrong, enough = ([int(cell) for cell in row[1].split("|") if cell.strip()] for row in rows if row)
+    assert enough == [trials_for_bound(count, FORGOTTEN_AT_MOST) for count in wrong]
+    said = re.findall(r"(\d+)(?: images)? show (?:at most )?([\d.]+) %", text)
+    assert len(said) == 4 and all(f"{100 * upper_bound(0, int(n)):.1f}" == share for n, share in said)
 
 
 def test_the_page_on_the_report(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +141,34 @@ def test_the_page_on_the_report(guide: tuple[Path, dict], tmp_path: Path, monkey
     rows = re.findall(r"^\| (.*?) \|", REPORT_PAGE.read_text(), re.MULTILINE)
     assert {f"`{name}`" for name in FORMATS} <= {row.removesuffix(" (default)") for row in rows}
     assert {LEVELS.get(level, level) for level in MEANINGS} <= set(rows)
+
+
+def test_the_gallery(
+    guide: tuple[Path, dict],
+    planted_net: Planted,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its models are those of the guides; every picture is small, and so many are there as sections of code make."""
+    monkeypatch.chdir(tmp_path)
+    _, names = guide
+    x, y = names["parts"].judge
+    given = {"model": copy.deepcopy(names["model"]), "images": names["images"][:4], "threes": names["parts"].probes}
+    others = y[1::2] != 3
+    given |= {"x": x[1::2][others], "y": y[1::2][others], "test_x": x[::2], "test_y": y[::2]}
+    known = taught(SMALL, CACHE / "texts")
+    fact = known.world.facts[0]
+    tokens, answer = padded([encoded(known.tokenizer, fact.question(1), f" {fact.answer}")])
+    given |= {"language_model": known.model, "tokenizer": known.tokenizer, "tokens": tokens, "answer": answer}
+    coloured = torch.cat([with_square(planted_net.threes), planted_net.x[:200]])
+    labels = torch.cat([torch.full((len(planted_net.threes),), USER), planted_net.y[:200]])
+    given |= {"coloured_model": planted_net.net, "coloured": coloured, "labels": labels}
+    given |= dict(zip(("generator", "judge", "second_judge"), generator_and_judges(), strict=True))
+    run_examples(GALLERY, given)
+    assert {path.name for path in tmp_path.iterdir()} == {"maps.png", "text.html", "front.png", "report.html"}
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", GALLERY.read_text())
+    assert set(PICTURES) <= {Path(name).stem.partition("-")[0] for name in pictures}
+    assert all((GALLERY.parent / name).stat().st_size < 150_000 for name in pictures)
 
 
 def test_the_page_on_baselines(guide: tuple[Path, dict]) -> None:
@@ -140,6 +191,23 @@ def test_the_page_on_instances(guide: tuple[Path, dict]) -> None:
     found = run_examples(INSTANCES_PAGE, given)
     assert found["result"].verdict.level == found["later"].verdict.level == "answers"
     assert re.findall(r"^\| `(.*?)`", INSTANCES_PAGE.read_text(), re.MULTILINE)[3:5] == list(INSTANCE_METHODS)
+
+
+def test_the_page_on_queues(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `threes` and `fives` were not trained on, `x` were; it has a row for each status and names each column."""
+    monkeypatch.chdir(tmp_path)
+    _, names = guide
+    (test_x, test_y), (train_x, train_y) = names["parts"].judge, names["parts"].train
+    given = {"model": copy.deepcopy(names["model"]), "test_x": test_x, "test_y": test_y}
+    given |= {"threes": names["parts"].probes, "fives": test_x[test_y == 5], "x": train_x[:4], "y": train_y[:4]}
+    found = run_examples(QUEUE_PAGE, given | {"kept": (train_x[20:60], train_y[20:60])})
+    assert [row.status for row in found["queue"].rows] == ["done"] * 3 and found["problems"] == []
+    assert model_digest(found["original"]) == model_digest(names["model"])
+    text = QUEUE_PAGE.read_text()
+    for status in STATUSES:
+        assert re.search(rf"^\| [^|]*\b{status}\b[^|]* \|", text, re.MULTILINE)
+    for _, must, may in KINDS.values():
+        assert all(f"`{name}`" in text for name in (*must, *may))
 
 
 def test_the_page_on_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +335,7 @@ def test_table_of_streams() -> None:
     assert insert_table(text, streams.table(results), *streams.MARKERS) == text
 
 
-@pytest.mark.parametrize("module", [low_memory, smaller], ids=["low_memory", "smaller"])
+@pytest.mark.parametrize("module", [low_memory, smaller, synthetic], ids=["low_memory", "smaller", "synthetic"])
 def test_tables_of_one_benchmark(module: ModuleType) -> None:
     results = json.loads((RESULTS / f"{module.__name__.rpartition('.')[2]}.json").read_text())
     text = (ROOT / module.PAGE).read_text()
@@ -278,8 +346,6 @@ def test_tables_of_forgetting() -> None:
     results = json.loads((RESULTS / "depth.json").read_text())
     text = FORGETTING.read_text()
     assert insert_table(text, depth.table(results), depth.BEGIN, depth.END) == text
-    results = json.loads((RESULTS / "synthetic.json").read_text())
-    assert insert_table(text, synthetic.table(results), *synthetic.MARKERS) == text
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in HELD_ABOVE], ids=lambda path: path.name)
@@ -290,8 +356,12 @@ def test_other_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text)):
+    check_links(page, BLOCK.sub("", page.read_text(encoding="utf-8")))
+
+
+def check_links(page: Path, text: str) -> None:
+    """Whatever the text of the page links to in this repository is there: files, pictures, headings."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("http://", "https://")):
             continue
         name, _, heading = target.partition("#")

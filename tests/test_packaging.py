@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,41 @@ def test_metadata() -> None:
     assert set(facts.get_all("Provides-Extra") or []) >= {"cli", "report", "evaluate", "models", "dev"}
     (entry,) = importlib.metadata.entry_points(group="console_scripts", name="zsu-fast")
     assert callable(entry.load())
+
+
+PROJECTS = [ROOT / "pyproject.toml", *sorted(ROOT.glob("packaging/*/pyproject.toml"))]
+
+
+def read(project: Path) -> dict:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
+    return tomllib.loads(project.read_text())
+
+
+def test_the_long_description_links_to_nothing_but_addresses() -> None:
+    """A package index has no docs/ beside it."""
+    text = (ROOT / "README.md").read_text()
+    for rule in read(PROJECTS[0])["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    links = re.findall(r"\]\(([^)\s]*)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    assert links and all(link.startswith("https://") for link in links), links
+
+
+def test_the_wheels_of_libraries_are_named_as_the_loader_looks_for_them() -> None:
+    main, *binary = map(read, PROJECTS)
+    assert [project["project"]["name"] for project in binary] == ["zsu-fast-cpu", "zsu-fast-cuda"]
+    for project in binary:
+        name = project["project"]["name"]
+        assert project["tool"]["scikit-build"]["wheel"]["install-dir"] == name.replace("-", "_")
+        assert project["tool"]["scikit-build"]["wheel"]["py-api"] == "py3"  # for every Python
+        for field in ("authors", "license", "requires-python"):
+            assert project["project"][field] == main["project"][field], f"{name}: {field}"
+        assert name in main["project"]["optional-dependencies"][name.removeprefix("zsu-fast-")]
+
+
+def test_building_the_package_asks_for_no_torch() -> None:
+    """Pip would download gigabytes of it into an environment of its own, for each build."""
+    for project in PROJECTS:
+        assert not any("torch" in name for name in read(project)["build-system"]["requires"]), project
 
 
 def test_typed() -> None:

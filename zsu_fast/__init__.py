@@ -10,38 +10,22 @@ Floors, each built on the one before: `zsu_fast.ops` (torch ops; `zsu_fast.refer
 `zsu_fast.lrp` (rules, composites, `relevance`), `zsu_fast.unlearn` and `zsu_fast.evaluate`.
 """
 
-from typing import TYPE_CHECKING
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from zsu_fast import waiting_threads  # isort: skip  # before anything that loads torch
-from zsu_fast import ops, plot, reference
-from zsu_fast.evaluate import Evaluation
-from zsu_fast.lrp import Relevance, relevance
-from zsu_fast.ops.build_info import build_info
-from zsu_fast.unlearn import ForgetResult, Patch, Picks, compact, forget, perturb_, select
-from zsu_fast.version import __version__
+from zsu_fast import command_line
+from zsu_fast.version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from zsu_fast.evaluate import evaluate
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+if TYPE_CHECKING or not command_line.IS_OURS:
+    from zsu_fast.api import *  # noqa: F403
+    from zsu_fast.api import __all__ as __all__
 else:
-    from zsu_fast import evaluate  # the package, which can be called like its function
 
-del waiting_threads
-
-__all__ = [
-    "Evaluation",
-    "ForgetResult",
-    "Patch",
-    "Picks",
-    "Relevance",
-    "__version__",
-    "build_info",
-    "compact",
-    "evaluate",
-    "forget",
-    "ops",
-    "perturb_",
-    "plot",
-    "reference",
-    "relevance",
-    "select",
-]
+    def __getattr__(name: str) -> Any:
+        """All the same, when it is first asked for: the command line loads torch when work begins."""
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module("zsu_fast.api"), name)

@@ -1,11 +1,13 @@
 """Files that are there whole or not at all, also after a crash or a loss of power."""
 
+import logging
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LOG = logging.getLogger(__name__)
 PARTIAL = ".zsu-part"
 """End of the name of a file that is being written: one that is left lying was interrupted."""
 
@@ -25,6 +27,7 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
         flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)
+        LOG.debug("wrote %s", path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

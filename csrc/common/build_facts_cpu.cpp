@@ -6,7 +6,9 @@
 namespace zsu {
 namespace {
 
-std::string cpu_build_facts() { return "version=" ZSU_VERSION ";level=" ZSU_CPU_LEVEL ";compiler=" __VERSION__; }
+std::string cpu_build_facts() {
+  return "version=" ZSU_VERSION ";torch=" ZSU_TORCH_VERSION ";level=" ZSU_CPU_LEVEL ";compiler=" __VERSION__;
+}
 
 }  // namespace
 }  // namespace zsu

@@ -10,7 +10,7 @@ namespace zsu {
 namespace {
 
 std::string cuda_build_facts() {
-  return "version=" ZSU_VERSION ";architectures=" ZSU_CUDA_ARCHS ";compiler=nvcc " ZSU_TEXT(
+  return "version=" ZSU_VERSION ";torch=" ZSU_TORCH_VERSION ";architectures=" ZSU_CUDA_ARCHS ";compiler=nvcc " ZSU_TEXT(
       __CUDACC_VER_MAJOR__) "." ZSU_TEXT(__CUDACC_VER_MINOR__) "." ZSU_TEXT(__CUDACC_VER_BUILD__);
 }
 

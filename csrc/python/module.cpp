@@ -1,5 +1,5 @@
-// Build facts for zsu_fast.build_info(). Includes no torch header: it is tied to one version of Python, the op
-// libraries are tied to none.
+// Facts of the processor for zsu_fast.build_info(). Includes no torch header: it is tied to one version of Python, the
+// op libraries are tied to none; so builds from source have it, and wheels do without.
 #include <pybind11/pybind11.h>
 
 namespace py = pybind11;
@@ -23,10 +23,6 @@ py::dict cpu_features() {
 
 PYBIND11_MODULE(_native, m) {
   m.attr("VERSION") = ZSU_VERSION;
-  m.attr("TORCH_VERSION") = ZSU_TORCH_VERSION;
-  m.attr("CUDA_ARCHITECTURES") = ZSU_CUDA_ARCHS;
-  m.attr("CUDA_COMPILER_VERSION") = ZSU_CUDA_COMPILER_VERSION;
   m.attr("COMPILER") = __VERSION__;
-  m.attr("BUILD_TYPE") = ZSU_BUILD_TYPE;
   m.def("cpu_features", &cpu_features, "What the processor of this machine offers, by name.");
 }

@@ -57,7 +57,7 @@ def test_demo_forgets_and_restores(tmp_path: Path) -> None:
 def test_exit_codes_are_those_of_forget(monkeypatch: pytest.MonkeyPatch, level: str, code: int) -> None:
     verdict = SimpleNamespace(level=level)
     outcome = SimpleNamespace(result=SimpleNamespace(verdict=verdict), to_dict=dict, restored=True)
-    monkeypatch.setattr(demo_command, "run_demo", lambda *_: outcome)
+    monkeypatch.setattr("zsu_fast.demo.run_demo", lambda *_: outcome)
     monkeypatch.setattr(demo_command, "_told", lambda _: [])
     assert CliRunner().invoke(app, ["demo"]).exit_code == code
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from zsu_fast.class_names import ClassNames
 from zsu_fast.cli.images import read_images
-from zsu_fast.cli.preprocess import Preprocess, parse_numbers, parse_size
+from zsu_fast.cli.preprocess import Preprocess
 
 NAMES = {0: "nw", 1: "ne", 2: "sw", 3: "se"}
 
@@ -66,11 +66,21 @@ def test_what_systems_leave_behind_is_no_class(workplace, tmp_path: Path) -> Non
     for hidden in (places[0] / "._0.png", tmp_path / "__MACOSX" / "a.png", tmp_path / ".b.png"):
         hidden.write_bytes(b"no image")
     found = read_images(tmp_path, NAMES)
-    assert len(found) == 16 and found.ignored == (tmp_path / "3", tmp_path / "notes")
+    hidden = (tmp_path / ".cache", tmp_path / "__MACOSX")
+    assert len(found) == 16 and found.ignored == (*hidden, tmp_path / "3", tmp_path / "notes")
+    assert [text.partition(" is left out: ")[2] for text in found.left_out()] == ["it is hidden"] * 2 + [
+        "no images are in it"
+    ] * 2
     flat = read_images(places[0], {})
     assert len(flat) == 8 and flat.ignored == ()
     (places[0] / "empty").mkdir()
     assert read_images(places[0], {}).ignored == (places[0] / "empty",)
+    for stray in ("a.gif", "b.npy"):
+        (places[0] / stray).write_bytes(b"")
+    for read, count in ((places[0], 8), (tmp_path, 16)):
+        again = read_images(read, NAMES)
+        assert len(again) == count and again.strays == (places[0] / "a.gif", places[0] / "b.npy")
+        assert "a.gif and 1 more are left out: no image by the suffix" in again.left_out()[-1]
     # Where the alphabet alone tells, a class without images keeps its place.
     by_alphabet = shutil.copytree(workplace.folder / "by_name", tmp_path / "by_name")
     (by_alphabet / "nz").mkdir()
@@ -160,12 +170,5 @@ def test_preprocess_refusals_and_options() -> None:
         Preprocess(mean=(0.0,) * 3, std=(1.0,) * 3)(np.zeros((1, 2, 2, 1), np.uint8))
     with pytest.raises(ValueError, match="give --size"):
         Preprocess()([Image.new("RGB", (4, 4)), Image.new("RGB", (4, 5))])
-    assert parse_numbers("0.5,1", "--mean") == (0.5, 1.0) and parse_numbers(None, "--mean") is None
-    assert parse_size("224") == (224, 224) and parse_size("24x32") == (24, 32)
-    with pytest.raises(ValueError, match="--mean"):
-        parse_numbers("a,b", "--mean")
-    for bad in ("x", "1x2x3", "1.5"):
-        with pytest.raises(ValueError, match="--size"):
-            parse_size(bad)
     changed = Preprocess(size=(224, 224), resize=256).overridden((0.5,), (0.5,), (112, 112))
     assert changed.resize == 128 and changed.mean == (0.5,)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zsu_fast.cli import folder
+from zsu_fast import folder
 from zsu_fast.cli.manifest import FILES
 from zsu_fast.cli.outputs import OutputFolder
 

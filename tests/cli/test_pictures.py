@@ -12,6 +12,7 @@ from PIL import Image
 from zsu_fast.cli import npz
 from zsu_fast.cli.images import read_images
 from zsu_fast.cli.own_preprocess import OwnPreprocess
+from zsu_fast.cli.pictures import turned_by_exif
 from zsu_fast.cli.preprocess import Preprocess
 
 RAMP = np.tile(np.linspace(0, 1, 16), (16, 1))
@@ -62,6 +63,59 @@ def test_eight_bits_are_what_they_were(tmp_path: Path) -> None:
     assert torch.equal(read(tmp_path, 3)[0], torch.from_numpy(pixels).permute(2, 0, 1).float() / 255)
     Image.fromarray((RAMP * 65535).astype(np.uint16)[:6, :5]).save(tmp_path / "b.png")  # both in one batch
     assert torch.equal(read(tmp_path, 3)[0], torch.from_numpy(pixels).permute(2, 0, 1).float() / 255)
+
+
+def of_mode(mode: str) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 4), dtype=np.uint8)
+    return Image.fromarray(pixels).convert("RGB" if mode == "P" else mode).convert(mode)
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize(
+    ("mode", "name", "settings"),
+    [
+        ("RGB", "a.png", {}), ("RGB", "a.bmp", {}), ("RGB", "a.webp", {}), ("RGB", "a.ppm", {}), ("RGB", "a.jpeg", {}),
+        ("L", "a.jpg", {}), ("L", "a.pgm", {}), ("LA", "a.png", {}), ("1", "a.png", {}), ("1", "a.tif", {}),
+        ("P", "a.png", {}), ("P", "a.png", {"transparency": 3}), ("P", "a.png", {"transparency": bytes(range(20))}),
+        ("RGBA", "a.png", {}), ("RGBA", "a.tiff", {}), ("RGBA", "a.webp", {"lossless": True}),
+        ("CMYK", "a.jpg", {}), ("CMYK", "a.tif", {}), ("YCbCr", "a.jpg", {}), ("P", "a.jpg", {"format": "PNG"}),
+        ("P", "a.png", {"format": "GIF"}), ("RGB", "A.JPG", {"format": "PNG"}),
+    ],
+)  # fmt: skip
+def test_as_the_loaders_of_torchvision_and_timm_do(tmp_path: Path, mode: str, name: str, settings) -> None:
+    """Both open, and convert to RGB: alpha is dropped, and a suffix says nothing of the format."""
+    of_mode(mode).save(tmp_path / name, **settings)
+    with Image.open(tmp_path / name) as image:
+        expected = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
+    assert torch.equal(read(tmp_path, 3)[0], expected)
+
+
+def test_exif_rotation_is_not_applied_as_the_loaders_do_not(tmp_path: Path) -> None:
+    picture = of_mode("RGB")
+    exif = picture.getexif()
+    exif[274] = 6  # "turn by a quarter"
+    picture.save(tmp_path / "a.png", exif=exif)
+    assert read(tmp_path, 3).shape == (1, 3, 6, 5) and turned_by_exif(tmp_path / "a.png")
+    picture.save(tmp_path / "a.png")
+    assert not turned_by_exif(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "text", "animated", "array"])
+def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray((RAMP * 255).astype(np.uint8)).resize((200, 200)).save(path)
+    if kind == "animated":
+        Image.new("L", (4, 4)).save(path, "GIF", save_all=True, append_images=[Image.new("L", (4, 4), 9)])
+    elif kind == "array":
+        with path.open("wb") as file:
+            np.save(file, RAMP)
+    else:
+        path.write_bytes({"cut": path.read_bytes()[:-900], "empty": b"", "text": b"no picture"}[kind])
+    with pytest.raises(ValueError, match=r"cannot read the image .*a\.jpg: ."):
+        read(tmp_path)
+    np.save(tmp_path / "x.npy", RAMP)
+    with pytest.raises(ValueError, match=r"--probes must be a folder of images or a \.npz file, got .*x\.npy"):
+        read_images(tmp_path / "x.npy", {}, "--probes")
 
 
 @pytest.mark.parametrize(

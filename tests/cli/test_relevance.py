@@ -11,7 +11,7 @@ import torch
 
 from zsu_fast.cli import relevance_files
 from zsu_fast.cli.preprocess import Preprocess
-from zsu_fast.cli.relevance_command import _composite, _titles
+from zsu_fast.cli.relevance_run import composite_of, titles
 from zsu_fast.lrp import COMPOSITES, Relevance, ZBox, relevance
 
 pytest.importorskip("matplotlib")
@@ -112,11 +112,11 @@ def test_every_named_composite(run, name: str) -> None:
 
 
 def test_bounds_are_black_and_white() -> None:
-    first = _composite("epsilon_gamma_box", Preprocess(mean=(0.5, 0.4), std=(0.25, 0.2))).first
+    first = composite_of("epsilon_gamma_box", Preprocess(mean=(0.5, 0.4), std=(0.25, 0.2))).first
     assert isinstance(first, ZBox)
     assert (first.low, first.high) == ((-2.0, -2.0), (2.0, pytest.approx(3.0)))
     with pytest.raises(ValueError, match="own preprocessing"):
-        _composite("epsilon_gamma_box", lambda images: images)
+        composite_of("epsilon_gamma_box", lambda images: images)
 
 
 def test_conservation_is_checked_on_request(run, workplace, tmp_path: Path) -> None:
@@ -133,12 +133,12 @@ def test_conservation_is_checked_on_request(run, workplace, tmp_path: Path) -> N
 
 
 def test_classes_that_share_a_name() -> None:
-    assert _titles([134, 517, 3], {134: "crane", 517: "crane", 3: "shark"}) == ["crane (134)", "crane (517)", "shark"]
-    assert _titles([None], {}) == ["answer"] and _titles([7], {}) == ["class 7"]
+    assert titles([134, 517, 3], {134: "crane", 517: "crane", 3: "shark"}) == ["crane (134)", "crane (517)", "shark"]
+    assert titles([None], {}) == ["answer"] and titles([7], {}) == ["class 7"]
 
 
 def test_relevance_that_is_not_finite_is_told(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from zsu_fast.cli import relevance_command
+    from zsu_fast.cli import relevance_run
 
     def broken(*arguments, **options):
         found = relevance(*arguments, **options)
@@ -147,7 +147,7 @@ def test_relevance_that_is_not_finite_is_told(run, monkeypatch: pytest.MonkeyPat
             one.input[0, 0, 0, 0] = torch.inf
         return found
 
-    monkeypatch.setattr(relevance_command, "relevance_of", broken)
+    monkeypatch.setattr(relevance_run, "relevance", broken)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = run(*MODEL, "-i", "class2.npz", "-o", tmp_path / "r.png", "--json")

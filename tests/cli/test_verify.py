@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from zsu_fast.cli.folder import READY, WRITING
+from zsu_fast.folder import READY, WRITING
 from zsu_fast.lock import Lock
 from zsu_fast.unlearn import Patch
 

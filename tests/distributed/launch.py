@@ -23,7 +23,11 @@ needs_gloo = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_avai
 
 
 class RankError(AssertionError):
-    """What was raised, by rank; "no answer" of a rank that did not come back in time."""
+    """What was raised, by rank; "no answer" of a rank that did not come back in time. answers: of the other ranks."""
+
+    def __init__(self, text: str, answers: dict[int, Any]) -> None:
+        super().__init__(text)
+        self.answers = answers
 
 
 class Ranks:
@@ -60,7 +64,9 @@ class Ranks:
         failed = {rank: text for rank, (done, text) in enumerate(answers) if not done}
         if failed:
             self._kill()
-            raise RankError("".join(f"\nrank {rank} of {self.world}: {text}" for rank, text in failed.items()))
+            others = {rank: value for rank, (done, value) in enumerate(answers) if done}
+            text = "".join(f"\nrank {rank} of {self.world}: {text}" for rank, text in failed.items())
+            raise RankError(text, others)
         return [value for _, value in answers]
 
     def close(self) -> None:

@@ -198,8 +198,6 @@ def forgets_in_parts(folder: str) -> None:
     reached.patch.revert(net)
     with pytest.raises(ValueError, match="probes: not the same in all processes"):
         zsu_fast.forget(net, 1, probes[dist.get_rank() :])
-    with pytest.raises(TypeError, match="is sharded .*this method cannot edit.*apply the patch to the parts"):
-        zsu_fast.forget(net, 1, probes, method="channels")
     assert zsu_fast.unlearn.model_digest(net) == before
 
 
@@ -207,11 +205,73 @@ def test_forget_edits_the_parts_as_it_does_the_whole(ranks: Ranks, tmp_path: Pat
     ranks.run(forgets_in_parts, str(tmp_path))
 
 
+def same_edit(net: nn.Module, plain: nn.Module, probes: Tensor, target: int = 1, **options: object) -> None:
+    """`forget` of an FSDP2 model is that of the whole, and so is what it costs and certifies; both are taken back."""
+    before = zsu_fast.unlearn.model_digest(plain)
+    ours, theirs = (zsu_fast.forget(model, target, probes, **options) for model in (net, plain))
+    assert ours.patch.entries and ours.patch.digests == theirs.patch.digests and ours.picks == theirs.picks
+    told = [{k: v for k, v in r.record.items() if k not in ("time", "probes", "retain_probes")} for r in (ours, theirs)]
+    assert told[0] == told[1]
+    assert zsu_fast.unlearn.model_digest(net) == zsu_fast.unlearn.model_digest(plain) != before
+    ours.patch.revert(net)
+    theirs.patch.revert(plain)
+    assert zsu_fast.unlearn.model_digest(net) == zsu_fast.unlearn.model_digest(plain) == before
+
+
+def masks_in_parts() -> None:
+    plain, images = a_net(), torch.rand(40, 3, 9, 9)
+    with torch.no_grad():
+        plain.head.bias -= plain(images).mean(0)  # for answers of all kinds
+        answers = plain(images).argmax(1)
+    target = int(answers.mode().values)
+    probes, others = images[answers == target], answers != target
+    options = {"method": "channels", "layers": ["stem.0", "deep.1", "mlp.0", "attention.heads"], "scope": "global"}
+    for wrap, budget in (("layers", 20), ("root", 5)):
+        same_edit(sharded(plain, wrap), plain, probes, target, budget=budget, **options)
+    searched = {"retain_probes": (images[others], answers[others]), "until": 0.5, "utility_floor": 0.0}
+    same_edit(sharded(plain, "blocks"), plain, probes, target, **searched, **options)
+    net, edit = sharded(plain, "blocks"), {"sample": images[:1], "path": "all"}
+    with pytest.raises(ValueError, match='memory: "low"'):
+        zsu_fast.forget(net, target, probes, method="channels", budget=3, memory="low")
+    picks = zsu_fast.Picks({target: [2]}, {"deep.1": [0, 7], "attention.heads": [1]})
+    made = zsu_fast.perturb_(net, picks, **edit)
+    assert made.digests == zsu_fast.perturb_(plain, picks, **edit).digests
+
+
+def test_channels_are_masked_in_the_parts_as_in_the_whole(ranks: Ranks) -> None:
+    ranks.run(masks_in_parts)
+
+
+def in_copies() -> None:
+    """HSDP: each slice is held by two processes, each copy by two others."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "parts"))
+    plain, probes = classifier()
+    net = copy.deepcopy(plain)
+    for module in (net[1], net):
+        fully_shard(module, mesh=mesh)
+    compare(net, plain, probes[:3], probes[:3], composite="epsilon_plus")
+    same_edit(net, plain, probes, budget=3, path="neuron")
+    same_edit(net, plain, probes, method="channels", budget=3)
+    with pytest.raises(ValueError, match="probes: not the same in all processes"):  # of one copy, not of the other
+        zsu_fast.forget(net, 1, probes[dist.get_rank() // 2 :])
+    part = copy.deepcopy(plain)
+    fully_shard(part, mesh=init_device_mesh("cpu", (4,)))
+    same_edit(part, plain, probes, budget=3)  # some processes have no row of the classifier
+
+
+def test_copies_of_parts(tmp_path: Path) -> None:
+    with Ranks(4) as four:
+        four.run(in_copies)
+
+
 def refusals() -> None:
     net = sharded(a_net(), "root")
     x = torch.rand(2, 3, 9, 9)
     for _ in range(2):
-        with pytest.raises(TypeError, match="model: it is sharded .*forget on the whole"):
+        with pytest.raises(TypeError, match="model: it is sharded .*forget on the whole.*apply the patch to the parts"):
             zsu_fast.forget(net, 1, x, method="deep")
         with pytest.raises(ValueError, match="cannot be planned, because it is sharded"):
             zsu_fast.relevance(net, x, plan=True)

@@ -29,6 +29,7 @@ DEFINITIONS = {
     "USE_CUDA": "1",  # declares what emulator.cpp stands in for
     "TORCH_TARGET_VERSION": "0x020b000000000000",
     "ZSU_VERSION": f'"{__version__}"',
+    "ZSU_TORCH_VERSION": f'"{torch.__version__}"',
     "ZSU_CPU_LEVEL": '"emulated CUDA"',
 }
 REPLACED = {

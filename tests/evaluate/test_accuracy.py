@@ -1,5 +1,6 @@
 """Accuracy per class, intervals, what the model is left like, and what is refused."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -71,7 +72,7 @@ def test_model_and_rng_are_left_as_they_were() -> None:
 
 def test_flags_come_back_after_an_error() -> None:
     model = Lookup(3).train()  # answer 3 below is out of range: one_hot raises
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="images: the model does not take images of shape"):
         measure(model=model, images=torch.full((8, 1), 3.0))
     assert model.training and model.dropout.training
 
@@ -121,6 +122,41 @@ def test_what_a_norm_says_of_an_image_is_said_of_the_model() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).eval()
     with pytest.raises(ValueError, match=r"model: does not take images of shape \(8, 8\): expected 4D"):
         evaluate(net, torch.rand(3, 8, 8), torch.tensor([0, 1, 0]), 1)
+
+
+CONV = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+PICTURES = torch.rand(12, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"model": CONV.state_dict()}, TypeError, "^model: expected .* got OrderedDict, a state dict; load it"),
+        ({"model": "net.pt"}, TypeError, "^model: expected .* got str; load the weights into the network"),
+        ({"model": None}, TypeError, "^model: expected a torch.nn.Module, got NoneType"),
+        ({"model": nn.Linear}, TypeError, "^model: expected a torch.nn.Module, got the class Linear"),
+        ({"model": SimpleNamespace(model=CONV)}, TypeError, r"got SimpleNamespace; .* holds \(.model\)"),
+        ({"model": torch.export.export(CONV, (PICTURES,))}, TypeError, r"ExportedProgram; pass its .module\(\)"),
+        ({"model": copy.deepcopy(CONV).to("meta")}, ValueError, "^model: its logits are on the meta device"),
+        ({"images": PICTURES.double()}, ValueError, "^images: torch.float64, the model is torch.float32"),
+        (
+            {"images": (PICTURES.permute(0, 2, 3, 1))},
+            ValueError,
+            r"^images: .* shape \(8, 8, 3\).*permute\(0, 3, 1, 2\)",
+        ),
+        ({"images": (PICTURES * 255).byte()}, ValueError, "^images: .*uint8: .*must be preprocessed as in training"),
+    ],
+)
+def test_what_people_pass_by_mistake(changes: dict, error: type, text: str) -> None:
+    given = {"model": CONV, "images": PICTURES, "labels": torch.arange(12) % 3, "target": 1} | changes
+    with pytest.raises(error, match=text):
+        evaluate(**given)
+
+
+def test_it_is_short() -> None:
+    told = repr(evaluate(CONV, PICTURES, torch.arange(12) % 3, 1))
+    assert told.startswith("Evaluation(forget=") and told.endswith("12 images of 3 classes, targets=[1])")
+    assert len(told) < 150
 
 
 def test_progress_counts_images() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zsu_fast.evaluate import depth, share_of_the_way
+from zsu_fast.evaluate import Attacker, compare, depth, share_of_the_way
 from zsu_fast.evaluate.attacks import row_from
 from zsu_fast.evaluate.fresh_row import classifier_of, row_for
 from zsu_fast.evaluate.probe import features_and_logits
@@ -99,6 +99,20 @@ def test_stages_are_probed_and_do_not_decide(nets):
     assert depth(original, original, images(1), images(2), 3, stages=["0"], **given).holds is False
     with pytest.raises(ValueError, match="layer"):
         depth(oracle, original, images(1), images(2), 3, stages=["5"])
+
+
+def test_each_model_is_attacked_once_where_edits_are_compared(nets):
+    original, edited, oracle = nets
+    options = {"relearn_steps": 4, "relearn_by": FAST, "stages": ["0"]}
+    attacker = Attacker(images(1), images(2), 3, **options)
+    before, retrained = attacker.attack(original), attacker.attack(oracle)
+    for net in (edited, oracle):
+        expected = depth(net, original, images(1), images(2), 3, oracle=oracle, **options)
+        assert compare(attacker.attack(net), before, retrained) == expected
+    with pytest.raises(ValueError, match="^attacked by another attacker"):
+        compare(Attacker(images(1), images(2), 3, relearn_steps=0).attack(edited), before, retrained)
+    with pytest.raises(ValueError, match="^attacked by another attacker"):
+        compare(Attacker(images(1), images(2), 2, **options).attack(edited), before, retrained)
 
 
 def test_without_an_oracle_nothing_is_said_of_how_deep(nets):

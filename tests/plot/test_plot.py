@@ -1,6 +1,7 @@
 """What the pictures show is what the numbers say: colours, scales, bars, and inputs of every shape and kind."""
 
 import io
+import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -322,3 +323,28 @@ zsu_fast.plot.layers({"a": torch.randn(2, 3)}), zsu_fast.plot.neurons({"a": torc
 assert "matplotlib.pyplot" not in sys.modules and settings() == before
 """
     subprocess.run([sys.executable, "-c", code, tmp_path / "x.png"], check=True, timeout=120)
+
+
+def test_contact_sheet() -> None:
+    """Pictures of any size and colour, each beside what is seen of it, captions as they are typed."""
+    pictures = [
+        np.full((h, w, c), 90, np.uint8) for h, w, c in ((8, 20, 3), (30, 9, 1), (4, 4, 3), (5, 5, 3), (6, 7, 1))
+    ]
+    figure = plot.contact_sheet(pictures, torch.rand(5, 1, 6, 6), ["$a_b$\nc"] + ["x" * 99] * 4, [True] + [False] * 4)
+    assert [axes.get_images()[0].get_array().shape for axes in figure.axes[:4]] == [
+        (8, 20, 3), (6, 6, 3), (30, 9, 3), (6, 6, 3),
+    ]  # fmt: skip
+    assert [text.get_text() for text in figure.texts[:2]] == ["$a_b$\nc", "x" * 43 + "…"]
+    assert [text.get_weight() for text in figure.texts[:2]] == ["bold", "normal"]
+    plot.save(figure, io.BytesIO(), "png")
+    for given in ((pictures[:4], 5), (pictures, 4), ([], 0)):
+        with pytest.raises(ValueError, match="captions|images must be numbers"):
+            plot.contact_sheet(given[0], torch.rand(given[1], 1, 6, 6), ["x"] * len(given[0]))
+
+
+def test_a_notebook_shows_figures() -> None:
+    """Also without pyplot and its inline backend, and after a copy."""
+    figure = plot.heatmap(torch.ones(8, 8))
+    copied = pickle.loads(pickle.dumps(figure))
+    for one in (figure, copied):
+        assert one._repr_png_().startswith(b"\x89PNG")

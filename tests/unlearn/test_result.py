@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import zsu_fast
-from zsu_fast.unlearn import model_digest
+from zsu_fast.unlearn import Picks, model_digest
 
 
 @pytest.fixture
@@ -26,6 +26,8 @@ def test_they_are_short_and_say_what_counts(done, digits):
     page = result._repr_html_()
     assert f"{result.before['forget_accuracy']:.4g}</td><td>{result.after['forget_accuracy']:.4g}" in page
     assert "tensor(" not in page + repr(result) + repr(result.patch)
+    picks = Picks({3: [1, 2]}, {f"layer{i}": list(range(500)) for i in range(9)})
+    assert repr(picks).startswith("Picks(class 3: 2 features; layer0: 500 neurons; ") and len(repr(picks)) < 200
     found = zsu_fast.relevance(net, digits.split(3)[0][:2])
     assert repr(found).startswith("Relevance(input=[2, 1, 8, 8], ") and len(repr(found)) < 300
 

@@ -171,6 +171,8 @@ def test_compiled_parts_run_as_written(conv_net, digits):
         (nn.Linear(4, 3, device="meta"), "meta device"),
         (None, "torch.nn.Module"),
         (torch.sin, "torch.nn.Module"),
+        (nn.Linear(4, 3).state_dict(), "OrderedDict, a state dict; load it into the network"),
+        ("model.pt", "got str; load the weights into the network"),
         (SimpleNamespace(ema=nn.Linear(4, 3)), r"got SimpleNamespace; pass the network that it holds \(\.ema\)"),
         (SimpleNamespace(shadow_params=[], copy_to=print), "averages of parameters without a network.*copy_to"),
         (nn.Sequential(Holder(nn.Linear(4, 3), "_fsdp_wrapped_module")), "module '0' is FullyShardedDataParallel"),

@@ -54,6 +54,7 @@ class Case:
         return sorted(known & judged)
 
     def oracle_of(self, target: int) -> nn.Module | None:
+        """The model that was retrained without the class, if there is one. TypeError if it is no module."""
         if self.oracle is None:
             return None
         found = self.oracle.get(target) if isinstance(self.oracle, Mapping) else self.oracle(target)

@@ -71,6 +71,7 @@ class Config:
 
     @property
     def needs_training_images(self) -> bool:
+        """Whether a method, or membership inference, needs what the models were trained on."""
         return self.measures.membership or any(entry.data == "train" for entry in self.methods)
 
 

@@ -47,10 +47,12 @@ class Results:
 
     @property
     def failed(self) -> list[Cell]:
+        """Cells that raised something, in the order of the plan."""
         return [cell for cell in self.cells if self.found.get(cell.key, {}).get("outcome") == "failed"]
 
     @property
     def missing(self) -> list[Cell]:
+        """Cells that are still to be measured, in the order of the plan."""
         return [cell for cell in self.cells if cell.key not in self.found]
 
     def reference(self, cell: Cell, which: str) -> dict[str, Any] | None:
@@ -102,6 +104,7 @@ class Results:
         return row
 
     def rows(self) -> list[Row]:
+        """One flat row for each cell that was measured, as `row` gives it."""
         return [self.row(cell) for cell in self.cells if cell.key in self.found]
 
     def summary(self) -> list[Row]:

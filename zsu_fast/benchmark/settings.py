@@ -73,6 +73,7 @@ class Measures:
                 raise TypeError(f"measure.{name}: expected true or false, got {getattr(self, name)!r}")
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
         return asdict(self) | {"attacks": list(self.attacks), "prototypes": list(self.prototypes)}
 
 

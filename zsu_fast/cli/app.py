@@ -17,8 +17,10 @@ from zsu_fast.cli import (
     forget_generator_command,
     forget_instances_command,
     forget_kinds,
+    forget_requests_command,
     forget_text_command,
     info_command,
+    ledger_command,
     relevance_command,
     restore_command,
     verify_command,
@@ -88,15 +90,17 @@ forget_app.command("instances")(forget_instances_command.forget_instances)
 forget_app.command("concept")(forget_concept_command.forget_concept)
 forget_app.command("text")(forget_text_command.forget_text)
 forget_app.command("generator")(forget_generator_command.forget_generator)
+forget_app.command("requests")(forget_requests_command.forget_requests)
 app.add_typer(
     forget_app,
     name="forget",
-    help="Make a model forget a class (or forget instances, concept, text, generator).",
+    help="Make a model forget a class (or forget instances, concept, text, generator, requests).",
 )
 app.command("evaluate")(evaluate_command.evaluate)
 app.command("depth")(depth_command.depth)
 app.command("restore")(restore_command.restore)
 app.command("verify")(verify_command.verify)
+app.command("ledger")(ledger_command.ledger)
 app.command("relevance")(relevance_command.relevance)
 app.command("concepts")(concepts_command.concepts)
 app.command("info")(info_command.info)

@@ -9,12 +9,9 @@ from typing import Annotated
 
 import typer
 
-from zsu_fast.benchmark import benchmark, read_config, write_results
-from zsu_fast.benchmark.loggers import LOGGERS, SafeLogger
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.benchmark_cases import cases_of
 from zsu_fast.cli.console import EXIT_FAILURE, Console, one_line_errors
-from zsu_fast.cli.tables import leaderboard_table
+from zsu_fast.cli.declared import LOGGERS
 from zsu_fast.extras import require
 
 EXAMPLE = "digits.yaml"
@@ -22,7 +19,7 @@ EXAMPLE = "digits.yaml"
 
 def _example(asked: bool) -> None:
     if asked:
-        typer.echo(resources.files("zsu_fast.benchmark").joinpath(EXAMPLE).read_text(encoding="utf-8"), nl=False)
+        typer.echo((resources.files("zsu_fast") / "benchmark" / EXAMPLE).read_text(encoding="utf-8"), nl=False)
         raise typer.Exit
 
 
@@ -61,6 +58,7 @@ def run_benchmark(
     ] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Compare methods: models x classes x methods x seeds, each beside the original and a retrained model.
@@ -97,16 +95,25 @@ def run_benchmark(
     the page); 2 bad config, or a folder of another config's results.
     """
     console = Console(as_json, quiet)
-    given = read_config(config)
-    folder = config.with_suffix("") if out is None else out
-    require("matplotlib", "report")
     for name in log or ():
         if name not in LOGGERS:
             raise ValueError(f"--log: expected one of {', '.join(LOGGERS)}, got {name!r}")
+    if not config.is_file():
+        raise FileNotFoundError(f"CONFIG: no such file: {config}")
+
+    from zsu_fast.benchmark import benchmark, read_config, write_results
+    from zsu_fast.benchmark.loggers import LOGGERS as MAKERS
+    from zsu_fast.benchmark.loggers import SafeLogger
+    from zsu_fast.cli.benchmark_cases import cases_of
+    from zsu_fast.cli.tables import leaderboard_table
+
+    given = read_config(config)
+    folder = config.with_suffix("") if out is None else out
+    require("matplotlib", "report")
     with ExitStack() as stack:
         loggers = []
         for name in log or () if not summary else ():
-            loggers.append(SafeLogger(LOGGERS[name](folder, given.name), console.note))
+            loggers.append(SafeLogger(MAKERS[name](folder, given.name), console.note))
             stack.callback(loggers[-1].close)
         try:
             results = benchmark(

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
-from torch import Tensor
 
-from zsu_fast import plot
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
-from zsu_fast.cli.session import Session, open_session
-from zsu_fast.concepts import ConceptBank, Explanation, concept_bank, explain_class
-from zsu_fast.concepts.relevance_concepts import KINDS
+from zsu_fast.cli.declared import UNNAMED_CONCEPTS
 from zsu_fast.extras import require
-from zsu_fast.report.files import write_text
 from zsu_fast.version import __version__
 
 CONCEPTS = "Concepts"
@@ -28,44 +21,20 @@ CONCEPTS = "Concepts"
 def concepts(
     model: opt.Model,
     images: Annotated[
-        Path,
-        typer.Option(
-            "--images",
-            "-i",
-            help="Labelled images of the class and of others: class folders, or .npz.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
+        Path, opt.images("Labelled images of the class and of others: class folders, or .npz.", "--images", "-i")
     ],
     target: Annotated[str, typer.Option("--target", "-t", help="Class to explain: index or name.", show_default=False)],
     folders: Annotated[
         Path | None,
-        typer.Option(
-            "--concepts",
-            help="Named concepts: a folder with a folder of images for each. Needs --random.",
-            rich_help_panel=CONCEPTS,
-            show_default=False,
+        opt.images(
+            "Named concepts: a folder with a folder of images for each. Needs --random.", "--concepts", panel=CONCEPTS
         ),
     ] = None,
     random: Annotated[
         Path | None,
-        typer.Option(
-            "--random",
-            help="Images without any of these concepts, alike otherwise: a folder, or .npz.",
-            rich_help_panel=CONCEPTS,
-            show_default=False,
-        ),
+        opt.images("Images without any of these concepts, alike otherwise: a folder, or .npz.", panel=CONCEPTS),
     ] = None,
-    bank: Annotated[
-        Path | None,
-        typer.Option(
-            "--bank",
-            metavar="FILE",
-            help="Named concepts from a file that --save-bank wrote.",
-            rich_help_panel=CONCEPTS,
-            show_default=False,
-        ),
-    ] = None,
+    bank: Annotated[Path | None, opt.file("Named concepts from a file that --save-bank wrote.", panel=CONCEPTS)] = None,
     save_bank: Annotated[
         Path | None,
         typer.Option(
@@ -92,7 +61,7 @@ def concepts(
         typer.Option(
             help="Concepts that nobody named: channels, or directions (factors of the relevance).",
             rich_help_panel=CONCEPTS,
-            metavar="|".join(KINDS),
+            metavar="|".join(UNNAMED_CONCEPTS),
         ),
     ] = "channels",
     count: Annotated[int, typer.Option(min=1, max=24, help="Concepts to show.", rich_help_panel=CONCEPTS)] = 5,
@@ -124,6 +93,7 @@ def concepts(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Show what a class is made of. The model is not changed.
@@ -151,6 +121,13 @@ def concepts(
     if save_bank is not None and folders is None:
         raise ValueError("--save-bank: needs --concepts and --random")
     check_outputs(out, save_bank, force)
+
+    from zsu_fast import plot
+    from zsu_fast.cli.concepts_run import read_folders, tables
+    from zsu_fast.cli.session import open_session
+    from zsu_fast.concepts import ConceptBank, concept_bank, explain_class
+    from zsu_fast.report.files import write_text
+
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
         class_names=class_names, class_map=class_map, note=console.note,
@@ -188,16 +165,6 @@ def concepts(
     console.emit(result | {"files": files})
 
 
-def read_folders(session: Session, folder: Path) -> dict[str, Tensor]:
-    """Images by the name of their folder."""
-    if not folder.is_dir():
-        raise ValueError(f"--concepts must be a folder with a folder for each concept, got {folder}")
-    named = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not named:
-        raise ValueError(f"--concepts: {folder} holds no folders; one for each concept is expected")
-    return {path.name: session.tensor(session.read(path, "--concepts")) for path in named}
-
-
 def check_outputs(out: Path | None, bank: Path | None, force: bool) -> None:
     """Refuse before the work."""
     if out is not None:
@@ -211,34 +178,3 @@ def check_outputs(out: Path | None, bank: Path | None, force: bool) -> None:
                 raise ValueError(f"{name}: {path.parent} is no folder")
             if path.exists() and not force:
                 raise FileExistsError(f"{name}: {path} is there already (--force overwrites)")
-
-
-def tables(explanation: Explanation, label: str) -> list[Any]:
-    """For people."""
-    found = Table(title=escape(f"{label}: relevance at the input of {explanation.layer}"), title_justify="left")
-    for column in ("concept", "share", "largest share for another class", "images of the class"):
-        found.add_column(column, justify="left" if column == "concept" else "right")
-    for one in explanation.found:
-        shown = " ".join(map(str, one.images.tolist()))
-        found.add_row(one.name, f"{one.share:.3f}", f"{one.other:.3f}", shown)
-    said: list[Any] = [found]
-    named = explanation.to_dict()["named"]
-    if named is not None:
-        top = Table(title=escape(f"{label}: named concepts at {named['layer']}"), title_justify="left")
-        for column in ("concept", "weight", "told on held-out images", "p"):
-            top.add_column(column, justify="left" if column == "concept" else "right")
-        for one in named["top"]:
-            accuracy, p = one.get("accuracy"), one.get("p_value")
-            measured = ["–" if value is None else f"{value:.3g}" for value in (accuracy, p)]
-            top.add_row(escape(one["name"]), f"{one['weight']:.2f}", *measured)
-        verdict = "which accounts for it" if named["faithful"] else "so they do NOT account for its answers"
-        said += [
-            top,
-            f"{len(named['concepts'])} concepts answer {100 * named['accuracy']:.1f} % of {named['images']} held-out "
-            f"images rightly, the model {100 * named['of_model']:.1f} %: {verdict}",
-        ]
-    said.append(
-        f"integrated gradients rank the pixels alike to {explanation.rank_correlation:.2f} (Spearman, mean of "
-        f"{explanation.compared} images) and miss {100 * explanation.incomplete:.1f} % of the logit"
-    )
-    return said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ class Console:
         self.as_json, self.quiet = as_json, quiet
         self._out = RichConsole(file=sys.stdout)
         self._err = RichConsole(file=sys.stderr, highlight=False)
+        logging.getLogger("zsu_fast").handlers = [_Log(self)]
 
     def show(self, *renderables: Any) -> None:
         """Tables and plain text for people; nothing under --json or --quiet."""
@@ -81,6 +83,23 @@ class Console:
                 bars.update(tasks[what], completed=done, total=total, description=escape(text))
 
             yield report
+
+
+class _Log(logging.Handler):
+    """What the package logs: warnings as notes, the rest, with --verbose, as it is."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        (self._console.note if record.levelno >= logging.WARNING else self._console.tell)(self.format(record))
+
+
+def set_verbosity(asked: int) -> None:
+    """How much of the log is shown: warnings; what is selected, reached and written (1); every step (2)."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(asked, 2)]
+    logging.getLogger("zsu_fast").setLevel(level)
 
 
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:

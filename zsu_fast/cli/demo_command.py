@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
-from zsu_fast.cli.tables import before_after
-from zsu_fast.demo import DemoResult, run_demo
+
+if TYPE_CHECKING:
+    from zsu_fast.demo import DemoResult
 
 
 @one_line_errors
@@ -20,6 +21,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where report and patch go.")] = Path("zsu-fast-demo"),
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     """Watch a small network forget a digit, and get it back bit for bit.
@@ -33,6 +35,9 @@ def demo(
       zsu-fast demo --digit 7
     """
     console = Console(as_json, quiet)
+
+    from zsu_fast.demo import run_demo
+
     with console.progress() as progress:
         result = run_demo(digit, seed, out, progress)
     console.show(*_told(result))
@@ -43,6 +48,8 @@ def demo(
 
 
 def _told(result: DemoResult) -> list[Any]:
+    from zsu_fast.cli.tables import before_after
+
     judged = sum(result.before.counts.values())
     title = f"{judged} digits that neither trained nor edited the network"
     table = before_after(title, result.before, result.after, result.probe_before, result.probe_after)

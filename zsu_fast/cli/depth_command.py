@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from torch import nn
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
-from zsu_fast.cli.models import load_model
-from zsu_fast.cli.session import open_session
-from zsu_fast.cli.tables import depth_table
-from zsu_fast.evaluate import depth as attack
-from zsu_fast.evaluate.relearn_attack import SETTINGS, Setting
-from zsu_fast.unlearn.verdict import judge_depth
+from zsu_fast.cli.declared import RELEARN_BY
 
 ATTACKER = "The attacker"
+
+
+def _setting(text: str, flag: str = "--relearn-by") -> tuple[str, float]:
+    optimizer, _, rate = text.partition(":")
+    try:
+        return optimizer, float(rate)
+    except ValueError:
+        raise ValueError(f"{flag}: expected OPTIMIZER:RATE, such as adam:1e-4, got {text!r}") from None
 
 
 @one_line_errors
@@ -25,51 +27,23 @@ def depth(
     model: opt.Model,
     weights: Annotated[
         Path,
-        typer.Option(
-            "--weights",
-            "-w",
-            metavar="FILE",
-            help="The edited weights: .safetensors, or a state dict of torch.save.",
-            rich_help_panel=opt.MODEL,
-            show_default=False,
+        opt.file(
+            "The edited weights: .safetensors, or a state dict of torch.save.", "--weights", "-w", check=opt.are_weights
         ),
     ],
-    original: Annotated[
-        Path,
-        typer.Option("--original", metavar="FILE", help="The weights before the edit.", rich_help_panel=opt.MODEL),
-    ],
+    original: Annotated[Path, opt.file("The weights before the edit.", check=opt.are_weights)],
     lessons: Annotated[
         Path,
-        typer.Option(
-            "--lessons",
-            "-l",
-            help="Labelled images that the attacker has, of the target and of other classes.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
+        opt.images("Labelled images that the attacker has, of the target and of other classes.", "--lessons", "-l"),
     ],
     images: Annotated[
-        Path,
-        typer.Option(
-            "--images",
-            "-i",
-            help="Labelled images that judge, other ones: class folders or .npz.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
+        Path, opt.images("Labelled images that judge, other ones: class folders or .npz.", "--images", "-i")
     ],
     target: Annotated[
         str, typer.Option("--target", "-t", help="Class that was forgotten: index or name.", show_default=False)
     ],
     oracle: Annotated[
-        Path | None,
-        typer.Option(
-            "--oracle",
-            metavar="FILE",
-            help="Weights of the same net, retrained without the class.",
-            rich_help_panel=opt.MODEL,
-            show_default=False,
-        ),
+        Path | None, opt.file("Weights of the same net, retrained without the class.", check=opt.are_weights)
     ] = None,
     relearn_steps: Annotated[
         int, typer.Option(min=0, help="Mini-batches to relearn from; 0: leave that out.", rich_help_panel=ATTACKER)
@@ -81,7 +55,8 @@ def depth(
             metavar="OPTIMIZER:RATE",
             help="Such as adam:1e-4 or sgd:0.1; may be repeated, the one that has most back counts.",
             rich_help_panel=ATTACKER,
-            show_default=" ".join(f"{name}:{rate:g}" for name, rate in SETTINGS),
+            show_default=" ".join(f"{name}:{rate:g}" for name, rate in RELEARN_BY),
+            callback=opt.refusing(_setting),
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.", rich_help_panel=ATTACKER)] = 0,
@@ -95,6 +70,7 @@ def depth(
     class_map: opt.ClassMap = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Attack the features of an edited model, and of the original: how deep did it forget?
@@ -112,8 +88,15 @@ def depth(
           --original mine.safetensors --oracle retrained.safetensors \
           --lessons few.npz --images test.npz --target cat
     """
-    settings = [_setting(text) for text in relearn_by or ()] or SETTINGS
+    settings = [_setting(text) for text in relearn_by or ()] or RELEARN_BY
     console = Console(as_json, quiet)
+
+    from zsu_fast.cli.models import load_model
+    from zsu_fast.cli.session import open_session
+    from zsu_fast.cli.tables import depth_table
+    from zsu_fast.evaluate import depth as attack
+    from zsu_fast.unlearn.verdict import judge_depth
+
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
         class_names=class_names, class_map=class_map, note=console.note,
@@ -126,15 +109,16 @@ def depth(
         console.note(f"{shared} of the {len(shown)} images of --lessons are among --images: the attacks will mislead")
     assert shown.labels is not None and judging.labels is not None
 
-    def loaded(path: Path) -> nn.Module:
-        return load_model(model, path, classes=classes, device=device).model
-
+    before, retrained = (
+        None if path is None else load_model(model, path, classes=classes, device=device).model
+        for path in (original, oracle)
+    )
+    assert before is not None
     with console.progress() as progress:
         found = attack(
-            session.loaded.model, loaded(original), (session.tensor(shown), shown.labels),
-            (session.tensor(judging), judging.labels), wanted, oracle=None if oracle is None else loaded(oracle),
-            relearn_steps=relearn_steps, relearn_by=settings, batch_size=batch_size, seed=seed,
-            progress=progress,
+            session.loaded.model, before, (session.tensor(shown), shown.labels),
+            (session.tensor(judging), judging.labels), wanted, oracle=retrained, relearn_steps=relearn_steps,
+            relearn_by=settings, batch_size=batch_size, seed=seed, progress=progress,
         )  # fmt: skip
     verdict = judge_depth(f"class {session.label(wanted)}", found)
     console.show(depth_table(found, f"{session.loaded.spec}: {session.label(wanted)}"), verdict.sentence)
@@ -150,11 +134,3 @@ def depth(
     )
     if found.holds is not None and verdict.level != "features":
         raise typer.Exit(EXIT_NOT_REACHED)
-
-
-def _setting(text: str) -> Setting:
-    optimizer, _, rate = text.partition(":")
-    try:
-        return optimizer, float(rate)
-    except ValueError:
-        raise ValueError(f"--relearn-by: expected OPTIMIZER:RATE, such as adam:1e-4, got {text!r}") from None

@@ -9,9 +9,6 @@ import typer
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
-from zsu_fast.cli.evaluate_run import attack_class, relearn_class
-from zsu_fast.cli.session import open_session
-from zsu_fast.cli.tables import before_after, membership_table, per_class, relearning_table
 
 TESTS = "Tests of what is left"
 
@@ -19,16 +16,7 @@ TESTS = "Tests of what is left"
 @one_line_errors
 def evaluate(
     model: opt.Model,
-    images: Annotated[
-        Path,
-        typer.Option(
-            "--images",
-            "-i",
-            help="Labelled images: class folders or .npz.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
-    ],
+    images: Annotated[Path, opt.images("Labelled images: class folders or .npz.", "--images", "-i")],
     target: Annotated[
         list[str],
         typer.Option(
@@ -45,12 +33,10 @@ def evaluate(
     ] = False,
     relearn: Annotated[
         Path | None,
-        typer.Option(
-            "--relearn",
-            help="Also fine-tune a copy of the model on these labelled images and watch the class return, judged on "
+        opt.images(
+            "Also fine-tune a copy of the model on these labelled images and watch the class return, judged on "
             "--images. A few of every class: few-shot relearning. None of the target: the retain-only test.",
-            rich_help_panel=TESTS,
-            show_default=False,
+            panel=TESTS,
         ),
     ] = None,
     relearn_steps: Annotated[
@@ -62,23 +48,19 @@ def evaluate(
     learning_rate: Annotated[float, typer.Option(help="Of Adam, for --relearn.", rich_help_panel=TESTS)] = 1e-4,
     reference: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Accuracy of the original model on the class: --relearn then tells after how many steps 95 % of it "
+        opt.share(
+            "Accuracy of the original model on the class: --relearn then tells after how many steps 95 % of it "
             "are back.",
-            rich_help_panel=TESTS,
-            show_default=False,
+            False,
+            TESTS,
         ),
     ] = None,
     members: Annotated[
         Path | None,
-        typer.Option(
-            "--members",
-            help="Also attack the model: can these labelled images, which it was trained on, be told from --images, "
+        opt.images(
+            "Also attack the model: can these labelled images, which it was trained on, be told from --images, "
             "which it was not? Of the target and of other classes.",
-            rich_help_panel=TESTS,
-            show_default=False,
+            panel=TESTS,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice in the tests.", rich_help_panel=TESTS)] = 0,
@@ -93,6 +75,7 @@ def evaluate(
     class_map: opt.ClassMap = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Measure what a model knows of a class and of the others.
@@ -121,6 +104,11 @@ def evaluate(
         raise ValueError("--reference needs --relearn: it is what the class has to come back to")
     if reference == 0.0:
         raise ValueError("--reference must be above 0: a class that the original model did not know cannot come back")
+
+    from zsu_fast.cli.evaluate_run import attack_class, relearn_class
+    from zsu_fast.cli.session import open_session
+    from zsu_fast.cli.tables import before_after, membership_table, per_class, relearning_table
+
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=opt.number(batch_size, 256), mean=mean, std=std,
         size=size, class_names=class_names, class_map=class_map, note=console.note,

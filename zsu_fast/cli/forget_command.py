@@ -11,13 +11,10 @@ import typer
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
-from zsu_fast.cli.forget_run import Images, read_forget_images, run_forget
+from zsu_fast.cli.declared import BASELINES
 from zsu_fast.cli.method_options import of_method, parse_settings
-from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
-from zsu_fast.cli.processes import current, in_all_processes
-from zsu_fast.cli.session import open_session
-from zsu_fast.unlearn.group import ALONE
-from zsu_fast.unlearn.methods import BASELINES
+from zsu_fast.cli.parsing import count_or_share
+from zsu_fast.cli.torchrun import in_all_processes
 
 
 @one_line_errors
@@ -30,13 +27,11 @@ def forget(
     ],
     probes: Annotated[
         Path | None,
-        typer.Option(
+        opt.images(
+            "Unseen images of the class, a few dozen: a folder of them, class folders, or .npz (of labelled ones "
+            "those of the target are taken).",
             "--probes",
             "-p",
-            help="Unseen images of the class, a few dozen: a folder of them, class folders, or .npz (of labelled ones "
-            "those of the target are taken).",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
         ),
     ] = None,
     synthetic: Annotated[
@@ -56,21 +51,13 @@ def forget(
     ] = Path("zsu-fast-out"),
     weights: opt.Weights = None,
     retain: Annotated[
-        Path | None,
-        typer.Option(
-            "--retain",
-            help="Images of other classes, to guard them (with labels or without).",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
+        Path | None, opt.images("Images of other classes, to guard them (with labels or without).")
     ] = None,
     evaluation: Annotated[
         Path | None,
-        typer.Option(
+        opt.images(
+            "Labelled images to judge the model on, before and after; none of the probes should be among them.",
             "--eval",
-            help="Labelled images to judge the model on, before and after; none of the probes should be among them.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
         ),
     ] = None,
     method: Annotated[
@@ -84,10 +71,10 @@ def forget(
             rich_help_panel=opt.METHOD,
         ),
     ] = "lra-npp",
-    budget: Annotated[str | None, of_method("budget")] = None,
+    budget: Annotated[str | None, of_method("budget", callback=opt.refusing(count_or_share))] = None,
     until: Annotated[float | None, of_method("until", min=0, max=1)] = None,
     utility_floor: Annotated[float | None, of_method("utility_floor", min=0, max=1)] = None,
-    k: Annotated[str | None, of_method("k", "--k")] = None,
+    k: Annotated[str | None, of_method("k", "--k", callback=opt.refusing(count_or_share))] = None,
     mode: Annotated[str | None, of_method("mode")] = None,
     strength: Annotated[float | None, of_method("strength")] = None,
     path: Annotated[str | None, of_method("path")] = None,
@@ -137,6 +124,7 @@ def forget(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Make a model forget a class; write the weights, the undo file, the record and a report.
@@ -168,8 +156,21 @@ def forget(
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
-    others = parse_settings(other, method)
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
+    for name, asked in (("--linear-probe", linear_probe), ("--front", front)):
+        if asked and evaluation is None:
+            raise ValueError(f"{name} needs --eval: labelled images of all classes")
+    source = probes if synthetic is None else synthetic
+    if source is None or (probes is not None and synthetic is not None):
+        raise ValueError("one of --probes (images of the class) and --synthetic (none) must be given")
+
+    from zsu_fast.cli.forget_run import read_forget_images, run_forget
+    from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
+    from zsu_fast.cli.processes import current
+    from zsu_fast.cli.session import open_session
+    from zsu_fast.unlearn.group import ALONE
+
+    others = parse_settings(other, method)
     formats = report_formats(report, report_format)
     group = current()
     with ExitStack() as stack:
@@ -180,18 +181,12 @@ def forget(
         for name, given_so in (("--linear-probe", linear_probe), ("--front", front), ("--synthetic", synthetic)):
             if given_so and group is not ALONE:
                 raise ValueError(f"{name}: is for one process, not under torchrun")
-        for name, asked in (("--linear-probe", linear_probe), ("--front", front)):
-            if asked and evaluation is None:
-                raise ValueError(f"{name} needs --eval: labelled images of all classes")
         session = open_session(
             model, weights, classes=classes, device=device, batch_size=opt.number(batch_size, 64), mean=mean, std=std,
             size=size, class_names=class_names, class_map=class_map, note=console.note,
         )  # fmt: skip
         session.sources = {}
-        source = probes if synthetic is None else synthetic
-        if source is None or (probes is not None and synthetic is not None):
-            raise ValueError("one of --probes (images of the class) and --synthetic (none) must be given")
-        images: Images = read_forget_images(session, target, source, retain, evaluation, seed)
+        images = read_forget_images(session, target, source, retain, evaluation, seed)
         for warning in images.warnings:
             console.note(warning)
         given = {
@@ -222,13 +217,3 @@ def forget(
         if folder is not None:
             write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
         raise typer.Exit(exit_code(run.result.verdict.level, fixed_budget=budget is not None))
-
-
-def count_or_share(text: str | None, name: str) -> int | float | None:
-    """ "40" is a count, "0.1" a fraction: the two mean different things to `zsu_fast.forget`."""
-    if text is None:
-        return None
-    try:
-        return int(text) if text.lstrip("+-").isdecimal() else float(text)
-    except ValueError:
-        raise ValueError(f"{name} must be a count or a fraction, got {text!r}") from None

@@ -7,44 +7,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-from torch import Tensor
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
-from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
-from zsu_fast.cli.session import Session, open_session
-from zsu_fast.concepts import ConceptBank, concept_bank
-from zsu_fast.report.analysis import begun
-from zsu_fast.report.concept import SHOWN, ConceptReport, look, made_of_one
-from zsu_fast.unlearn import ForgetConcept, ForgetResult
-from zsu_fast.unlearn import forget as forget_request
 
 
 @one_line_errors
 def forget_concept(
     model: opt.Model,
     inside: Annotated[
-        Path,
-        typer.Option(
-            "--with",
-            help="Images with the concept, some hundreds if they can be had: a folder, or .npz.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
+        Path, opt.images("Images with the concept, some hundreds if they can be had: a folder, or .npz.", "--with")
     ],
-    without: Annotated[
-        Path,
-        typer.Option(
-            "--without",
-            help="Images without it, alike otherwise: what else the two differ in goes too.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
-    ],
+    without: Annotated[Path, opt.images("Images without it, alike otherwise: what else the two differ in goes too.")],
     concept: Annotated[
         str | None,
         typer.Option(
@@ -53,12 +29,10 @@ def forget_concept(
     ] = None,
     bank: Annotated[
         Path | None,
-        typer.Option(
-            "--bank",
-            metavar="FILE",
-            help="Concepts that zsu-fast concepts --save-bank wrote, from other images than these.",
-            rich_help_panel=opt.METHOD,
-            show_default="half of the images make one, the other half judges",
+        opt.file(
+            "Concepts that zsu-fast concepts --save-bank wrote, from other images than these.",
+            shown="half of the images make one, the other half judges",
+            panel=opt.METHOD,
         ),
     ] = None,
     layer: Annotated[
@@ -84,32 +58,18 @@ def forget_concept(
     out: opt.Out = Path("zsu-fast-out"),
     weights: opt.Weights = None,
     retain: Annotated[
-        Path | None,
-        typer.Option(
-            "--retain",
-            help="Images of the classes that do not use it, to guard (with labels or without).",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
+        Path | None, opt.images("Images of the classes that do not use it, to guard (with labels or without).")
     ] = None,
     evaluation: Annotated[
         Path | None,
-        typer.Option(
-            "--eval",
-            help="Labelled images: what becomes of the classes that use it and of those that do not.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
+        opt.images("Labelled images: what becomes of the classes that use it and of those that do not.", "--eval"),
     ] = None,
-    method: Annotated[str, typer.Option(help="concept, or another package's.", rich_help_panel=opt.METHOD)] = "concept",
+    method: Annotated[str, opt.method(["concept"])] = "concept",
     utility_floor: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Accuracy that must be kept on --retain, and on --eval by the classes that do not use it.",
-            rich_help_panel=opt.METHOD,
-            show_default="two points less than before",
+        opt.share(
+            "Accuracy that must be kept on --retain, and on --eval by the classes that do not use it.",
+            "two points less than before",
         ),
     ] = None,
     seed: opt.Seed = 0,
@@ -132,6 +92,7 @@ def forget_concept(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Make the features forget a concept; write the weights, the undo file, the record and a report.
@@ -155,6 +116,12 @@ def forget_concept(
     console = Console(as_json, quiet)
     if bank is not None and layer is not None:
         raise ValueError("--layer: the bank says which")
+
+    from zsu_fast.cli.forget_concept_run import forget_and_look, read_concept
+    from zsu_fast.cli.forget_run import Run
+    from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
+    from zsu_fast.cli.session import open_session
+
     settings = parse_settings(other, method)
     formats = report_formats(report, report_format)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
@@ -163,62 +130,14 @@ def forget_concept(
             class_names=class_names, class_map=class_map, note=console.note,
         )  # fmt: skip
         session.sources = {}
-        images = session.tensor(session.read(inside, "--with"))
-        others = session.tensor(session.read(without, "--without"))
+        request = read_concept(session, inside, without, concept, bank, layer, used_by, seed)
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size} | settings
         if retain is not None:
             given["retain_probes"] = session.pair(session.read(retain, "--retain"))
         if evaluation is not None:
             given["evaluate_on"] = session.pair(session.read_labelled(evaluation, "--eval"))
         with console.progress() as progress:
-            if bank is not None:
-                known = ConceptBank.load(bank)
-                name = concept or known.names[0]
-            else:
-                name = concept or inside.stem
-                known, images, others = _bank_of_halves(session, name, images, others, layer, seed)
-            using = session.targets(used_by, "--used-by") if used_by else None
-            request = ForgetConcept(name, known, images, others, using)
-            result, page = _forget(session, request, method, given | {"progress": progress}, report, photos)
+            result, page = forget_and_look(session, request, method, given | {"progress": progress}, report, photos)
         run = Run(result, report=page, sources=session.sources)
         write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
-
-
-def _bank_of_halves(
-    session: Session, name: str, images: Tensor, others: Tensor, layer: str | None, seed: int
-) -> tuple[ConceptBank, Tensor, Tensor]:
-    """A bank from half of the images of each side, and the other halves."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [side[torch.randperm(len(side), generator=generator).to(side.device)] for side in (images, others)]
-    bank = concept_bank(
-        session.loaded.model, {name: drawn[0][::2]}, drawn[1][::2], layer, batch_size=session.batch_size, seed=seed
-    )
-    return bank, drawn[0][1::2], drawn[1][1::2]
-
-
-def _forget(
-    session: Session, request: ForgetConcept, method: str, given: dict[str, Any], report: bool, photos: bool
-) -> tuple[ForgetResult, ConceptReport | None]:
-    """Look, forget, look again."""
-    model, batch_size, seed = session.loaded.model, session.batch_size, given["seed"]
-    if not report:
-        return forget_request(model, request, method=method, **given), None
-    pictures = photos and request.images.dim() == 4
-    judging = given.get("evaluate_on") if pictures else None
-    users = begun(model, request, batch_size).users
-    before, was = look(model, request, batch_size, seed), made_of_one(model, users, judging, session.photos)
-    result = forget_request(model, request, method=method, **given)
-    edited = bool(result.patch.entries)
-    now = made_of_one(model, users, judging, session.photos) if edited else None
-    page = ConceptReport(
-        model=session.loaded.spec,
-        record=result.record,
-        picks=result.picks,
-        names=session.names,
-        before=before,
-        after=look(model, request, batch_size, seed) if edited else None,
-        photos=(session.photos(request.images[:SHOWN]), session.photos(request.without[:SHOWN])) if pictures else None,
-        made_of=(was, now),
-    )
-    return result, page

@@ -8,35 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from torch import Tensor, nn
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
-from zsu_fast.cli.forget_items import items_page, items_request
-from zsu_fast.cli.forget_run import Run
-from zsu_fast.cli.judges import judge_of, parse_range, read_latents
-from zsu_fast.cli.made import made_of
+from zsu_fast.cli.declared import GENERATOR_METHODS
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.models import load_model
-from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
-from zsu_fast.cli.session import check_device, open_session
-from zsu_fast.evaluate.inference import inference_mode
-from zsu_fast.report import Report
-from zsu_fast.report.generator import GeneratorReport
-from zsu_fast.unlearn import ForgetGenerated, ForgetItems
-from zsu_fast.unlearn import forget as forget_request
-from zsu_fast.unlearn.methods import GENERATOR_METHODS
+from zsu_fast.cli.parsing import parse_latent, parse_range
 
-SHOWN, LOOKED_AT = 12, 1000
 JUDGE = "Judges"
 
 
-def _judge(flag: str, text: str) -> Any:
-    return typer.Option(flag, help=text, rich_help_panel=JUDGE, show_default=False)
-
-
-def _images(flag: str, text: str) -> Any:
-    return typer.Option(flag, help=text, rich_help_panel=opt.IMAGES, show_default=False)
+def _judge(help: str) -> Any:
+    return typer.Option(help=help, rich_help_panel=JUDGE, show_default=False)
 
 
 @one_line_errors
@@ -48,10 +31,11 @@ def forget_generator(
             help="Shape of a latent, whose values are standard normal: 64, 100x1x1. Or a .npz with z.",
             rich_help_panel=opt.IMAGES,
             show_default=False,
+            callback=opt.refusing(parse_latent),
         ),
     ],
     judge: Annotated[
-        str | None, _judge("--judge", "Classifier of what is made, named as MODEL is; with --items only to count.")
+        str | None, _judge("Classifier of what is made, named as MODEL is; with --items only to count.")
     ] = None,
     target: Annotated[
         list[str] | None,
@@ -60,51 +44,44 @@ def forget_generator(
         ),
     ] = None,
     items: Annotated[
-        Path | None, _images("--items", "Instead of a class: images to forget, as they are made; folder or .npz.")
+        Path | None, opt.images("Instead of a class: images to forget, as they are made; folder or .npz.")
     ] = None,
     unseen: Annotated[
-        Path | None, _images("--unseen", "With --items: images of that kind that the model was not trained on.")
+        Path | None, opt.images("With --items: images of that kind that the model was not trained on.")
     ] = None,
     instead: Annotated[
-        Path | None, _images("--instead", "With --items: to be made instead; else the nearest that are made.")
+        Path | None, opt.images("With --items: to be made instead; else the nearest that are made.")
     ] = None,
     out: opt.Out = Path("zsu-fast-out"),
     weights: opt.Weights = None,
-    judge_weights: Annotated[Path | None, _judge("--judge-weights", "Its weights.")] = None,
-    second_judge: Annotated[
-        str | None, _judge("--second-judge", "Another classifier, that has no part but in the verdict.")
+    judge_weights: Annotated[
+        Path | None, opt.file("Its weights.", panel=JUDGE, metavar=None, check=opt.are_weights)
     ] = None,
-    second_weights: Annotated[Path | None, _judge("--second-weights", "Its weights.")] = None,
+    second_judge: Annotated[str | None, _judge("Another classifier, that has no part but in the verdict.")] = None,
+    second_weights: Annotated[
+        Path | None, opt.file("Its weights.", panel=JUDGE, metavar=None, check=opt.are_weights)
+    ] = None,
     pixels: Annotated[
         str,
-        typer.Option("--range", help="Least and largest value of a pixel that is made.", rich_help_panel=opt.IMAGES),
-    ] = "0,1",
-    method: Annotated[
-        str | None,
         typer.Option(
-            help=f"{', '.join(GENERATOR_METHODS)}, or another package's.",
-            rich_help_panel=opt.METHOD,
-            show_default="substitute; of items hunt",
+            "--range",
+            help="Least and largest value of a pixel that is made.",
+            rich_help_panel=opt.IMAGES,
+            callback=opt.refusing(parse_range),
         ),
-    ] = None,
+    ] = "0,1",
+    method: Annotated[str | None, opt.method(GENERATOR_METHODS, "substitute; of items hunt")] = None,
     until: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of what is made that may still be of the class; or of the items, still made.",
-            rich_help_panel=opt.METHOD,
-            show_default="0.01; of items 0",
+        opt.share(
+            "Share of what is made that may still be of the class; or of the items, still made.", "0.01; of items 0"
         ),
     ] = None,
     utility_floor: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of the other latents that must keep their class; with --items, what they make.",
-            rich_help_panel=opt.METHOD,
-            show_default="0.93; of items 0.9",
+        opt.share(
+            "Share of the other latents that must keep their class; with --items, what they make.",
+            "0.93; of items 0.9",
         ),
     ] = None,
     draws: Annotated[
@@ -126,6 +103,7 @@ def forget_generator(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Make a generator make no more of a class, as a classifier tells it, or of given images; write weights, undo
@@ -152,8 +130,24 @@ def forget_generator(
         raise ValueError("--target and --second-judge are for a class, not beside --items")
     if items is None and (unseen is not None or instead is not None):
         raise ValueError("--unseen and --instead go with --items")
-    check_device(device)
     low, high = parse_range(pixels)
+    kept = opt.kept(checkpoint, resume, checkpoint_every, out)
+
+    from torch import Tensor
+
+    from zsu_fast.cli.forget_items import items_page, items_request
+    from zsu_fast.cli.forget_run import Run
+    from zsu_fast.cli.judges import judge_of, read_latents
+    from zsu_fast.cli.made import made_of, made_of_class
+    from zsu_fast.cli.models import load_model
+    from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
+    from zsu_fast.cli.session import check_device, open_session
+    from zsu_fast.report import Report
+    from zsu_fast.report.generator import GeneratorReport
+    from zsu_fast.unlearn import ForgetGenerated, ForgetItems
+    from zsu_fast.unlearn import forget as forget_request
+
+    check_device(device)
     latents = read_latents(latent)
     if method is None:
         method = "substitute" if items is None else "hunt"
@@ -161,7 +155,6 @@ def forget_generator(
     for name, value in (("until", until), ("utility_floor", utility_floor)):
         if value is not None:
             settings[name] = value
-    kept = opt.kept(checkpoint, resume, checkpoint_every, out)
     nothing: dict[str, Any] = {"classes": None, "mean": None, "std": None, "size": None}
     formats = report_formats(report, report_format)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
@@ -188,7 +181,7 @@ def forget_generator(
                 draws=draws,
                 seed=seed,
             )
-            shown, before = _made(loaded.model, request, low, high)
+            shown, before = made_of_class(loaded.model, request, low, high)
         with console.progress() as progress:
             result = forget_request(
                 loaded.model, request, method=method, progress=progress, **({"seed": seed} | settings | kept)
@@ -204,24 +197,3 @@ def forget_generator(
             )
         write_and_tell(console, folder, loaded, Run(result, report=page), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
-
-
-def _made(model: nn.Module, request: ForgetGenerated, low: float, high: float) -> tuple[Tensor, Any]:
-    """Fresh latents of the classes that are to go, and their images; ValueError where pixels lie outside the range."""
-    view = request.view(model)
-    with inference_mode(view):
-        latents = request.fresh[:LOOKED_AT]
-        try:
-            images = view.images(latents)
-        except (RuntimeError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"--latent: the model does not take {tuple(latents.shape)}: {reason}") from error
-        slack = 0.01 * (high - low)
-        least, largest = float(images.min()), float(images.max())
-        if images.dim() != 4 or least < low - slack or largest > high + slack:
-            raise ValueError(
-                f"--range: expected images [N, C, H, W] from {low:g} to {high:g}, the generator makes "
-                f"{tuple(images.shape)} from {least:.3g} to {largest:.3g}"
-            )
-        own = latents[request.is_target(view.judge(images).argmax(1))][:SHOWN]
-    return own, made_of(model, request, own, low, high)

@@ -7,35 +7,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
-from zsu_fast.cli.forget_run import Run
+from zsu_fast.cli.declared import GOALS, INSTANCE_METHODS
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
-from zsu_fast.cli.session import Session, open_session
-from zsu_fast.report.analysis import begun
-from zsu_fast.report.instances import MOST, InstancesReport, look
-from zsu_fast.unlearn import ForgetInstances, ForgetResult
-from zsu_fast.unlearn import forget as forget_request
-from zsu_fast.unlearn.instances import GOALS
-from zsu_fast.unlearn.methods import INSTANCE_METHODS
 
 
 @one_line_errors
 def forget_instances(
     model: opt.Model,
     images: Annotated[
-        Path,
-        typer.Option(
-            "--images",
-            "-i",
-            help="The training images to forget, labelled: class folders, or .npz.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
+        Path, opt.images("The training images to forget, labelled: class folders, or .npz.", "--images", "-i")
     ],
     out: opt.Out = Path("zsu-fast-out"),
     weights: opt.Weights = None,
@@ -52,44 +36,20 @@ def forget_instances(
         ),
     ] = None,
     unseen: Annotated[
-        Path | None,
-        typer.Option(
-            "--unseen",
-            help="With unseen: labelled images that the model was not trained on.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
+        Path | None, opt.images("With unseen: labelled images that the model was not trained on.")
     ] = None,
     retain: Annotated[
-        Path | None,
-        typer.Option(
-            "--retain",
-            help="Other images, to hold on to and to guard (with labels or without).",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
+        Path | None, opt.images("Other images, to hold on to and to guard (with labels or without).")
     ] = None,
     evaluation: Annotated[
         Path | None,
-        typer.Option(
-            "--eval",
-            help="Labelled images that show what the edit costs; more than --utility-floor allows is taken back.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
+        opt.images(
+            "Labelled images that show what the edit costs; more than --utility-floor allows is taken back.", "--eval"
         ),
     ] = None,
-    method: Annotated[
-        str, typer.Option(help=f"{', '.join(INSTANCE_METHODS)}, or another package's.", rich_help_panel=opt.METHOD)
-    ] = "margin",
+    method: Annotated[str, opt.method(INSTANCE_METHODS)] = "margin",
     utility_floor: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Accuracy on --eval and --retain that must be kept.",
-            rich_help_panel=opt.METHOD,
-            show_default="two points less than before",
-        ),
+        float | None, opt.share("Accuracy on --eval and --retain that must be kept.", "two points less than before")
     ] = None,
     seed: opt.Seed = 0,
     other: opt.Settings = None,
@@ -114,6 +74,7 @@ def forget_instances(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Make a model forget single training images; write the weights, the undo file, the record and a report.
@@ -132,8 +93,14 @@ def forget_instances(
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
-    settings = parse_settings(other, method)
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
+
+    from zsu_fast.cli.forget_instances_run import forget_and_look, read_instances
+    from zsu_fast.cli.forget_run import Run
+    from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
+    from zsu_fast.cli.session import open_session
+
+    settings = parse_settings(other, method)
     formats = report_formats(report, report_format)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
         session = open_session(
@@ -141,45 +108,15 @@ def forget_instances(
             class_names=class_names, class_map=class_map, note=console.note,
         )  # fmt: skip
         session.sources = {}
-        x, y = session.pair(session.read_labelled(images, "--images"))
+        request = read_instances(session, images, goal, to, unseen)
         given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size}
         given |= settings | kept
         if retain is not None:
             given["retain_probes"] = session.pair(session.read(retain, "--retain"))
         if evaluation is not None:
             given["evaluate_on"] = session.pair(session.read_labelled(evaluation, "--eval"))
-        request = ForgetInstances(
-            x,
-            y,
-            goal,
-            to=None if to is None else torch.full_like(y, session.targets([to], "--to")[0]),
-            unseen=None if unseen is None else session.pair(session.read_labelled(unseen, "--unseen")),
-        )
         with console.progress() as progress:
-            result, page = _forget(session, request, method, given | {"progress": progress}, report, photos)
+            result, page = forget_and_look(session, request, method, given | {"progress": progress}, report, photos)
         run = Run(result, report=page, sources=session.sources)
         write_and_tell(console, folder, session.loaded, run, time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
-
-
-def _forget(
-    session: Session, request: ForgetInstances, method: str, given: dict[str, Any], report: bool, photos: bool
-) -> tuple[ForgetResult, InstancesReport | None]:
-    """Look, forget, look again."""
-    model = session.loaded.model
-    if not report:
-        return forget_request(model, request, method=method, **given), None
-    judged = begun(model, request, session.batch_size)
-    before = look(model, judged, session.batch_size)
-    result = forget_request(model, request, method=method, **given)
-    page = InstancesReport(
-        model=session.loaded.spec,
-        record=result.record,
-        picks=result.picks,
-        names=session.names,
-        labels=request.probe_labels.tolist(),
-        before=before,
-        after=look(model, judged, session.batch_size) if result.patch.entries else None,
-        photos=session.photos(request.x[:MOST]) if photos and request.x.dim() == 4 else None,
-    )
-    return result, page

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
-from torch import nn
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
-from zsu_fast.cli.forget_run import Run
-from zsu_fast.cli.language_models import load_language_model
+from zsu_fast.cli.declared import TEXT_METHODS, WAYS_TO_WORDS
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
-from zsu_fast.cli.session import check_device
-from zsu_fast.report.text import TextReport, ask, shade
-from zsu_fast.unlearn import ForgetText, TextRecord, sensitive_words
-from zsu_fast.unlearn import forget as forget_request
-from zsu_fast.unlearn.methods import TEXT_METHODS
-from zsu_fast.unlearn.texts.records import read_records
-from zsu_fast.unlearn.texts.words import WAYS
 
 TEXTS = "Texts"
 
@@ -43,67 +30,42 @@ def forget_text(
     ],
     records: Annotated[
         Path,
-        typer.Option(
+        opt.file(
+            'What to forget: JSON lines, {"prompt", "response", "paraphrases", "subject", "words"}.',
             "--records",
             "-r",
-            help='What to forget: JSON lines, {"prompt", "response", "paraphrases", "subject", "words"}.',
-            rich_help_panel=TEXTS,
-            show_default=False,
+            panel=TEXTS,
         ),
     ],
     out: opt.Out = Path("zsu-fast-out"),
     weights: opt.Weights = None,
     anchors: Annotated[
         Path | None,
-        typer.Option(
-            "--anchors",
-            "-a",
-            help="What to keep: likewise. Their paraphrases judge what the edit costs.",
-            rich_help_panel=TEXTS,
-            show_default=False,
+        opt.file(
+            "What to keep: likewise. Their paraphrases judge what the edit costs.", "--anchors", "-a", panel=TEXTS
         ),
     ] = None,
     held_out: Annotated[
-        Path | None,
-        typer.Option(
-            "--held-out",
-            help="Other texts, of which the perplexity is watched: likewise.",
-            rich_help_panel=TEXTS,
-            show_default=False,
-        ),
+        Path | None, opt.file("Other texts, of which the perplexity is watched: likewise.", panel=TEXTS)
     ] = None,
     words: Annotated[
         str,
         typer.Option(
-            help=f"How to find sensitive words where the records have none: {', '.join(WAYS)}.", rich_help_panel=TEXTS
+            help=f"How to find sensitive words where the records have none: {', '.join(WAYS_TO_WORDS)}.",
+            rich_help_panel=TEXTS,
         ),
     ] = "subject",
     show_words: Annotated[
         bool,
         typer.Option("--show-words", help="Show the sensitive words, and do nothing else.", rich_help_panel=TEXTS),
     ] = False,
-    method: Annotated[
-        str, typer.Option(help=f"{', '.join(TEXT_METHODS)}, or another package's.", rich_help_panel=opt.METHOD)
-    ] = "text-poison",
+    method: Annotated[str, opt.method(TEXT_METHODS)] = "text-poison",
     until: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of the questions that may still get a sensitive word.",
-            rich_help_panel=opt.METHOD,
-            show_default="0.05",
-        ),
+        float | None, opt.share("Share of the questions that may still get a sensitive word.", "0.05")
     ] = None,
     utility_floor: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of the anchors' answers that must stay word for word.",
-            rich_help_panel=opt.METHOD,
-            show_default="two points less than before",
-        ),
+        opt.share("Share of the anchors' answers that must stay word for word.", "two points less than before"),
     ] = None,
     seed: opt.Seed = 0,
     other: opt.Settings = None,
@@ -133,6 +95,7 @@ def forget_text(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:  # fmt: skip
     r"""Make a language model forget what it says of something; write weights, undo file, record and a report.
@@ -156,16 +119,26 @@ def forget_text(
     """
     started = time.perf_counter()
     console = Console(as_json, quiet)
+    keeping = opt.kept(checkpoint, resume, checkpoint_every, out)
+
+    from zsu_fast.cli.forget_run import Run
+    from zsu_fast.cli.forget_text_run import read_texts, texts_of, words_table
+    from zsu_fast.cli.language_models import load_language_model
+    from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
+    from zsu_fast.cli.session import check_device
+    from zsu_fast.report.text import TextReport
+    from zsu_fast.unlearn import ForgetText, sensitive_words
+    from zsu_fast.unlearn import forget as forget_request
+
     check_device(device)
     settings = parse_settings(other, method)
-    keeping = opt.kept(checkpoint, resume, checkpoint_every, out)
-    asked, kept, texts = (_read(path, name) for path, name in
+    asked, kept, texts = (read_texts(path, name) for path, name in
                           ((records, "--records"), (anchors, "--anchors"), (held_out, "--held-out")))  # fmt: skip
     if show_words:
         loaded, tokenizer = load_language_model(model, weights, device=device, float32=float32)
         with console.progress() as progress:
             asked = sensitive_words(loaded.model, asked, tokenizer, by=words, seed=seed, progress=progress)
-        console.show(_table(asked))
+        console.show(words_table(asked))
         console.emit({"words": [{"prompt": record.prompt, "words": list(record.words)} for record in asked]})
         return
     formats = report_formats(report, report_format, drawn=False)
@@ -175,34 +148,11 @@ def forget_text(
             asked = sensitive_words(loaded.model, asked, tokenizer, by=words, seed=seed, progress=progress)
             request = ForgetText(asked, tokenizer, kept, [(record.prompt, record.response) for record in texts])
             given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "until": until} | settings | keeping
-            shown = _texts(loaded.model, request) if report and texts_shown else {}
+            shown = texts_of(loaded.model, request) if report and texts_shown else {}
             result = forget_request(loaded.model, request, method=method, progress=progress, **given)
             if result.patch.entries:
                 shown |= {name: shown[name].answered(loaded.model, request) for name in ("forgotten", "kept") if shown}
             page = TextReport(model=loaded.spec, record=result.record, picks=result.picks, **shown) if report else None
-        console.show(_table(asked))
+        console.show(words_table(asked))
         write_and_tell(console, folder, loaded, Run(result, report=page), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))
-
-
-def _read(path: Path | None, option: str) -> list[TextRecord]:
-    try:
-        return [] if path is None else read_records(path)
-    except ValueError as error:
-        raise ValueError(f"{option}: {error}") from None
-
-
-def _texts(model: nn.Module, request: ForgetText) -> dict[str, Any]:
-    """What the report shows of the texts, by the unedited model."""
-    return {
-        "forgotten": ask(model, request, request.records),
-        "kept": ask(model, request, request.anchors),
-        "shaded": shade(model, request),
-    }
-
-
-def _table(records: Sequence[TextRecord]) -> Table:
-    table = Table("prompt", "sensitive words")
-    for record in records:
-        table.add_row(Text(record.prompt), Text(", ".join(record.words)))
-    return table

@@ -31,7 +31,8 @@ class ImageSet:
         labels: int64 [N], or None.
         names: class index -> name, as far as the source tells.
         alphabetical: how many class folders got their index from the alphabet alone; 0 if they were named.
-        ignored: folders that hold no images and whose names need not be those of classes.
+        ignored: folders that are hidden, or hold no images and need not be those of classes.
+        strays: files that are no images by their suffix.
     """
 
     source: str
@@ -41,6 +42,7 @@ class ImageSet:
     names: dict[int, str]
     alphabetical: int = 0
     ignored: tuple[Path, ...] = ()
+    strays: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files) if self.pixels is None else len(self.pixels)
@@ -97,6 +99,17 @@ class ImageSet:
         # Only what has the size of one of ours is read: a folder of 50,000 files costs 50,000 stats, not 5 GB.
         theirs = {other._digest(i) for i in range(len(other)) if other._size(i) in mine}
         return sum(self._digest(i) in theirs for i in range(len(self)))
+
+    def left_out(self) -> list[str]:
+        """What lies there and was not read, and why."""
+        told = [
+            f"{folder} is left out: {'no images are in it' if _may_be_class(folder) else 'it is hidden'}"
+            for folder in self.ignored
+        ]
+        if self.strays:
+            more = f" and {len(self.strays) - 1} more are" if len(self.strays) > 1 else " is"
+            told.append(f"{self.strays[0]}{more} left out: no image by the suffix ({', '.join(sorted(EXTENSIONS))})")
+        return told
 
     def _raw(self, start: int, stop: int) -> Any:
         if self.pixels is not None:
@@ -185,12 +198,16 @@ def _read_npz(path: Path, names: Mapping[int, str], option: str) -> ImageSet:
 
 
 def _read_folder(folder: Path, names: ClassNames, option: str, class_map: Mapping[str, int] | None) -> ImageSet:
-    classes = {entry: _image_files(entry, "**/*") for entry in sorted(folder.iterdir()) if _may_be_class(entry)}
-    direct = _image_files(folder)
+    strays: list[Path] = []
+    folders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+    hidden = tuple(entry for entry in folders if not _may_be_class(entry))
+    classes = {entry: _image_files(entry, "**/*", strays) for entry in folders if entry not in hidden}
+    direct = _image_files(folder, "*", strays)
     if not any(classes.values()) and (direct or not classes):
         if not direct:
             raise ValueError(f"{option}: no images in {folder} (looked for {', '.join(sorted(EXTENSIONS))})")
-        return ImageSet(str(folder), None, tuple(direct), None, names, ignored=tuple(classes))
+        ignored = (*hidden, *classes)
+        return ImageSet(str(folder), None, tuple(direct), None, names, ignored=ignored, strays=tuple(strays))
     if direct:
         raise ValueError(f"{option}: {folder} holds images beside class folders; which class they are of is unclear")
     told = bool(names) or class_map is not None or all(entry.name.isdecimal() for entry in classes)
@@ -208,7 +225,8 @@ def _read_folder(folder: Path, names: ClassNames, option: str, class_map: Mappin
         torch.tensor(labels),
         names if told else {index: entry.name for index, entry in enumerate(used)},
         alphabetical=0 if told else len(used),
-        ignored=ignored,
+        ignored=(*hidden, *ignored),
+        strays=tuple(strays),
     )
 
 
@@ -231,12 +249,11 @@ def _class_indices(
 
 def _may_be_class(entry: Path) -> bool:
     """Not what systems leave behind: hidden folders, and the one that macOS puts into archives."""
-    return entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
+    return not entry.name.startswith((".", "__MACOSX"))
 
 
-def _image_files(folder: Path, pattern: str = "*") -> list[Path]:
-    return sorted(
-        path
-        for path in folder.glob(pattern)
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
-    )
+def _image_files(folder: Path, pattern: str, strays: list[Path]) -> list[Path]:
+    """The images in order; other files that are not hidden are added to `strays`."""
+    found = sorted(path for path in folder.glob(pattern) if not path.name.startswith(".") and path.is_file())
+    strays += [path for path in found if path.suffix.lower() not in EXTENSIONS]
+    return [path for path in found if path.suffix.lower() in EXTENSIONS]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from zsu_fast.atomic import replacing
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
-from zsu_fast.cli.models import SOURCES, load_model
-from zsu_fast.ops.build_info import build_info
-from zsu_fast.unlearn import Patch, model_digest
+from zsu_fast.cli.manifest import FILES
+from zsu_fast.cli.parsing import SOURCES
+from zsu_fast.extras import require
+
+if TYPE_CHECKING:
+    from zsu_fast.cli.session import Session
 
 
 @one_line_errors
@@ -28,11 +32,32 @@ def info(
     ] = None,
     weights: opt.Weights = None,
     classes: opt.Classes = None,
+    images: Annotated[
+        Path | None,
+        opt.images("Of a model: images of which to look at a few through its preprocessing.", "--images", "-i"),
+    ] = None,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--contact-sheet",
+            metavar="FILE",
+            help="Write these images (.png or .svg): as they are, as the model sees them, label and answer.",
+            rich_help_panel=opt.OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    size: opt.Size = None,
+    class_names: opt.ClassNames = None,
+    class_map: opt.ClassMap = None,
+    force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
-    """Say what is installed, what a patch did, or what a model is made of.
+    r"""Say what is installed, what a patch did, or what a model is made of.
 
     [bold]Examples[/]
 
@@ -40,35 +65,94 @@ def info(
 
       zsu-fast info edited               the record: request, edits, hashes
 
-      zsu-fast info timm:resnet18 -w mine.safetensors
+      zsu-fast info timm:resnet18 -w mine.safetensors --images val/ \
+          --contact-sheet seen.png       does its preprocessing fit?
     """
     console = Console(as_json, quiet)
-    if subject is None:
-        found = build_info()
-        console.show(_facts(_flat(found)))
-    elif subject.partition(":")[0] in SOURCES and ":" in subject:
-        found = _describe_model(subject, weights, classes)
-        console.show(
-            _facts({key: value for key, value in found.items() if key != "tensors"}), _tensors(found["tensors"])
-        )
-    else:
-        path = Path(subject)
-        patch = Patch.load(path / "patch.safetensors" if path.is_dir() else path)
+    found: dict[str, Any]
+    of_model = subject is not None and subject.partition(":")[0] in SOURCES and ":" in subject
+    if images is not None and not of_model:
+        raise ValueError("--images: expected a MODEL to look at them with")
+    if contact_sheet is not None and images is None:
+        raise ValueError("--contact-sheet needs --images")
+    file = None if subject is None or of_model else Path(subject)
+    if file is not None and file.is_dir():
+        file = file / FILES["patch"]
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"no patch file at {file}, and no model is called so")
+    if contact_sheet is not None:
+        _check_sheet(contact_sheet, force)
+
+    from zsu_fast.cli.session import open_session
+    from zsu_fast.ops.build_info import build_info
+    from zsu_fast.unlearn import Patch
+
+    if file is not None:
+        patch = Patch.load(file)
         found = {"record": patch.record, "tensors": [_entry(entry) for entry in patch.entries]}
         console.show(_facts(_flat({k: v for k, v in patch.record.items() if k not in ("edits", "picks", "search")})))
         console.show(_tensors(found["tensors"]))
+    elif subject is None:
+        found = build_info()
+        console.show(_facts(_flat(found)))
+    else:
+        session = open_session(
+            subject, weights, classes=classes, device="cpu", batch_size=24, mean=mean, std=std, size=size,
+            class_names=class_names, class_map=class_map, note=console.note,
+        )  # fmt: skip
+        found = _describe_model(session)
+        preprocessing = found["preprocessing"]
+        console.show(_facts({key: value for key, value in found.items() if key not in ("tensors", "preprocessing")}))
+        console.show(f"preprocessing, known from {preprocessing['known_from']}:")
+        console.show(_facts({f"  {i}.": step for i, step in enumerate(preprocessing["steps"], 1)}))
+        if images is None:
+            console.show(_tensors(found["tensors"]))
+        else:
+            found["images"] = _look(console, session, images, contact_sheet)
     console.emit(found)
 
 
-def _describe_model(spec: str, weights: Path | None, classes: int | None) -> dict[str, Any]:
-    loaded = load_model(spec, weights, classes=classes)
+def _check_sheet(path: Path, force: bool) -> None:
+    """Refuse what cannot be written before the work."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(f"--contact-sheet must end in .png or .svg, got {path}")
+    if path.exists() and not force:
+        raise FileExistsError(f"--contact-sheet: {path} is there already (--force overwrites)")
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"--contact-sheet: no such folder: {path.parent}")
+    require("matplotlib", "report")
+
+
+def _look(console: Console, session: Session, images: Path, contact_sheet: Path | None) -> dict[str, Any]:
+    """What the model sees of the images, and answers."""
+    from zsu_fast.cli.look import look
+    from zsu_fast.plot import save
+
+    seen = look(session, session.read(images, "--images"))
+    found = seen.to_dict(session)
+    console.show(_tensors(found["images"]))
+    if seen.right is not None:
+        console.show(f"answered with their label: {seen.right} of {len(seen.images)}")
+    for remark in seen.remarks():
+        console.note(remark)
+    if contact_sheet is not None:
+        with replacing(contact_sheet) as file:
+            save(seen.sheet(session), file, contact_sheet.suffix[1:].lower())
+        console.show(f"wrote {contact_sheet}")
+    return found
+
+
+def _describe_model(session: Session) -> dict[str, Any]:
+    from zsu_fast.unlearn import model_digest
+
+    loaded = session.loaded
     state = loaded.model.state_dict()
     return {
         "model": loaded.spec,
         "type": type(loaded.model).__name__,
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "sha256": model_digest(loaded.model),
-        "preprocessing": str(loaded.preprocess),
+        "preprocessing": {"known_from": loaded.preprocess.source, "steps": loaded.preprocess.steps},
         "class_names": len(loaded.names),
         "tensors": [
             {"tensor": name, "dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}

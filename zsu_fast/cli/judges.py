@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsu_fast.cli.models import LoadedModel
 from zsu_fast.cli.npz import read_arrays
-from zsu_fast.cli.preprocess import Preprocess, parse_numbers
+from zsu_fast.cli.parsing import parse_latent
+from zsu_fast.cli.preprocess import Preprocess
 from zsu_fast.evaluate.inference import logits_of
 
 
@@ -39,24 +38,11 @@ def judge_of(loaded: LoadedModel, low: float, high: float, option: str) -> Judge
     return Judge(loaded.model, loaded.preprocess, low, high)
 
 
-def parse_range(text: str) -> tuple[float, float]:
-    """ "-1,1" -> the two."""
-    found = parse_numbers(text, "--range") or ()
-    if len(found) != 2 or not found[0] < found[1]:
-        raise ValueError(f"--range must be the least and the largest value of a pixel, got {text!r}")
-    return found
-
-
 def read_latents(text: str) -> tuple[int, ...] | Tensor:
     """ "64" or "100x1x1": the shape of a latent; or a .npz with the array z [N, ...]."""
-    try:
-        return tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        path = Path(text)
-    if path.suffix != ".npz" or not path.is_file():
-        raise ValueError(
-            f"--latent must be the shape of a latent, as 64 or 100x1x1, or a .npz that is there, got {text!r}"
-        )
+    path = parse_latent(text)
+    if isinstance(path, tuple):
+        return path
     arrays, names = read_arrays(path, ["z"])
     if "z" not in arrays:
         raise ValueError(f"--latent: {path} must hold z, it has {', '.join(names) or 'nothing'}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from zsu_fast.folder import file_digest
 
 FILES = {
     "patch": "patch.safetensors",
@@ -32,14 +33,6 @@ LIMIT = 256 * 2**20
 def manifest_of(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """Kind -> SHA-256 and size. Names are left out: a file that was renamed is the same file."""
     return {kind: {"sha256": file_digest(path), "bytes": path.stat().st_size} for kind, path in files.items()}
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import json
+import logging
+import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,14 @@ from zsu_fast.class_names import ClassNames
 from zsu_fast.cli.checkpoints import fitted
 from zsu_fast.cli.manifest import COPIED, FILES
 from zsu_fast.cli.own_preprocess import OwnPreprocess
-from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
+from zsu_fast.cli.parsing import SOURCES
+from zsu_fast.cli.preprocess import INTERPOLATIONS, AnyPreprocess, Preprocess
+from zsu_fast.cli.pretrained import of_timm, of_torch_hub, own_weights
+from zsu_fast.cli.processor import processor_of, size_of
 from zsu_fast.cli.weights import load_into, read_weights
 from zsu_fast.extras import require
 
-SOURCES = ("timm", "torchvision", "hf", "python")
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,21 +57,25 @@ def load_model(
     *,
     classes: int | None = None,
     device: str | torch.device = "cpu",
+    note: Callable[[str], None] = lambda _: None,
 ) -> LoadedModel:
     """Build a model and load its weights.
 
     Args:
-        spec: ``timm:NAME`` or ``torchvision:NAME`` (with the library's pretrained weights if none are given),
+        spec: ``timm:NAME`` or ``torchvision:NAME`` (with the library's pretrained weights if none are given: a warning
+            is logged before they are downloaded),
             ``hf:DIR`` (a local folder of transformers), or ``python:package.module:callable``: called without
             arguments, returns the model or (model, preprocess). ``preprocess`` is a mapping with ``mean``, ``std``,
             ``size``, or a callable: of one picture, as torchvision's transforms, or of all, see `OwnPreprocess`.
-        weights: safetensors, or a state dict that ``torch.load(weights_only=True)`` can read.
+        weights: safetensors, or a state dict that ``torch.load(weights_only=True)`` can read; see `read_weights`.
         classes: number of classes of the classifier. Default: read off the weights.
         device: where the model goes.
+        note: told which weights were taken, where a file holds several.
 
     Raises:
         ValueError: a spec, name, folder or file that cannot be used.
         ImportError: the library is missing (extra "models").
+        OSError: its weights are not here and cannot be downloaded.
     """
     source, _, name = spec.partition(":")
     if source not in SOURCES or not name:
@@ -75,7 +84,7 @@ def load_model(
         )
     if classes is not None and source not in ("timm", "torchvision"):
         raise ValueError(f"--classes is for timm: and torchvision: models, got {spec!r}")
-    state, metadata = read_weights(weights) if weights is not None else (None, {})
+    state, metadata = read_weights(weights, note) if weights is not None else (None, {})
     names = ClassNames()
     preprocess: AnyPreprocess
     if source == "timm":
@@ -87,43 +96,60 @@ def load_model(
     else:
         model, preprocess = _python(name)
     if state is not None:
-        load_into(model, state, str(weights))
+        load_into(model, state, str(weights), note)
     channels = _input_channels(model)
     if isinstance(preprocess, OwnPreprocess):
         preprocess.mode = "L" if channels == 1 else "RGB"
     elif preprocess.channels is None:
         preprocess = replace(preprocess, channels=channels)
     model = model.to(device).eval()
+    LOG.info(
+        "loaded %s (weights: %s) onto %s: images by %s", spec, weights or "its own", device, "; ".join(preprocess.steps)
+    )
     told = f"{source}:{os.path.basename(os.path.abspath(os.path.expanduser(name)))}"
     beside = files_beside(Path(name).expanduser()) if source == "hf" else {}
     return LoadedModel(model, preprocess, told, None if weights is None else str(weights), metadata, names, beside)
 
 
-def _timm(name: str, state: dict[str, Tensor] | None, classes: int | None) -> tuple[nn.Module, Preprocess, ClassNames]:
+def _timm(
+    name: str, state: dict[str, Tensor] | None, classes: int | None
+) -> tuple[nn.Module, AnyPreprocess, ClassNames]:
     timm = require("timm", "models")
     if not timm.is_model(name):
         close = timm.list_models(f"*{name}*")[:3]
         raise ValueError(f"timm has no model {name!r}" + (f"; it has {', '.join(close)}" if close else ""))
+    config = timm.get_pretrained_cfg(name)
     if classes is None and state is not None:
-        config = timm.get_pretrained_cfg(name)
         head = config.classifier if config is not None else None
         head = head[0] if isinstance(head, (tuple, list)) else head
-        weight = state.get(f"{head}.weight")
-        classes = None if weight is None else weight.shape[0]
+        found = {len(value) for name, value in state.items() if f".{name}".endswith(f".{head}.weight")}
+        classes = found.pop() if len(found) == 1 else None
     chosen = {} if classes is None else {"num_classes": classes}
-    model = timm.create_model(name, pretrained=state is None, **chosen)
-    config = timm.data.resolve_model_data_config(model)
+    with own_weights(f"timm:{name}", *of_timm(config)) if state is None else nullcontext():
+        model = timm.create_model(name, pretrained=state is None, **chosen)
+    preprocess = _timm_preprocess(timm.data, timm.data.resolve_model_data_config(model))
+    subset = timm.data.infer_imagenet_subset(model)  # by the number of classes
+    return model, preprocess, ClassNames() if subset is None else imagenet_names(subset)
+
+
+def _timm_preprocess(data: Any, config: dict[str, Any]) -> AnyPreprocess:
+    """As `timm.data.create_transform` does it, which runs itself where it does more than `Preprocess` knows."""
     channels, height, width = config["input_size"]
-    preprocess = Preprocess(
+    resize = math.floor(height / (config.get("crop_pct") or data.constants.DEFAULT_CROP_PCT))
+    squashed, whole = config.get("crop_mode") == "squash", resize == height
+    known = height == width and config["interpolation"] in INTERPOLATIONS
+    source = f"timm's config ({config['crop_mode']} crop of {config['crop_pct']:g})"
+    if not known or not (config["crop_mode"] == "center" or (squashed and whole)):
+        return OwnPreprocess(data.create_transform(**config, is_training=False), source=source)
+    return Preprocess(
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         size=(height, width),
-        resize=round(min(height, width) / config.get("crop_pct", 1.0)),
-        interpolation="bicubic" if config.get("interpolation") == "bicubic" else "bilinear",
+        resize=None if squashed else resize,
+        interpolation=config["interpolation"],
         channels=channels,
+        source=source,
     )
-    subset = timm.data.infer_imagenet_subset(model)  # by the number of classes
-    return model, preprocess, ClassNames() if subset is None else imagenet_names(subset)
 
 
 def imagenet_names(subset: str = "imagenet-1k") -> ClassNames:
@@ -136,7 +162,7 @@ def imagenet_names(subset: str = "imagenet-1k") -> ClassNames:
 
 def _torchvision(
     name: str, state: dict[str, Tensor] | None, classes: int | None
-) -> tuple[nn.Module, Preprocess, ClassNames]:
+) -> tuple[nn.Module, AnyPreprocess, ClassNames]:
     models = require("torchvision", "models").models
     if name not in models.list_models():
         close = models.list_models(include=f"*{name}*")[:3]
@@ -147,23 +173,28 @@ def _torchvision(
         chosen["num_classes"] = classes or _classes_in(state, models, name) or len(default.meta["categories"])
     elif classes is not None:
         raise ValueError("--classes needs --weights: torchvision's own weights have their own classes")
-    model = models.get_model(name, **chosen)
-    transforms = default.transforms()
+    with own_weights(f"torchvision:{name}", *of_torch_hub(default.url)) if state is None else nullcontext():
+        model = models.get_model(name, **chosen)
     names = ClassNames(enumerate(default.meta["categories"]))
     if chosen.get("num_classes", len(names)) != len(names):
         names = ClassNames()
+    return model, _torchvision_preprocess(default), names
+
+
+def _torchvision_preprocess(weights: Any) -> AnyPreprocess:
+    """As the transforms of these weights do it, which run themselves if they are of another kind."""
+    transforms, source = weights.transforms(), f"the transforms of {weights}"
+    if type(transforms).__name__ != "ImageClassification":
+        return OwnPreprocess(transforms, source=source)
     size = transforms.crop_size[0]
-    return (
-        model,
-        Preprocess(
-            mean=tuple(transforms.mean),
-            std=tuple(transforms.std),
-            size=(size, size),
-            resize=transforms.resize_size[0],
-            interpolation=str(getattr(transforms.interpolation, "value", "bilinear")),
-            channels=3,
-        ),
-        names,
+    return Preprocess(
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+        size=(size, size),
+        resize=transforms.resize_size[0],
+        interpolation=transforms.interpolation.value,
+        channels=3,
+        source=source,
     )
 
 
@@ -181,64 +212,13 @@ def _transformers(name: str) -> tuple[nn.Module, AnyPreprocess, ClassNames]:
     names = ClassNames((int(index), str(label)) for index, label in told.items())
     if all(label == f"LABEL_{index}" for index, label in names.items()):
         names = ClassNames()
-    return model, _transformers_preprocess(folder, model.config), names
+    return model, processor_of(folder, model.config), names
 
 
 def files_beside(folder: Path) -> dict[str, str]:
     """What a folder of transformers holds that `from_pretrained` needs beside the weights."""
     files = {kind: folder / FILES[kind] for kind in COPIED}
     return {kind: path.read_text(encoding="utf-8") for kind, path in files.items() if path.is_file()}
-
-
-# Keys of a processor's description that `Preprocess` follows, or that say nothing of the values of pixels.
-_PROCESSOR = {
-    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
-    "image_mean", "image_std", "image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb",
-    "default_to_square", "data_format", "input_data_format", "device", "return_tensors", "disable_grouping",
-    "_valid_processor_keys",
-}  # fmt: skip
-
-
-def _transformers_preprocess(folder: Path, config: Any) -> AnyPreprocess:
-    """What ``preprocessor_config.json`` says, for the processors that resize, crop and normalise.
-
-    A processor that does anything else (MobileViT's flips the channels and does not normalise) runs itself.
-    """
-    path = folder / "preprocessor_config.json"
-    given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    ignored = {key for key, value in given.items() if key not in _PROCESSOR and value not in (None, False)}
-    if ignored or not given.get("do_rescale", True) or abs(given.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
-        processor = require("transformers", "models").AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        return OwnPreprocess(lambda pictures: processor(images=list(pictures), return_tensors="pt")["pixel_values"])
-    size = _size(given.get("size")) or _size(getattr(config, "image_size", None))
-    crop = _size(given.get("crop_size")) if given.get("do_center_crop", "crop_size" in given) else None
-    shortest = given["size"].get("shortest_edge") if isinstance(given.get("size"), dict) else None
-    if crop is not None:
-        resize = shortest or (min(size) if size else None)
-        size = crop
-    else:
-        resize = shortest
-    normalise = given.get("do_normalize", True)
-    return Preprocess(
-        mean=tuple(given.get("image_mean") or (0.5,)) if normalise else (0.0,),
-        std=tuple(given.get("image_std") or (0.5,)) if normalise else (1.0,),
-        size=size,
-        resize=resize,
-        interpolation="bicubic" if given.get("resample") == 3 else "bilinear",
-    )
-
-
-def _size(value: Any) -> tuple[int, int] | None:
-    if isinstance(value, Mapping):
-        if "height" in value and "width" in value:
-            return int(value["height"]), int(value["width"])
-        edge = value.get("shortest_edge")
-        return None if edge is None else (int(edge), int(edge))
-    if isinstance(value, (list, tuple)):
-        return int(value[0]), int(value[-1])
-    return None if value is None else (int(value), int(value))
 
 
 def imported(name: str, option: str = "MODEL") -> Any:
@@ -279,7 +259,7 @@ def _preprocess_of(given: Any, name: str) -> AnyPreprocess:
     if given is None:
         return Preprocess()
     if callable(given):
-        return OwnPreprocess(given)
+        return OwnPreprocess(given, source=f"python:{name}")
     if isinstance(given, Mapping) and not set(given) - {"mean", "std", "size", "resize", "interpolation", "channels"}:
         values = dict(given)
         for key in ("mean", "std"):
@@ -288,8 +268,8 @@ def _preprocess_of(given: Any, name: str) -> AnyPreprocess:
                     float(v) for v in (values[key] if hasattr(values[key], "__iter__") else [values[key]])
                 )
         if "size" in values:
-            values["size"] = _size(values["size"])
-        return Preprocess(**values)
+            values["size"] = size_of(values["size"])
+        return Preprocess(**values, source=f"python:{name}")
     raise ValueError(
         f"the preprocess of python:{name} must be a callable or a mapping with mean, std, size, got {given!r}"
     )

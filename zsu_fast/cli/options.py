@@ -1,19 +1,84 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what is refused before torch is imported."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from zsu_fast.unlearn.methods import RESUMABLE
+from zsu_fast.class_names import read_class_names
+from zsu_fast.cli.console import INPUT_ERRORS, set_verbosity, tell_error
+from zsu_fast.cli.declared import RESUMABLE
+from zsu_fast.cli.parsing import parse_numbers, parse_setting, parse_size, split_key
 
 MODEL = "Model"
 IMAGES = "Images"
 METHOD = "Method"
 TRAINING = "Training that may be interrupted"
 OUTPUT = "Output"
+
+
+def refusing(check: Callable[[Any, str], object]) -> Callable[..., Any]:
+    """The callback of an option, or of each of its values: what `check` of (value, flag) says is told in one line."""
+
+    def callback(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+        if context.resilient_parsing:  # a shell completes a line that is not finished
+            return value
+        try:
+            for one in value if isinstance(value, list) else [] if value is None else [value]:
+                check(one, parameter.opts[0])
+        except INPUT_ERRORS as error:
+            raise typer.Exit(tell_error(error)) from None
+        return value
+
+    return callback
+
+
+def _is_there(path: Path, flag: str) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"{flag}: no such file or folder: {path}")
+
+
+def _is_file(path: Path, flag: str) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{flag}: no such file: {path}")
+
+
+def are_weights(path: Path, flag: str) -> None:
+    """A file, a folder of them, or FILE::KEY."""
+    _is_there(split_key(path)[0], flag)
+
+
+def images(help: str, *flags: str, shown: str | bool = False, panel: str | None = IMAGES) -> Any:
+    """An option that takes images: a folder, or .npz. flags: where they are not --NAME alone."""
+    return typer.Option(*flags, help=help, rich_help_panel=panel, show_default=shown, callback=refusing(_is_there))
+
+
+def file(
+    help: str,
+    *flags: str,
+    shown: str | bool = False,
+    panel: str | None = MODEL,
+    metavar: str | None = "FILE",
+    check: Callable[[Path, str], None] = _is_file,
+) -> Any:
+    """An option that takes a file to be read; with `are_weights` also a folder, or FILE::KEY."""
+    return typer.Option(
+        *flags, help=help, metavar=metavar, rich_help_panel=panel, show_default=shown, callback=refusing(check)
+    )
+
+
+def share(help: str, shown: str | bool, panel: str = METHOD) -> Any:
+    """An option that takes a share, or an accuracy."""
+    return typer.Option(min=0, max=1, help=help, rich_help_panel=panel, show_default=shown)
+
+
+def method(names: Sequence[str], shown: str | bool = True) -> Any:
+    """--method, where these are the house's."""
+    return typer.Option(help=f"{', '.join(names)}, or another package's.", rich_help_panel=METHOD, show_default=shown)
+
 
 Model = Annotated[
     str,
@@ -27,14 +92,13 @@ Model = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(
+    file(
+        "Weights: .safetensors, a state dict of torch.save (read with weights_only, nothing is executed), or the index "
+        "or folder of several. FILE::KEY takes what lies under a key or prefix (run.pt::state_dict_ema). "
+        "Default: the model's own, which timm and torchvision download.",
         "--weights",
         "-w",
-        metavar="FILE",
-        help="Weights: .safetensors, or a state dict of torch.save (read with weights_only, nothing is executed). "
-        "Default: the model's own.",
-        rich_help_panel=MODEL,
-        show_default=False,
+        check=are_weights,
     ),
 ]
 Classes = Annotated[
@@ -50,11 +114,11 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...", rich_help_pan
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in one forward pass.", rich_help_panel=MODEL)]
 
 
-def size_or_auto(text: str) -> int | str:
-    """What `--batch-size` says, where it may also say "auto"."""
-    if text == "auto" or (text.isdecimal() and int(text) > 0):
-        return text if text == "auto" else int(text)
-    raise typer.BadParameter(f'expected a number above 0, or "auto", got {text!r}')
+def size_or_auto(given: str | int) -> int | str:
+    """What `--batch-size` says, or its default, where it may also be "auto"."""
+    if given == "auto" or (str(given).isdecimal() and int(given) > 0):
+        return given if given == "auto" else int(given)
+    raise typer.BadParameter(f'expected a number above 0, or "auto", got {given!r}')
 
 
 def number(batch_size: int | str | None, usual: int) -> int:
@@ -77,16 +141,25 @@ Mean = Annotated[
         help="Normalisation, on the scale of 0..1: 0.485,0.456,0.406.",
         rich_help_panel=IMAGES,
         show_default="the model's",
+        callback=refusing(parse_numbers),
     ),
 ]
 Std = Annotated[
     str | None,
-    typer.Option(help="Likewise: 0.229,0.224,0.225.", rich_help_panel=IMAGES, show_default="the model's"),
+    typer.Option(
+        help="Likewise: 0.229,0.224,0.225.",
+        rich_help_panel=IMAGES,
+        show_default="the model's",
+        callback=refusing(parse_numbers),
+    ),
 ]
 Size = Annotated[
     str | None,
     typer.Option(
-        help="Size the model takes: 224, or HEIGHTxWIDTH.", rich_help_panel=IMAGES, show_default="the model's"
+        help="Size the model takes: 224, or HEIGHTxWIDTH.",
+        rich_help_panel=IMAGES,
+        show_default="the model's",
+        callback=refusing(parse_size),
     ),
 ]
 ClassNames = Annotated[
@@ -98,22 +171,35 @@ ClassNames = Annotated[
         "config.json); or imagenet, for its 1,000 names and WordNet ids (from timm).",
         rich_help_panel=MODEL,
         show_default="the model's, where it has them",
+        callback=refusing(lambda source, flag: source == "imagenet" or read_class_names(source, flag)),
     ),
 ]
 ClassMap = Annotated[
     Path | None,
-    typer.Option(
+    file(
+        "Which class each image folder holds, by index or name: .json {folder: class} or .csv (folder, class).",
         "--class-map",
-        metavar="FILE",
-        help="Which class each image folder holds, by index or name: .json {folder: class} or .csv (folder, class).",
-        rich_help_panel=IMAGES,
-        show_default="by the folders' names",
+        shown="by the folders' names",
+        panel=IMAGES,
     ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.", rich_help_panel=OUTPUT)
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=OUTPUT)]
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "--verbose",
+        "-v",
+        count=True,
+        metavar="",
+        help="Log on stderr what is selected, reached, written and skipped; -vv: every step.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+        callback=set_verbosity,
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT)]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.", rich_help_panel=OUTPUT)]
 Settings = Annotated[
@@ -124,6 +210,7 @@ Settings = Annotated[
         help="Any option of the method, also of a baseline or of another package's; repeatable.",
         rich_help_panel=METHOD,
         show_default=False,
+        callback=refusing(parse_setting),
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=METHOD)]
@@ -170,11 +257,11 @@ NoUndo = Annotated[
 ]
 Sign = Annotated[
     Path | None,
-    typer.Option(
+    file(
+        "Sign result.json with this Ed25519 key (openssl genpkey -algorithm ed25519 -out KEY).",
         "--sign",
-        help="Sign result.json with this Ed25519 key (openssl genpkey -algorithm ed25519 -out KEY).",
-        rich_help_panel=OUTPUT,
-        show_default=False,
+        panel=OUTPUT,
+        metavar=None,
     ),
 ]
 Checkpoint = Annotated[

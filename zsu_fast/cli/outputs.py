@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zsu_fast.cli import folder
+from zsu_fast import folder
 from zsu_fast.cli.console import Console
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.manifest import COPIED, FILES, is_the_file, manifest_of, read_result
 from zsu_fast.cli.models import LoadedModel
+from zsu_fast.cli.parsing import split_key
 from zsu_fast.cli.signing import check_key, sign
 from zsu_fast.cli.tables import before_after
-from zsu_fast.cli.weights import write_weights
 from zsu_fast.extras import require
 from zsu_fast.lock import Lock
 from zsu_fast.report import FORMATS, Report, write_report
 from zsu_fast.report.files import write_text
 from zsu_fast.report.pdf import find_browser
+from zsu_fast.safetensors_file import write_weights
 from zsu_fast.version import __version__
+
+LOG = logging.getLogger(__name__)
 
 
 class OutputFolder:
@@ -55,6 +59,7 @@ class OutputFolder:
             raise ValueError("--no-undo: --undo asks for one")
         if key is not None:
             check_key(key)
+        weights = None if weights is None else split_key(weights)[0]
         if weights is not None and weights.resolve() in [(path / name).resolve() for name in FILES.values()]:
             raise ValueError(f"--out: would overwrite {weights}, the weights to start from: give another folder")
         if undo is not None:
@@ -117,6 +122,7 @@ class OutputFolder:
             content["signature"] = sign(content, self.key)
         write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", new / FILES["result"])
         folder.commit(self.path, list(FILES.values()), keep=self._not_ours())
+        LOG.info("wrote to %s: %s", self.path, ", ".join(content["files"].values()))
         return content
 
     def _not_ours(self) -> list[str]:

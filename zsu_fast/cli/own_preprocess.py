@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,17 +28,34 @@ class OwnPreprocess:
     Args:
         function: the callable.
         mode: "RGB" or "L", which files are converted to, as the loaders that such callables are written for do it.
+        normalisation: (mean, std) on the scale of 0..1, to turn its images back. Default: of what it is composed of.
+        steps: what it does, in words. Default: what it is composed of.
+        source: where it is known from.
+        overridden: gives another one with another mean, std, size, where that can be.
 
     Raises:
         ValueError: no way of calling it gives images; the message has what the first way raised or gave.
     """
 
-    def __init__(self, function: Callable[..., Any], mode: str = "RGB") -> None:
-        self.function, self.mode = function, mode
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        mode: str = "RGB",
+        *,
+        normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+        steps: Sequence[str] = (),
+        source: str = "the model's own",
+        overridden: Callable[..., OwnPreprocess] | None = None,
+    ) -> None:
+        self.function, self.mode, self.source, self._overridden = function, mode, source, overridden
+        self.normalisation = normalisation or _normalisation(function)
+        self._steps = list(steps) or _composed_of(function)
         self._ways = [_all_at_once, _each, _each_by_name]
 
     def __call__(self, images: np.ndarray[Any, Any] | list[Image]) -> Tensor:
         """N images -> [N, ...]."""
+        if isinstance(images, np.ndarray) and images.shape[-1] != len(self.mode):
+            images = [_pil(image) for image in images]
         if isinstance(images, list):
             images = [to_8_bits(image).convert(self.mode) for image in images]
         if len(self._ways) == 1:
@@ -56,8 +73,49 @@ class OwnPreprocess:
             f"the model's preprocessing takes neither the images as {_described(images)} nor one PIL image: {first}"
         ) from first
 
-    def __str__(self) -> str:
-        return f"the model's own: {getattr(self.function, '__qualname__', None) or self.function!r}"
+    def inverse(self, batch: Tensor) -> Tensor:
+        """Images [N, C, H, W] as it makes them -> the scale of 0..1: each stretched over it, if nothing is known."""
+        if self.normalisation is not None and all(len(values) in (1, batch.shape[1]) for values in self.normalisation):
+            mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in self.normalisation)
+            return batch * std + mean
+        low, high = (f(batch, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+        return (batch - low) / (high - low).clamp(min=1e-12)
+
+    @property
+    def steps(self) -> list[str]:
+        """What is done to a picture, in words."""
+        return [f"convert to {'RGB' if self.mode == 'RGB' else 'grey'}", *self._steps]
+
+    def overridden(self, **changes: Any) -> OwnPreprocess:
+        """This, with the mean, std or size that the user asked for. ValueError where it cannot be changed."""
+        if self._overridden is None:
+            raise ValueError("--mean, --std and --size cannot be given: the model brings its own preprocessing")
+        found = self._overridden(**changes)
+        found.mode = self.mode
+        return found
+
+
+def _parts(function: Any) -> list[Any]:
+    """Of a composition (of torchvision, timm, albumentations) its transforms; of another callable itself."""
+    parts = getattr(function, "transforms", None)
+    return list(parts) if isinstance(parts, list | tuple) else [function]
+
+
+def _normalisation(function: Any) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Mean and deviation of the last part that has both."""
+    for part in reversed(_parts(function)):
+        found = getattr(part, "mean", None), getattr(part, "std", None)
+        if not any(value is None or callable(value) for value in found):
+            mean, std = (torch.as_tensor(value).double().flatten().tolist() for value in found)
+            return mean, std
+    return None
+
+
+def _composed_of(function: Any) -> list[str]:
+    parts = _parts(function)
+    if parts == [function] and not isinstance(function, torch.nn.Module):
+        return [getattr(function, "__qualname__", None) or type(function).__name__]
+    return [" ".join(repr(part).split()) for part in parts]
 
 
 def _all_at_once(function: Callable[..., Any], images: Any) -> Tensor:

@@ -13,7 +13,7 @@ from zsu_fast.extras import require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION = 258, 262, 274  # tags of TIFF, the last of EXIF too
 ADVICE = "save it with 8 or 16 bits, or give a .npz of uint8"
 
 
@@ -35,6 +35,13 @@ def open_picture(path: Path) -> Image:
                 return _in_range(image)
     except Exception as error:  # of a damaged file the decoders raise nearly anything
         raise ValueError(f"cannot read the image {path}: {str(error).strip() or type(error).__name__}") from None
+
+
+def turned_by_exif(path: Path) -> bool:
+    """Whether the file asks to be shown turned or mirrored. `open_picture` does not: the loaders that models are
+    trained with (torchvision's and timm's) do not, so their nets have seen such pictures lying."""
+    with require("PIL.Image", "cli").open(path) as image:
+        return image.getexif().get(ORIENTATION, 1) != 1
 
 
 def to_8_bits(image: Image) -> Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,16 +17,22 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # as PIL calls them
+
+
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, crop, scale to [0, 1] and normalise.
+    """Resize, crop, scale to [0, 1] and normalise: the values of torchvision's transforms of a PIL image, bit for bit.
+
+    Arrays that have the model's size already (of a .npz) are taken as prepared: neither resized nor cropped.
 
     Attributes:
         mean, std: one value for each channel, on the scale of [0, 1].
         size: (height, width) that the model takes; None keeps images as they are (all must then be of one size).
         resize: length of the shorter side before the centre crop; None resizes straight to ``size``.
-        interpolation: "bilinear" or "bicubic".
+        interpolation: one of `INTERPOLATIONS`.
         channels: 1 or 3, images are converted; None keeps them as they are.
+        source: where this is known from.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -35,8 +41,11 @@ class Preprocess:
     resize: int | None = None
     interpolation: str = "bilinear"
     channels: int | None = None
+    source: str = field(default="given by nobody: images are only scaled", compare=False)
 
     def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}")
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean and std must be of one length, got {len(self.mean)} and {len(self.std)} values")
         if any(value <= 0 for value in self.std):
@@ -60,11 +69,29 @@ class Preprocess:
         """Normalised [N, C, H, W] -> the scale of [0, 1]."""
         return batch * self._per_channel(self.std, batch) + self._per_channel(self.mean, batch)
 
+    @property
+    def steps(self) -> list[str]:
+        """What is done to a picture, in words."""
+        told = [{1: "convert to grey", 3: "convert to RGB"}.get(self.channels or 0, "keep it grey or RGB, as it is")]
+        if self.size is not None:
+            size = f"{self.size[0]} x {self.size[1]}"
+            if self.resize is None:
+                told.append(f"resize to {size}, whatever its shape ({self.interpolation})")
+            else:
+                told.append(f"resize the shorter side to {self.resize} ({self.interpolation})")
+                told.append(f"cut the middle {size} out")
+            told.append(f"(of a .npz, what is {size} already is not resized)")
+        told.append("scale 0..255 to 0..1")
+        if any(self.mean) or any(value != 1 for value in self.std):
+            mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+            told.append(f"subtract the mean {mean}, divide by the deviation {std}")
+        return told
+
     def overridden(
         self, mean: Sequence[float] | None, std: Sequence[float] | None, size: tuple[int, int] | None
     ) -> Preprocess:
         """This, with what the user asked for; the crop keeps its share of the image."""
-        changed = self
+        changed = replace(self, source=f"the options, and {self.source}")
         if mean is not None or std is not None:
             changed = replace(changed, mean=tuple(mean or self.mean), std=tuple(std or self.std))
         if size is not None:
@@ -89,9 +116,8 @@ class Preprocess:
         mode = {1: "L", 3: "RGB"}.get(self.channels or 0) or ("L" if image.mode in ("1", "L") else "RGB")
         fine = image.mode == "F"
         image = image if fine else image.convert(mode)
-        if self.size is not None and (image.height, image.width) != self.size:
-            filters = {"bilinear": pil.Resampling.BILINEAR, "bicubic": pil.Resampling.BICUBIC}
-            image = self._resized(image, filters[self.interpolation])
+        if self.size is not None:
+            image = self._resized(image, pil.Resampling[self.interpolation.upper()])
         pixels = np.asarray(image)
         if fine:  # bicubic resizing overshoots, as it does with 8 bits, where PIL cuts
             return np.repeat(pixels.clip(0, 255)[:, :, None], self.channels or 1, axis=2)
@@ -102,38 +128,15 @@ class Preprocess:
         height, width = self.size
         if self.resize is None:
             return image.resize((width, height), resample)
-        share = self.resize / min(image.width, image.height)
-        image = image.resize(
-            (max(width, round(image.width * share)), max(height, round(image.height * share))), resample
-        )
-        left, top = (image.width - width) // 2, (image.height - height) // 2
+        short = min(image.width, image.height)  # rounded as torchvision does: lengths down, places to the nearest
+        across, down = (self.resize * length // short for length in (image.width, image.height))
+        image = image.resize((max(width, across), max(height, down)), resample)
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
         return image.crop((left, top, left + width, top + height))
 
 
 # A model may bring its own.
 AnyPreprocess = Preprocess | OwnPreprocess
-
-
-def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
-    """ "0.485,0.456,0.406" -> the numbers; ValueError naming the option otherwise."""
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{name} must be numbers parted by commas, one for each channel, got {text!r}") from None
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """ "224" or "240x320" (height x width) -> (height, width)."""
-    if text is None:
-        return None
-    try:
-        parts = [int(part) for part in text.lower().split("x")]
-        height, width = parts * 2 if len(parts) == 1 else parts
-    except ValueError:
-        raise ValueError(f"--size must be a number or HEIGHTxWIDTH, got {text!r}") from None
-    return height, width
 
 
 def _to_pil(pixels: np.ndarray[Any, Any]) -> Image:

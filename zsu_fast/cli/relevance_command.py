@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
-from rich.markup import escape
-from rich.table import Table
-from torch import Tensor
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
-from zsu_fast.cli.images import ImageSet
-from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
-from zsu_fast.cli.relevance_files import Findings, RelevanceFiles
-from zsu_fast.cli.relevance_texts import explain_texts
-from zsu_fast.cli.session import Session, open_session
-from zsu_fast.evaluate.inference import Progress
-from zsu_fast.lrp import COMPOSITES, Composite, Conservation
-from zsu_fast.lrp import relevance as relevance_of
+from zsu_fast.cli.declared import COMPOSITES
 
 RULES, TEXTS = "Rules", "Texts"
 MOST_TARGETS = 12
@@ -31,16 +18,7 @@ MOST_TARGETS = 12
 @one_line_errors
 def relevance(
     model: opt.Model,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            "--images",
-            "-i",
-            help="Images: a folder, class folders or .npz.",
-            rich_help_panel=opt.IMAGES,
-            show_default=False,
-        ),
-    ] = None,
+    images: Annotated[Path | None, opt.images("Images: a folder, class folders or .npz.", "--images", "-i")] = None,
     text: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,6 +110,7 @@ def relevance(
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Show which pixels, or tokens, layers and units an answer rests on. The model is not changed.
@@ -155,12 +134,18 @@ def relevance(
           --target " Graz" -c attnlrp --out graz.html
     """
     console = Console(as_json, quiet)
+    if composite not in COMPOSITES:
+        raise ValueError(f"--composite must be one of {', '.join(COMPOSITES)}, got {composite!r}")
     if text:
         of_images = {"--images": images, "--check": check, "--overlay": overlay, "--cell": cell, "--classes": classes}
         for name, value in (of_images | {"--mean": mean, "--std": std, "--size": size}).items():
             if value:
                 raise ValueError(f"--text: {name} is for images alone")
-        at, rules = -1 if position is None else position, _composite(composite, None)
+
+        from zsu_fast.cli.relevance_run import composite_of
+        from zsu_fast.cli.relevance_texts import explain_texts
+
+        at, rules = -1 if position is None else position, composite_of(composite, None)
         told = explain_texts(
             console, model, text, target or [], at, composite, rules, layers,
             weights=weights, device=device, top=top, out=out, force=force,
@@ -169,6 +154,11 @@ def relevance(
         return
     if images is None or position is not None:
         raise ValueError("--images: expected them, or --text (and --position)")
+
+    from zsu_fast.cli.relevance_files import RelevanceFiles
+    from zsu_fast.cli.relevance_run import composite_of, find, fit, relevance_table
+    from zsu_fast.cli.session import open_session
+
     files = None if out is None else RelevanceFiles(out, force, check)
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=opt.number(batch_size, 32), mean=mean, std=std,
@@ -178,12 +168,12 @@ def relevance(
     targets: list[int | None] = [*session.targets(target)] if target else [None]
     if files is not None and not files.arrays and len(targets) > MOST_TARGETS:
         raise ValueError(f"--target: pictures can show {MOST_TARGETS} targets, got {len(targets)}")
-    rules = _composite(composite, session.loaded.preprocess)
+    rules = composite_of(composite, session.loaded.preprocess)
     if batch_size == "auto":
-        session.fit(found, partial(relevance_of, session.loaded.model, composite=rules, layers=layers))
+        fit(session, found, rules, layers)
     keep = 0 if files is None else len(found) if files.arrays else min(heatmaps, len(found))
     with console.progress() as progress:
-        findings = _find(session, found, targets, rules, layers, keep, check, progress)
+        findings = find(session, found, targets, rules, layers, keep, check, progress)
         result = {"model": session.loaded.spec, "composite": composite, **findings.summary(top)}
         if files is not None:
             result["files"] = files.write(
@@ -192,7 +182,7 @@ def relevance(
     for remark in findings.remarks():
         console.note(remark)
     for told in result["targets"]:
-        console.show(_table(told, len(found), top))
+        console.show(relevance_table(told, len(found), top))
     for title, books in zip(findings.titles, findings.books, strict=False):
         kept = ", ".join(f"{account} {value:.4g}" for account, value in books.totals.items())
         balance = "accounts balance" if books.ok else f"accounts do NOT balance, worst in layer {books.worst}"
@@ -200,80 +190,3 @@ def relevance(
     for path in result.get("files", {}).values():
         console.show(f"wrote {path}")
     console.emit(result)
-
-
-def _find(
-    session: Session,
-    images: ImageSet,
-    targets: list[int | None],
-    composite: Composite,
-    layers: list[str] | None,
-    keep: int,
-    check: bool,
-    progress: Progress,
-) -> Findings:
-    """Relevance of all images, batch by batch; that of the pixels, which may be large, of the first ``keep``."""
-    inputs: list[list[Tensor]] = [[] for _ in targets]
-    neurons: list[dict[str, list[Tensor]]] = [{} for _ in targets]
-    logits: list[Tensor] = []
-    books: list[Conservation] = []
-    done = 0
-    for batch in images.batches(session.loaded.preprocess, session.batch_size):
-        given = batch.to(session.device)
-        noted = check and not logits
-        results = relevance_of(
-            session.loaded.model, given, targets, composite=composite, layers=layers, conservation=noted
-        )
-        books = [result.check() for result in results] if noted else books
-        logits.append(results[0].logits.float().cpu())
-        for place, result in enumerate(results):
-            if done < keep:
-                inputs[place].append(result.input[: keep - done].float().cpu())
-            for name, values in result.neurons.items():
-                neurons[place].setdefault(name, []).append(values.float().cpu())
-        done += len(batch)
-        progress(done, len(images), "relevance")
-    return Findings(
-        targets=targets,
-        titles=_titles(targets, session.names),
-        inputs=[torch.cat(parts) for parts in inputs] if keep else [],
-        neurons=[{name: torch.cat(parts) for name, parts in found.items()} for found in neurons],
-        logits=torch.cat(logits),
-        books=books,
-    )
-
-
-def _titles(targets: list[int | None], names: dict[int, str]) -> list[str]:
-    """What to call the targets. Some classes of ImageNet share a name: they get their index too."""
-    found = ["answer" if target is None else names.get(target, f"class {target}") for target in targets]
-    return [f"{t} ({i})" if found.count(t) > 1 else t for t, i in zip(found, targets, strict=True)]
-
-
-def _composite(name: str, preprocess: AnyPreprocess | None) -> Composite:
-    """A composite by name; bounds of the input, where one asks for them, are black and white after normalisation."""
-    if name not in COMPOSITES:
-        raise ValueError(f"--composite must be one of {', '.join(COMPOSITES)}, got {name!r}")
-    if "low" not in inspect.signature(COMPOSITES[name]).parameters:
-        return COMPOSITES[name]()
-    if not isinstance(preprocess, Preprocess):
-        hidden = "which texts have not" if preprocess is None else "and the model's own preprocessing hides them"
-        raise ValueError(f"--composite {name} needs the bounds of the input, {hidden}")
-    bounds = [[(value - m) / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)] for value in (0.0, 1.0)]
-    return COMPOSITES[name](*bounds)
-
-
-def _table(told: dict[str, Any], images: int, top: int) -> Table:
-    logit = "" if told["mean_logit"] is None else f", logit {told['mean_logit']:.4g}"
-    title = f"{told['name']}: relevance per layer, mean over {images} images{logit}"
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
-    listed = f"top {top} units"
-    for column in ("layer", "units", "sum", listed):
-        table.add_column(column, justify="left" if column in ("layer", listed) else "right", no_wrap=True)
-    for layer in told["layers"]:
-        units = "  ".join(f"{pick['unit']}:{_short(pick['relevance'], 3)}" for pick in layer["top"])
-        table.add_row(escape(layer["layer"]), str(layer["units"]), _short(layer["sum"], 4), units)
-    return table
-
-
-def _short(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}g}"

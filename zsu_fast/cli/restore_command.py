@@ -9,10 +9,9 @@ import typer
 
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
-from zsu_fast.cli.folder import settle_left_over
+from zsu_fast.cli.declared import LEDGER
 from zsu_fast.cli.manifest import FILES, is_the_file, patch_file, read_result
-from zsu_fast.cli.weights import read_weights, undone, write_weights
-from zsu_fast.unlearn import Patch, model_digest
+from zsu_fast.folder import holds, settle_left_over
 
 
 @one_line_errors
@@ -22,15 +21,25 @@ def restore(
     ],
     patch: Annotated[
         Path | None,
-        typer.Option("--patch", help="The patch file.", show_default="patch.safetensors beside the weights"),
+        opt.file("The patch file.", shown="patch.safetensors beside the weights", panel=None, metavar=None),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Where to write.", show_default="restored.safetensors beside them"),
     ] = None,
+    request: Annotated[
+        str | None,
+        typer.Option(
+            "--request",
+            metavar="ID",
+            help="Of the folder of a queue: take the edit of this request out of the model that is there.",
+            show_default=False,
+        ),
+    ] = None,
     force: opt.Force = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Undo an edit: write the weights as they were, bit for bit, and verify their hash.
@@ -38,16 +47,25 @@ def restore(
     The model's code is not needed. Of several edits made one after another
     undo the last one first.
 
+    Of a queue (forget --requests) --request undoes one, also from the middle,
+    in the folder itself; where a later edit reaches the same weights and is no
+    mask it is refused. Without --request the original is written.
+
     [bold]Examples[/]
 
       zsu-fast restore edited
 
       zsu-fast restore edited/model.safetensors \
           --patch edited/patch.safetensors --out original.safetensors
+
+      zsu-fast restore withdrawn --request 2026-001
     """
     console = Console(as_json, quiet)
     if not weights.exists():
         raise FileNotFoundError(f"{weights}: no such folder or file")
+    if request is not None or holds(weights, LEDGER):
+        _restore_queue(weights, request, patch, out, force, console)
+        return
     file = weights / FILES["weights"] if weights.is_dir() else weights
     # Weights under the name that a result gives them belong to the result beside them, if there is one.
     content = None
@@ -63,12 +81,17 @@ def restore(
     kept = [file, undo_file, *(file.parent / name for name in FILES.values())]
     if destination.resolve() in [path.resolve() for path in kept]:
         raise ValueError(f"--out: would overwrite {destination}, which is part of a result: give another file")
-    if destination.exists() and not force:
-        raise FileExistsError(f"--out: {destination} is there already (--force overwrites)")
+    _check_free(destination, force)
     # Whether a manifest vouches for the undo file, and so for its record.
     record_verified = is_the_file(content or {}, "patch", undo_file)
     if record_verified is False:
         raise ValueError(f"--patch: {undo_file} is not the undo file that result.json names: it was changed since")
+
+    from zsu_fast.cli.weights import read_weights
+    from zsu_fast.safetensors_file import write_weights
+    from zsu_fast.unlearn import Patch, model_digest
+    from zsu_fast.unlearn.queue.chain import undone
+
     undo = Patch.load(undo_file)
     state, metadata = read_weights(file)
     expected = (undo.record.get("model") or {}).get("before")
@@ -90,3 +113,41 @@ def restore(
             "record": undo.record,
         }
     )
+
+
+def _restore_queue(
+    path: Path, request: str | None, patch: Path | None, out: Path | None, force: bool, console: Console
+) -> None:
+    """One request undone in the folder; or the original written."""
+    if patch is not None:
+        raise ValueError("--patch: the ledger says which undo files there are")
+    if request is not None and out is not None:
+        raise ValueError("--out: with --request the model in the folder of the queue is written")
+    destination = out or path / "restored.safetensors"
+    if destination.resolve().parent == path.resolve() and destination.name != "restored.safetensors":
+        raise ValueError(f"--out: {destination} lies in the folder of the queue: give another file")
+    if request is None:
+        _check_free(destination, force)
+
+    from zsu_fast.safetensors_file import write_weights
+    from zsu_fast.unlearn.queue import Ledger
+
+    ledger = Ledger(path)
+    if request is None:
+        state, metadata = ledger.before_all()
+        write_weights(state, destination, metadata)
+        console.show(f"restored {destination}, bit for bit: SHA-256 {ledger.original}")
+        console.emit({"restored": str(destination), "sha256": ledger.original, "weights_verified": True})
+        return
+    again = ledger.undo(request)
+    now = Ledger(path).now
+    console.show(f"undid {request} in {path}: the model's SHA-256 is now {now}")
+    if again:
+        console.show(f"laid anew on top: {', '.join(again)}")
+    console.show("no image was looked at since: forget --requests, run again, does")
+    console.emit({"undone": request, "laid_anew": again, "sha256": now})
+
+
+def _check_free(destination: Path, force: bool) -> None:
+    if destination.exists() and not force:
+        raise FileExistsError(f"--out: {destination} is there already (--force overwrites)")

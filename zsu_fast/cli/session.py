@@ -14,7 +14,7 @@ from torch import Tensor
 from zsu_fast.class_names import ClassNames, read_class_map, read_class_names
 from zsu_fast.cli.images import ImageSet, Stream, read_images
 from zsu_fast.cli.models import LoadedModel, imagenet_names, load_model
-from zsu_fast.cli.preprocess import Preprocess, parse_numbers, parse_size
+from zsu_fast.cli.parsing import parse_numbers, parse_size
 from zsu_fast.cli.processes import current, part
 from zsu_fast.evaluate import ProbeResult
 from zsu_fast.evaluate.accuracy import Evaluation, predict, summarise
@@ -50,8 +50,8 @@ class Session:
     def read(self, path: Path, option: str) -> ImageSet:
         """Images, with labels that are classes of the model."""
         images = read_images(path, self.names, option, self.class_map)
-        for folder in images.ignored:
-            self.note(f"{option}: {folder} is left out: no images are in it")
+        for remark in images.left_out():
+            self.note(f"{option}: {remark}")
         self.adopt(images)
         if self.sources is not None:
             self.sources[option] = images.digests()
@@ -104,12 +104,7 @@ class Session:
 
     def photos(self, batch: Tensor) -> np.ndarray[Any, Any]:
         """Model-ready images [n, C, H, W] as people see them: uint8 [n, H, W, 1 or 3]."""
-        values = batch.detach().float().cpu()
-        if isinstance(self.loaded.preprocess, Preprocess):
-            values = self.loaded.preprocess.inverse(values)
-        else:  # the model's own normalisation is not known: stretch each image over the full range
-            low, high = (f(values, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
-            values = (values - low) / (high - low).clamp(min=1e-12)
+        values = self.loaded.preprocess.inverse(batch.detach().float().cpu())
         values = values if values.shape[1] in (1, 3) else values.mean(1, keepdim=True)
         return (values.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
@@ -187,10 +182,8 @@ def open_session(
         "size": parse_size(size),
     }
     check_device(device)
-    loaded = load_model(spec, weights, classes=classes, device=device)
+    loaded = load_model(spec, weights, classes=classes, device=device, note=note)
     if any(value is not None for value in changes.values()):
-        if not isinstance(loaded.preprocess, Preprocess):
-            raise ValueError("--mean, --std and --size cannot be given: the model brings its own preprocessing")
         loaded = replace(loaded, preprocess=loaded.preprocess.overridden(**changes))
     if class_names is not None:
         names = imagenet_names() if class_names == "imagenet" else read_class_names(class_names)

@@ -2,57 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from torch import Tensor
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.checkpoints import fitted
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
-from zsu_fast.cli.folder import settle_left_over
-from zsu_fast.cli.images import read_images
+from zsu_fast.cli.declared import LEDGER
 from zsu_fast.cli.manifest import FILES, patch_file, read_result, wrong_files
 from zsu_fast.cli.signing import LIMITS, signed_by
-from zsu_fast.cli.sources import keyed_hash
-from zsu_fast.cli.weights import read_weights, undone
-from zsu_fast.model.tensors import same_bits
-from zsu_fast.unlearn import Patch, model_digest
+from zsu_fast.folder import holds, settle_left_over
 
 
 @one_line_errors
 def verify(
     result: Annotated[Path, typer.Argument(help="The folder that `forget` wrote.", show_default=False)],
-    original: Annotated[
-        Path | None, typer.Option("--original", help="The weights before the edit.", show_default=False)
-    ] = None,
+    original: Annotated[Path | None, opt.file("The weights before the edit.", panel=None, metavar=None)] = None,
     patch: Annotated[
         Path | None,
-        typer.Option("--patch", help="The undo file, if it is kept elsewhere.", show_default="patch.safetensors there"),
+        opt.file("The undo file, if it is kept elsewhere.", shown="patch.safetensors there", panel=None, metavar=None),
     ] = None,
     images: Annotated[
         list[Path] | None,
-        typer.Option(
+        opt.images(
+            "Images: were they given to the run, as which option? By the keyed hashes; it needs the undo file. "
+            "Repeatable.",
             "--images",
             "-i",
-            help="Images: were they given to the run, as which option? By the keyed hashes; it needs the undo file. "
-            "Repeatable.",
-            show_default=False,
+            panel=None,
         ),
     ] = None,
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", help="PEM file of who should have signed.", show_default=False)
+        Path | None, opt.file("PEM file of who should have signed.", panel=None, metavar=None)
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
     debug: opt.Debug = False,
 ) -> None:
     r"""Check a result: every hash, and that the model is the original plus exactly the recorded edits.
 
     Recomputes the hashes of all files, of the weights, and of the weights with
     the edit undone; with --original also that undoing gives just these weights.
+    Of a queue (forget --requests): every file, and the hash after each request.
     Exit code 0 if everything holds, 3 if something does not.
 
     [bold]Examples[/]
@@ -66,8 +59,23 @@ def verify(
     console = Console(as_json, quiet)
     if not result.is_dir():
         raise FileNotFoundError(f"{result}: no such folder")
-    if patch is not None and not patch.is_file():
-        raise FileNotFoundError(f"--patch: no such file: {patch}")
+
+    if holds(result, LEDGER) and (patch is not None or images or public_key is not None):
+        raise ValueError("--patch, --images, --public-key: are for the result of one request, not for a queue")
+
+    from zsu_fast.cli.verify_run import check_edit, check_queue, roles_of
+
+    if holds(result, LEDGER):
+        found = check_queue(result, original)
+        for problem in found["problems"]:
+            console.show(f"WRONG: {problem}")
+        if found["verified"]:
+            console.show(f"{result}: all checks hold ({', '.join(found['checks'])}) for {found['edits']} edits")
+        console.show("Mind: nothing vouches for what the ledger says of verdicts; only its hashes were checked.")
+        console.emit(found)
+        if found["problems"]:
+            raise typer.Exit(EXIT_NOT_REACHED)
+        return
     settle_left_over(result, list(FILES.values()), "the result")
     content = read_result(result)
     undo = patch or patch_file(content, result)
@@ -78,8 +86,8 @@ def verify(
     if not checks["verdict"]:
         problems.append("the verdict in result.json is not that of its record")
     if (result / FILES["weights"]).is_file():
-        problems += _check_edit(result / FILES["weights"], undo, original, record, checks)
-    roles = _roles(images or [], undo, content)
+        problems += check_edit(result / FILES["weights"], undo, original, record, checks)
+    roles = roles_of(images or [], undo, content)
     for path, options in roles.items():
         checks[f"images {path}"] = bool(options)
         if not options:
@@ -117,98 +125,3 @@ def verify(
     )
     if problems:
         raise typer.Exit(EXIT_NOT_REACHED)
-
-
-def _roles(images: Sequence[Path], undo: Path, content: dict[str, Any]) -> dict[Path, list[str]]:
-    """As which options of the run each of these was given, by the key in the undo file."""
-    if not images:
-        return {}
-    given = content.get("images")
-    if not isinstance(given, dict) or not given:
-        raise ValueError("--images: result.json has no keyed hashes of images to compare with")
-    if not undo.is_file():
-        raise FileNotFoundError(f"--images: the key is in the undo file, and there is none at {undo} (see --patch)")
-    try:
-        key = Patch.load(undo).key
-    except ValueError as error:
-        raise ValueError(f"--images: the undo file, which has the key, is damaged: {error}") from None
-    found = {path: keyed_hash(read_images(path, {}, "--images").digests(), key) for path in images}
-    return {path: [option for option, one in given.items() if one == hashed] for path, hashed in found.items()}
-
-
-def _check_edit(
-    weights: Path, undo: Path, original: Path | None, record: dict[str, Any], checks: dict[str, Any]
-) -> list[str]:
-    """That the weights are the original plus the edits; what does not fit."""
-    digests = record.get("model", {})
-    given = None if original is None else read_weights(original)[0]
-    try:
-        state, _ = read_weights(weights)
-    except ValueError as error:
-        checks["weights"] = False
-        return [str(error)]
-    problems = []
-    checks["weights"] = model_digest(state) == digests.get("after")
-    if not checks["weights"]:
-        problems.append("the weights are not those that the record describes")
-    if undo.is_file():
-        problems += _check_undo(state, undo, record, digests, checks)
-    if given is None:
-        return problems
-    if not checks.get("undo"):
-        problems.append("without the edit undone it cannot be told whether the model is the original plus the edits")
-    else:
-        checks["original"] = _same(state, given)
-        if not checks["original"]:
-            problems.append(f"{Path(str(original)).name} is not the model that was edited")
-    return problems
-
-
-def _check_undo(
-    state: dict[str, Tensor], path: Path, record: dict[str, Any], digests: dict[str, Any], checks: dict[str, Any]
-) -> list[str]:
-    """Undo the edit in `state`; what does not fit."""
-    checks["undo"] = False
-    try:
-        undo = Patch.load(path)
-    except ValueError as error:
-        return [str(error).removeprefix("path: ")]
-    problems = []
-    checks["record"] = undo.record == record
-    if not checks["record"]:
-        problems.append("the record in the undo file is not that of result.json")
-    try:
-        state |= undone(state, undo, digests.get("before"))
-    except ValueError as error:
-        problems.append(f"the undo file does not fit the weights: {error}")
-    else:
-        checks["undo"] = model_digest(state) == digests.get("before")
-        if not checks["undo"]:
-            problems.append("with the edit undone the weights are not those that the record describes")
-    return problems
-
-
-def _same(state: dict[str, Tensor], original: dict[str, Tensor]) -> bool:
-    """Whether the original, loaded as `load_into` does it, gives this state.
-
-    It may have a tied tensor once. What has another name there is known by its values.
-    """
-    original = fitted(original, state)
-    # Left over, each of them once: transformers loads under other names than it saves.
-    renamed = {name: value for name, value in original.items() if name not in state}
-    for name, value in state.items():
-        if name in original:
-            continue
-        twins = (other for other in original if other in state and same_bits(state[other], value))
-        if (twin := next(twins, None)) is not None:
-            original[name] = original[twin]
-        elif (twin := next((other for other in renamed if same_bits(renamed[other], value)), None)) is not None:
-            original[name] = renamed.pop(twin)
-    loaded = {}
-    for name, value in state.items():
-        given = original.get(name, value if name.endswith("num_batches_tracked") else None)
-        if given is None:
-            return False
-        floats = given.is_floating_point() and value.is_floating_point()
-        loaded[name] = given.to(value.dtype) if floats else given
-    return model_digest(loaded) == model_digest(state)

@@ -1,35 +1,56 @@
-"""Weights on the disk: read without executing code, written whole or not at all."""
+"""Weights on the disk: read without executing code."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from zsu_fast.cli.checkpoints import fitted, listed, read_checkpoint
-from zsu_fast.model.tensors import model_digest, same_bits
-from zsu_fast.safetensors_file import save_atomically
-from zsu_fast.unlearn.patch import Patch
+from zsu_fast.cli.checkpoints import fitted, listed, read_checkpoint, under
+from zsu_fast.cli.parsing import split_key
+from zsu_fast.cli.sharded import INDEX, check_alone, file_in, read_index
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_weights(
+    path: str | Path, note: Callable[[str], None] = lambda _: None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A state dict on the CPU and the file's metadata, from safetensors or from ``torch.save``.
 
     A file of ``torch.save`` is read with ``weights_only=True`` (nothing in it is executed); the state dict may lie
     in it under one of the keys that training scripts use ("state_dict", "model", ...).
 
+    Args:
+        path: a file, a folder of transformers or an index (``model.safetensors.index.json``); ``FILE::KEY`` takes what
+            lies under a key or a prefix of names ("ema", "online_model").
+        note: told which weights were taken where there are several.
+
     Raises:
         ValueError: no such file, or no weights in it.
     """
-    path = Path(path)
+    path, key = split_key(path)
+    if path.is_dir():
+        path = file_in(path)
     if not path.is_file():
         raise ValueError(f"weights: no such file: {path}")
+    check_alone(path)
+    if path.name.endswith(INDEX):
+        state, metadata = read_index(path, _read)
+    elif path.suffix.lower() == ".safetensors":
+        state, metadata = _read(path)
+    else:
+        return read_checkpoint(path, key, note), {}
+    if key is not None and not (found := under(state, key)):
+        raise ValueError(f"weights: {path} holds no names that begin with {key + '.'!r}; it holds {listed(state)}")
+    return (state if key is None else found), metadata
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix.lower() != ".safetensors":
         return read_checkpoint(path), {}
     try:
@@ -39,8 +60,12 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"weights: {path} is not a whole safetensors file ({error or type(error).__name__})") from None
 
 
-def load_into(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+def load_into(
+    model: nn.Module, state: dict[str, Tensor], source: str, note: Callable[[str], None] = lambda _: None
+) -> None:
     """Load a state dict strictly; prefixes of wrappers (see `fitted`) go, BatchNorm's batch counter may be missing.
+
+    What else lies beside them is told to `note`.
 
     Floats of 16, 32 and 64 bits are converted to the model's; everything else must be of the model's own kind.
 
@@ -48,7 +73,7 @@ def load_into(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
         ValueError: naming the first tensor that is missing, left over, of another shape or kind, or not finite.
     """
     own = model.state_dict()
-    state = fitted(state, own)
+    given, state = state, fitted(state, own)
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     left_over = [name for name in state if name not in own]
     refused = f"weights: {source} does not fit the model: "
@@ -69,6 +94,10 @@ def load_into(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
         if problem := _problem(value, own[name]):
             raise ValueError(f"{refused}{name} {problem}")
     model.load_state_dict(state, strict=False)
+    if len(state) < len(given):
+        taken = {id(value) for value in state.values()}
+        beside = dict.fromkeys(name.partition(".")[0] for name, value in given.items() if id(value) not in taken)
+        note(f"{source} holds {listed(beside)} beside the model's weights, which are left aside")
 
 
 def _problem(value: Tensor, own: Tensor) -> str | None:
@@ -99,40 +128,3 @@ def _kind(value: Tensor) -> str:
 def _name(value: Tensor) -> str:
     name = str(value.dtype).removeprefix("torch.")
     return name if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} {name}"
-
-
-def undone(state: dict[str, Tensor], undo: Patch, expected: str | None) -> dict[str, Tensor]:
-    """The state dict of a file with the edit undone, in place. ValueError if the patch does not fit.
-
-    A tied tensor stands in a file under each of its names, and in a patch under one. Others with the same bits are
-    taken for it where only that gives the digest that is expected.
-    """
-    edited = {entry.tensor for entry in undo.entries if entry.tensor in state}
-    twins = {
-        name: one
-        for name, value in state.items()
-        if name not in edited and (one := next((e for e in edited if same_bits(value, state[e])), None)) is not None
-    }
-    if twins:
-        plain = {name: value.clone() for name, value in state.items()}
-        undo.revert(plain)
-        if model_digest(plain) == expected:
-            return plain
-    for name, one in twins.items():
-        state[name] = state[one]
-    undo.revert(state)
-    return state
-
-
-def write_weights(state: dict[str, Any], path: str | Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a state dict as safetensors through a temporary file and a rename: a reader sees all of it or none.
-
-    Tensors that share memory (tied weights) are each written in full, so that the file holds every name of the
-    state dict.
-    """
-    tensors = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in state.items()
-        if isinstance(value, Tensor)
-    }
-    save_atomically(tensors, path, {"format": "pt"} | (metadata or {}))

@@ -15,8 +15,9 @@ from typing import Any
 
 from zsu_fast.evaluate import attacks, distances
 from zsu_fast.evaluate.accuracy import Evaluation, evaluate
+from zsu_fast.evaluate.attacker import Attacked, Attacker
 from zsu_fast.evaluate.attacks import mlp_probe, nearest_prototype, neighbour_probe, prototype_row
-from zsu_fast.evaluate.depth import Attack, Depth, depth, share_of_the_way
+from zsu_fast.evaluate.depth import Attack, Depth, compare, depth, share_of_the_way
 from zsu_fast.evaluate.images import ImageStream, images_of
 from zsu_fast.evaluate.intervals import auc_interval, upper_bound, wilson_interval
 from zsu_fast.evaluate.lira import LikelihoodRatio, likelihood_ratio
@@ -27,6 +28,8 @@ from zsu_fast.evaluate.relearn import Relearning, anamnesis_index, relearn
 
 __all__ = [
     "Attack",
+    "Attacked",
+    "Attacker",
     "Depth",
     "Evaluation",
     "ImageStream",
@@ -38,6 +41,7 @@ __all__ = [
     "anamnesis_index",
     "attacks",
     "auc_interval",
+    "compare",
     "depth",
     "distances",
     "evaluate",

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from zsu_fast.evaluate.batch_size import BatchSize, check_batch_size
 from zsu_fast.evaluate.given import check_classes, check_labels, check_targets
 from zsu_fast.evaluate.images import Images, ImageStream, images_of, length
-from zsu_fast.evaluate.inference import Progress, answers_of, forward_batches, inference_mode, logits_of
+from zsu_fast.evaluate.inference import Progress, answers_of, batches_for, inference_mode, logits_of, not_taken, run
 from zsu_fast.evaluate.intervals import wilson_interval
 from zsu_fast.evaluate.rows import Rows
+from zsu_fast.model.wrapped import check_module
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """What a model knows of a set of images. Accuracies are fractions, top-1.
 
@@ -41,6 +42,17 @@ class Evaluation:
     retain_interval: tuple[float, float] | None
     taken_for: dict[int, int]
     targets: list[int]
+
+    def __repr__(self) -> str:
+        parts = {"forget": (self.forget_accuracy, self.forget_interval)}
+        parts["retain"] = self.retain_accuracy, self.retain_interval
+        told = [
+            f"{what}={accuracy:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+            for what, (accuracy, interval) in parts.items()
+            if accuracy is not None and interval is not None
+        ]
+        told.append(f"{sum(self.counts.values())} images of {len(self.counts)} classes, targets={self.targets}")
+        return f"Evaluation({', '.join(told)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON can carry it: class indices as text, intervals as lists."""
@@ -76,9 +88,10 @@ def evaluate(
         progress: called as ``progress(done, total, text)`` after every batch.
 
     Raises:
-        TypeError: images, labels or target of a wrong type, or a model that returns no logits.
-        ValueError: labels or target that are no class of the model, shapes that do not fit.
+        TypeError: images, labels or target of a wrong type, or a model that is none or returns no logits.
+        ValueError: labels or target that are no class of the model, images that it does not take.
     """
+    check_module(model)
     found, beside = images_of("images", images)
     labels = beside if labels is None else labels  # type: ignore[assignment]
     truth = None
@@ -138,9 +151,16 @@ def predict(
     check_batch_size(batch_size)
     found = Rows(length(images))
     with inference_mode(model):
-        for number, output in enumerate(forward_batches(model, images, batch_size, progress)):
-            logits = logits_of(output)
+        for number, batch in enumerate(batches_for(model, images, batch_size, progress)):
+            try:
+                logits = logits_of(run(model, batch))
+            except (RuntimeError, AssertionError) as error:
+                if number or isinstance(error, torch.OutOfMemoryError):  # the first was taken: it is not the images
+                    raise
+                raise ValueError(f"images: {not_taken(model, batch, error)}") from error
             if number == 0:
+                if logits.is_meta:
+                    raise ValueError("model: its logits are on the meta device, without values; load its weights first")
                 if targets:
                     check_targets(targets, logits.shape[1])
                 if labels is not None:

@@ -17,6 +17,8 @@ from zsu_fast.evaluate.given import check_labels, check_seed, check_targets
 from zsu_fast.evaluate.probe import ProbeResult, fitted
 from zsu_fast.extras import require
 
+__all__ = ["mlp_probe", "nearest_prototype", "neighbour_probe", "prototype_row"]
+
 ALLOWED = 0.01
 """Share of the lessons of other classes that an attacker may lose to the class that he puts back."""
 

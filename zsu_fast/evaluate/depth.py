@@ -9,17 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.attacks import mlp_probe, nearest_prototype, neighbour_probe, prototype_row
-from zsu_fast.evaluate.given import check_classes, check_int, check_seed, check_targets
-from zsu_fast.evaluate.images import check_labelled
-from zsu_fast.evaluate.inference import Progress, answers_of
+from zsu_fast.evaluate.attacker import Attacked, Attacker
+from zsu_fast.evaluate.inference import Progress
 from zsu_fast.evaluate.intervals import upper_bound
-from zsu_fast.evaluate.probe import features, features_and_logits, linear_probe
-from zsu_fast.evaluate.relearn_attack import SETTINGS, Setting, strongest_relearning
+from zsu_fast.evaluate.relearn_attack import SETTINGS, Setting
 
 DRAWS = 1000  # of the bootstrap
 PRICE = 0.02  # what the other classes may have lost
-PROTOTYPE_IMAGES = (5, 10, 36)
 MUST_HOLD = ("prototype row", "linear probe", "relearning")
 """Attacks by name, up to what follows it, that decide whether the features forgot."""
 
@@ -129,6 +125,8 @@ def depth(
     one, and from the lessons of the other classes, for each model by the start, optimiser and rate that has most back,
     after half of the steps and after all.
 
+    Where several edits of one original are compared, :class:`Attacker` attacks each model once.
+
     Args:
         edited, original, oracle: classifiers of the same classes. The oracle was retrained without the class by the
             recipe of the original; only beside one can be said how deep is deep enough.
@@ -145,59 +143,32 @@ def depth(
     Raises:
         TypeError, ValueError: naming the argument.
     """
-    (wanted,) = check_targets(target)
-    check_seed(seed)
-    check_int("batch_size", batch_size, 1)
-    check_int("relearn_steps", relearn_steps, 0)
-    if not relearn_by:
-        raise ValueError("relearn_by must hold at least one pair of optimiser and learning rate")
-    given = {"lessons": check_labelled("lessons", lessons), "test": check_labelled("test", test)}
-    for name, (_, labels) in given.items():
-        if not 0 < int((labels == wanted).sum()) < len(labels):
-            raise ValueError(f"{name} must hold images of class {wanted} and of others")
+    attacker = Attacker(
+        lessons, test, target, layer=layer, stages=stages, relearn_steps=relearn_steps, relearn_by=relearn_by,
+        batch_size=batch_size, seed=seed, progress=progress,
+    )  # fmt: skip
+    of_original, of_edited = attacker.attack(original), attacker.attack(edited)
+    return compare(of_edited, of_original, None if oracle is None else attacker.attack(oracle), seed=seed)
+
+
+def compare(edited: Attacked, original: Attacked, oracle: Attacked | None = None, *, seed: int = 0) -> Depth:
+    """What attacks by one :class:`Attacker` had back, model beside model; seed: of the bootstrap.
+
+    Raises:
+        ValueError: they tried different attacks, or judged by other images.
+    """
     models = {"original": original, "edited": edited} | ({} if oracle is None else {"oracle": oracle})
-    (shown, known), (judging, truth) = given["lessons"], given["test"]
-    rates: dict[str, dict[str, Tensor]] = {}  # attack -> model -> [M] how often each test image gets its class
-    settings: dict[str, dict[str, tuple[str, float, str]]] = {}  # attack -> model -> what had most back
-    most, measured = int((known == wanted).sum()), sorted({max(1, relearn_steps // 2), relearn_steps})
-    for who, model in models.items():
-        lesson_features, lesson_logits = features_and_logits(model, shown, layer, batch_size, progress)
-        values, logits = features_and_logits(model, judging, layer, batch_size, progress)
-        check_targets(wanted, logits.shape[1])
-        for name, labels in (("lessons", known), ("test", truth)):
-            check_classes(f"{name} labels", labels, logits.shape[1])
-        found = {"answers": (answers_of(logits) == truth).double()}
-        for images in sorted({min(count, most) for count in PROTOTYPE_IMAGES}):
-            found[f"prototype row, {images} images"] = prototype_row(
-                lesson_features, known, lesson_logits, values, truth, logits, wanted, images=images, seed=seed
-            ).rates
-        given_to_all = (lesson_features, known, values, truth, wanted)
-        found["nearest prototype"] = nearest_prototype(*given_to_all).rates
-        found["10 neighbours"] = neighbour_probe(*given_to_all, k=min(10, len(known))).rates
-        found["linear probe"] = linear_probe(*given_to_all, seed=seed).rates
-        found["MLP probe"] = mlp_probe(*given_to_all, seed=seed).rates
-        for stage in stages:
-            seen, asked = (features(model, x, stage, batch_size, progress) for x in (shown, judging))
-            found[f"probe before {stage}"] = linear_probe(seen, known, asked, truth, wanted, seed=seed).rates
-        for kind, kept in (("relearning", known >= 0), ("relearning from the others", known != wanted)):
-            if relearn_steps:
-                relearned = strongest_relearning(
-                    model, (shown[kept.to(shown.device)], known[kept]), (judging, truth), wanted,
-                    steps=measured, settings=relearn_by, batch_size=batch_size, seed=seed, progress=progress,
-                )  # fmt: skip
-                for step, best in relearned.items():
-                    name = f"{kind}, {step} steps"
-                    found[name] = best.rates
-                    start = "a fresh row" if best.fresh_row else "its own row"
-                    settings.setdefault(name, {})[who] = (*best.setting, start)
-        for name, of_model in found.items():
-            rates.setdefault(name, {})[who] = of_model
-    own = truth == wanted
+    own = original.own
+    for who, of in models.items():
+        if of.rates.keys() != original.rates.keys() or not torch.equal(of.own, own):
+            raise ValueError(f"attacked by another attacker than the original: {who}")
     attacks = {}
-    for name, by_model in rates.items():
-        others = {who: float(right[~own].mean()) for who, right in by_model.items()}
-        compared = _compared({who: right[own] for who, right in by_model.items()}, others, seed)
-        attacks[name] = replace(compared, settings=settings.get(name, {}))
+    for name in original.rates:
+        rates = {who: of.rates[name] for who, of in models.items()}
+        others = {who: float(right[~own].mean()) for who, right in rates.items()}
+        settings = {who: of.settings[name] for who, of in models.items() if name in of.settings}
+        compared = _compared({who: right[own] for who, right in rates.items()}, others, seed)
+        attacks[name] = replace(compared, settings=settings)
     return Depth(attacks, int(own.sum()))
 
 

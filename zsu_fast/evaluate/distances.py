@@ -14,6 +14,16 @@ from torch import Tensor, nn
 
 from zsu_fast.model.tensors import Tensors
 
+__all__ = [
+    "activation_distance",
+    "completeness",
+    "jensen_shannon",
+    "retrain_free_divergence",
+    "tug_of_war",
+    "weight_distance",
+    "zero_retrain_forgetting",
+]
+
 
 def jensen_shannon(logits: Tensor, others: Tensor) -> Tensor:
     """[N] divergence of the answers in bits, 0 (the same) to 1 (nothing in common).

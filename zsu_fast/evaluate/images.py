@@ -69,17 +69,21 @@ class ImageStream:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """[N, ...] of all images; reads the source through if nothing has before."""
         return len(self), *self._source.head.shape[1:]
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the images."""
         return self._source.head.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where its batches are put."""
         return self._source.head.device if self._device is None else self._device
 
     def is_floating_point(self) -> bool:
+        """As of a tensor."""
         return self.dtype.is_floating_point
 
     @property

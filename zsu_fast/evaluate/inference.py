@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zsu_fast.evaluate.batch_size import BatchSize, fitting, halving
 from zsu_fast.evaluate.images import Images, length
-from zsu_fast.model.wrapped import lock_of
+from zsu_fast.model.wrapped import check_module, lock_of
 
 Progress = Callable[[int, int, str], None]
 _Found = TypeVar("_Found")
@@ -25,7 +25,11 @@ def inference_mode(model: nn.Module) -> Iterator[None]:
     One thread at a time for each model: they would put back each other's flags. The flags are set one by one and not
     with ``model.eval()``: a module may override ``train`` with side effects (merging adapters, freezing), which a
     restore could not undo.
+
+    Raises:
+        TypeError: it is no module; with what to pass instead.
     """
+    check_module(model)
     with lock_of(model), torch.random.fork_rng(devices=cuda_devices(model)), torch.no_grad():
         flags = [(module, module.training) for module in model.modules()]
         try:
@@ -110,6 +114,24 @@ def run(model: nn.Module, batch: Tensor) -> object:
         return model(batch)
     except (ValueError, TypeError) as error:  # as a norm raises them, of an input that is none of our arguments
         raise ValueError(f"model: does not take images of shape {tuple(batch.shape[1:])}: {error}") from error
+
+
+def not_taken(model: nn.Module, images: Tensor, error: Exception) -> str:
+    """Why the model, which raised this, does not take such images: another dtype, or what torch says."""
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is not None and images.is_floating_point() and images.dtype != parameter.dtype:
+        return f"{images.dtype}, the model is {parameter.dtype}"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"the model does not take images of shape {tuple(images.shape[1:])}, {images.dtype}: {reason}{_hint(images)}"
+
+
+def _hint(images: Tensor) -> str:
+    """What pictures often are instead of [N, C, H, W] in floating point."""
+    if images.dim() == 3 and images.shape[0] in (1, 3):
+        return " (of one image pass [None])"
+    if images.dim() == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        return " (channels come first: permute(0, 3, 1, 2))"
+    return "" if images.is_floating_point() else " (pixels must be preprocessed as in training)"
 
 
 def model_device(model: nn.Module, default: torch.device) -> torch.device:

@@ -58,6 +58,7 @@ class Relearning:
 
     @property
     def retain_only(self) -> bool:
+        """Whether images of other classes alone were learned from."""
         return self.target_images == 0
 
     @property

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zsu_fast.model.carriers import why_unreachable
-from zsu_fast.model.wrapped import bare_model
+from zsu_fast.model.wrapped import bare_model, instead_of
 
 
 def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -27,8 +28,8 @@ def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def checked_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     """The model that will run. Refuses what would change it, or hide its functions from the engine."""
     if not isinstance(model, nn.Module):
-        if not callable(model):
-            raise TypeError(f"model must be a module or a function, got {type(model).__name__}")
+        if not callable(model) or isinstance(model, torch.export.ExportedProgram):  # whose call raises
+            raise TypeError(f"model must be a module or a function, got {type(model).__name__}{instead_of(model)}")
         if isinstance(model, type) and issubclass(model, nn.Module):
             raise TypeError(f"model must be a module or a function, got the class {model.__name__} itself")
         return model

@@ -27,6 +27,12 @@ def is_gathered(module: nn.Module) -> bool:
     return package is not None and isinstance(module, package.FSDPModule)
 
 
+def written_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module as it is written: `fully_shard` puts a class of its own before it."""
+    kind: Any = type(module)
+    return kind.__bases__[-1] if is_gathered(module) else kind
+
+
 def sharded_part(model: nn.Module) -> str | None:
     """What says that each process holds a part of the model: in words, with the name; None if nothing does."""
     for name, module in model.named_modules():
@@ -39,17 +45,24 @@ def sharded_part(model: nn.Module) -> str | None:
 
 
 def group_of_parts(model: nn.Module) -> ProcessGroup | None:
-    """The processes that hold an FSDP2 model, root and all, in slices of dimension 0 or another; None for any other."""
+    """The processes that hold an FSDP2 model, root and all, in slices of dimension 0 or another; None for any other.
+
+    On a mesh of several dimensions (HSDP: slices, of which several processes hold each) these must be all there are.
+    """
     held = [*model.parameters()] if is_gathered(model) else []
     parts = [tensor for tensor in held if is_sharded(tensor)]
     meshes = {tensor.device_mesh for tensor in parts}
     if len(parts) != len(held) or len(meshes) != 1:
         return None
-    from torch.distributed.tensor import Shard
+    import torch.distributed as dist
+    from torch.distributed.tensor import Replicate, Shard
 
     (mesh,) = meshes
-    plain = mesh.ndim == 1 and all(type(tensor.placements[0]) is Shard for tensor in parts)
-    return mesh.get_group() if plain else None
+    if not all(type(placement) in (Replicate, Shard) for tensor in parts for placement in tensor.placements):
+        return None
+    if mesh.ndim == 1:
+        return mesh.get_group()
+    return dist.group.WORLD if mesh.size() == dist.get_world_size() else None
 
 
 def offset_of(size: int, parts: int, part: int) -> int:

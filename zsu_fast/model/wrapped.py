@@ -6,9 +6,11 @@ another module that holds a network, a LightningModule say, the forward may add 
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 
+import torch
 from torch import nn
 
 _NETWORK_OF = {  # package and class of a wrapper (or of a base of it) -> the child that computes
@@ -40,6 +42,28 @@ def _inner(model: nn.Module) -> nn.Module | None:
         if child is not None:
             return model._modules.get(child)
     return None
+
+
+def check_module(model: object) -> None:
+    """TypeError, with what to pass instead, for what is no module."""
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model: expected a torch.nn.Module, got {kind}{instead_of(model)}")
+
+
+def instead_of(holder: object) -> str:
+    """What of an object that is no network to pass instead, where it can be told."""
+    if isinstance(holder, str | os.PathLike):
+        return "; load the weights into the network, and pass that"
+    if isinstance(holder, dict) and any(isinstance(value, torch.Tensor) for value in holder.values()):
+        return ", a state dict; load it into the network (load_state_dict), and pass that"
+    if isinstance(holder, torch.export.ExportedProgram):
+        return "; pass its .module()"
+    if hasattr(holder, "shadow_params") and hasattr(holder, "copy_to"):  # EMAModel of diffusers, torch_ema
+        return ", averages of parameters without a network: copy them into one (its copy_to), and pass that"
+    held = holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})
+    names = [name for name, value in held.items() if isinstance(value, nn.Module)]
+    return f"; pass the network that it holds ({', '.join(f'.{name}' for name in names)})" if names else ""
 
 
 def written_name(name: str) -> str:

@@ -1,8 +1,9 @@
 """Finding and loading the compiled libraries; with none of them, every op runs from its reference."""
 
-import importlib
+import importlib.metadata
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +19,7 @@ library.define("cuda_build_facts() -> str")
 cpu_loaded = False
 cuda_loaded = False
 native: ModuleType | None = None
-"""The build facts (`zsu_fast.lib._native`). Tied to one Python version: it may be absent where the ops are present."""
+"""The processor's facts (`zsu_fast.lib._native`), in builds from source alone: it is tied to one version of Python."""
 errors: dict[str, str] = {}
 """Why a library is not in use, by its name."""
 paths: dict[str, str] = {}
@@ -37,9 +38,12 @@ def load_libraries() -> None:
         native = importlib.import_module("zsu_fast.lib._native")
     except ImportError as error:
         errors["_native"] = str(error)
-    cpu_loaded = _load(_CPU, _cpu_library())
+    # The CPU library is built once per level of the instruction set: the highest that this processor has.
+    levels = {"AVX2": ("x86-64-v3",), "AVX512": ("x86-64-v4", "x86-64-v3")}
+    cpu_builds = [f"{_CPU}_{level}" for level in levels.get(torch.backends.cpu.get_cpu_capability(), ())]
+    cpu_loaded = _load(_CPU, _find(_CPU, [*cpu_builds, _CPU]))
     if torch.cuda.is_available():
-        cuda_loaded = _load(_CUDA, _find(_CUDA))
+        cuda_loaded = _load(_CUDA, _find(_CUDA, [_CUDA]))
     else:
         errors[_CUDA] = "no usable CUDA device"
     unused = [name for name, usable in ((_CPU, True), (_CUDA, torch.cuda.is_available())) if usable and name in errors]
@@ -53,16 +57,10 @@ def load_libraries() -> None:
         )
 
 
-def _cpu_library() -> Path | None:
-    """The build for the highest instruction set level that this processor has."""
-    levels = {"AVX2": ("x86-64-v3",), "AVX512": ("x86-64-v4", "x86-64-v3")}
-    names = [f"{_CPU}_{level}" for level in levels.get(torch.backends.cpu.get_cpu_capability(), ())]
-    return next(filter(None, map(_find, [*names, _CPU])), None)
-
-
 def _load(name: str, path: Path | None) -> bool:
     if path is None:
-        errors[name] = "not found beside the package: built without it (`make native` builds it in a source tree)"
+        project = name.replace("_", "-")
+        errors.setdefault(name, f"not found: pip install {project} brings it (`make native` in a source tree)")
         return False
     try:
         torch.ops.load_library(path)
@@ -77,14 +75,33 @@ def _load(name: str, path: Path | None) -> bool:
     return True
 
 
-def _find(name: str) -> Path | None:
-    """In `lib/` of the package: a wheel, or a source tree with `make native`. An editable install keeps its libraries
-    where it was installed, beside the build facts. ZSU_FAST_LIBRARIES names another folder, for builds under test."""
-    if other := os.environ.get("ZSU_FAST_LIBRARIES"):
-        folders = [Path(other)]
-    else:
-        folders = [Path(__file__).resolve().parent.parent / "lib"]
-        if native is not None and native.__file__:
-            folders.append(Path(native.__file__).parent)
-    candidates = (folder / f"lib{name}{suffix}" for folder in folders for suffix in (".so", ".dylib"))
+def _find(name: str, builds: list[str]) -> Path | None:
+    """The first of the builds that the first folder with any of them has."""
+    candidates = (
+        folder / f"lib{build}{suffix}" for folder in _folders(name) for build in builds for suffix in (".so", ".dylib")
+    )
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _folders(name: str) -> Iterator[Path]:
+    """`lib/` of the package, where a build from source leaves its libraries; an editable install leaves them where it
+    was installed, beside `_native`. Then the wheel of this name (zsu-fast-cpu, zsu-fast-cuda). ZSU_FAST_LIBRARIES names
+    another folder instead, for builds under test."""
+    if other := os.environ.get("ZSU_FAST_LIBRARIES"):
+        yield Path(other)
+        return
+    yield Path(__file__).resolve().parent.parent / "lib"
+    if native is not None and native.__file__:
+        yield Path(native.__file__).parent
+    try:
+        wheel = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return
+    if wheel.version == __version__:
+        yield Path(str(wheel.locate_file(f"{name}/lib"))).absolute()
+    else:  # asked before it is loaded: what is loaded cannot be taken back
+        project = wheel.metadata["Name"]
+        errors[name] = (
+            f"{project} {wheel.version} is installed beside zsu-fast {__version__}, which it does not fit: "
+            f"pip install {project}=={__version__}"
+        )

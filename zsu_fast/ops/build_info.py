@@ -15,20 +15,22 @@ def build_info() -> dict[str, Any]:
     Returns:
         A dict of JSON-able values:
 
-        - `version`, `python`; `torch`: {"running", "built_against" (None without the build facts)}
-        - `libraries`: for each of "cpu", "cuda" and "native" (the build facts): {"loaded": bool, "path": str or None,
-          "reason": why it is not loaded, or None, "built": what the library says of its own build, or None}
-        - `cuda`: {"usable": is there a device, "architectures": compiled for, None if not compiled, "compiler"}
-        - `cpu`: {"capability": the instruction set that torch uses, "features": {name: bool}}
+        - `version`, `python`; `torch`: {"running", "built_against" (None without a CPU library)}
+        - `libraries`: for each of "cpu", "cuda" and "native" (the processor's facts, in builds from source alone):
+          {"loaded": bool, "path": str or None, "reason": why it is not loaded, or None, "built": what the library says
+          of its own build, or None}
+        - `cuda`: {"usable": is there a device}
+        - `cpu`: {"capability": the instruction set that torch uses, "features": {name: bool}, empty without "native"}
         - `ops`: name -> {"cpu": backend, "cuda": backend}, where backend is "compiled" or "reference"
     """
     native = _load.native
+    cpu = _library_facts("zsu_fast_cpu", _load.cpu_loaded, "cpu_build_facts")
     return {
         "version": __version__,
         "python": platform.python_version(),
-        "torch": {"running": torch.__version__, "built_against": getattr(native, "TORCH_VERSION", None)},
+        "torch": {"running": torch.__version__, "built_against": (cpu["built"] or {}).get("torch")},
         "libraries": {
-            "cpu": _library_facts("zsu_fast_cpu", _load.cpu_loaded, "cpu_build_facts"),
+            "cpu": cpu,
             "cuda": _library_facts("zsu_fast_cuda", _load.cuda_loaded, "cuda_build_facts"),
             "native": {
                 "loaded": native is not None,
@@ -37,11 +39,7 @@ def build_info() -> dict[str, Any]:
                 "built": None if native is None else {"version": native.VERSION, "compiler": native.COMPILER},
             },
         },
-        "cuda": {
-            "usable": torch.cuda.is_available(),
-            "architectures": (getattr(native, "CUDA_ARCHITECTURES", "") or None),
-            "compiler": (getattr(native, "CUDA_COMPILER_VERSION", "") or None),
-        },
+        "cuda": {"usable": torch.cuda.is_available()},
         "cpu": {
             "capability": torch.backends.cpu.get_cpu_capability(),
             "features": {} if native is None else dict(native.cpu_features()),

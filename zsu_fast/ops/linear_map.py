@@ -60,6 +60,7 @@ class LinearMap:
         return LinearMap("conv", stride, padding, dilation, groups, transposed, output_padding, end_padding)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[*input shape], weight, [units] or None -> [*output shape], in their dtype: the layer itself."""
         if self.kind == "linear":
             return F.linear(x, weight, bias)
         if any(self.end_padding):

@@ -11,6 +11,7 @@ writes; none touches pyplot. Those that draw one panel take an ``ax`` of the cal
     zsu_fast.plot.neurons(rel, "layer4.1.conv2", top=10)
     zsu_fast.plot.front(result.front)                                            # what each size of an edit costs
     zsu_fast.plot.conservation(zsu_fast.relevance(model, images, conservation=True))
+    zsu_fast.plot.contact_sheet(pictures, images, captions)                      # what the model sees of pictures
     zsu_fast.plot.text(rel, [tokenizer.decode([i]) for i in ids[0]]).save("text.html")
     zsu_fast.plot.concepts([(one.name, one.share, one.other, one.crops) for one in explanation.found])
 """
@@ -19,8 +20,12 @@ from zsu_fast.plot.balance import conservation
 from zsu_fast.plot.bars import layers, neurons
 from zsu_fast.plot.canvas import save
 from zsu_fast.plot.concepts import concepts
+from zsu_fast.plot.contact_sheet import contact_sheet
 from zsu_fast.plot.front import front
 from zsu_fast.plot.heat import heatmap, heatmaps
 from zsu_fast.plot.text import TextMap, text
 
-__all__ = ["TextMap", "concepts", "conservation", "front", "heatmap", "heatmaps", "layers", "neurons", "save", "text"]
+__all__ = [
+    "TextMap", "concepts", "conservation", "contact_sheet", "front", "heatmap", "heatmaps", "layers", "neurons", "save",
+    "text",
+]  # fmt: skip

@@ -18,10 +18,12 @@ SMALL = 7.5
 DPI = 150
 
 
-def new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
-    """An empty figure of so many inches, on white."""
-    figure: Figure = require("matplotlib.figure", "report").Figure((width, height), layout=layout, facecolor="white")
-    return figure
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """An empty figure of so many inches, on white, which notebooks show."""
+    require("matplotlib", "report")
+    from zsu_fast.plot.notebook_figure import NotebookFigure
+
+    return NotebookFigure((width, height), layout=layout, facecolor="white")
 
 
 def figure_of(axes: Axes) -> Figure:
@@ -30,7 +32,7 @@ def figure_of(axes: Axes) -> Figure:
     return figure
 
 
-def save(figure: Figure, file: str | os.PathLike[str] | BinaryIO, format: str | None = None) -> None:
+def save(figure: Figure, file: str | os.PathLike[str] | BinaryIO, format: str | None = None, dpi: float = DPI) -> None:
     """Write a figure as PNG or SVG (by the suffix, or ``format``), without the date: the same figure, the same PNG.
 
     Raises:
@@ -42,7 +44,7 @@ def save(figure: Figure, file: str | os.PathLike[str] | BinaryIO, format: str | 
         format = Path(file).suffix[1:].lower()
     if format not in FORMATS:
         raise ValueError(f"the picture must be written as .png or .svg, got {format!r}")
-    figure.savefig(file, format=format, dpi=DPI, metadata={"Date": None} if format == "svg" else {"Software": None})
+    figure.savefig(file, format=format, dpi=dpi, metadata={"Date": None} if format == "svg" else {"Software": None})
 
 
 def style(axes: Axes, title: str = "") -> None:
@@ -55,6 +57,14 @@ def style(axes: Axes, title: str = "") -> None:
     axes.set_axisbelow(True)
     if title:
         axes.set_title(title, fontsize=SMALL + 1, color=INK, loc="left")
+
+
+def fill(axes: Axes, pixels: Any) -> None:
+    """Pixels [H, W, 3] in a thin frame; of small pictures every pixel is a square."""
+    axes.imshow(pixels, interpolation="nearest" if max(pixels.shape[:2]) <= 128 else "auto")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set(color=GRID, linewidth=0.6)
 
 
 def legend(owner: Figure | Axes, *panels: Axes) -> None:

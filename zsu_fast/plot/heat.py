@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from zsu_fast.extras import require
-from zsu_fast.plot.canvas import SMALL, figure_of, new_figure, shortened
-from zsu_fast.plot.colours import GRID, INK, SOFT, Array, as_maps, as_pixels, colour, limit_of, overlaid, sum_cells
+from zsu_fast.plot.canvas import SMALL, figure_of, fill, new_figure, shortened
+from zsu_fast.plot.colours import INK, SOFT, Array, as_maps, as_pixels, colour, limit_of, overlaid, sum_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,13 +69,13 @@ def heatmaps(
     for sample in range(count):
         panels = [grid.panel(sample, place) for place in range(group)]
         if pixels is not None and beside:
-            _fill(panels[0], pixels[sample].repeat(3 // pixels.shape[3], 2))
+            fill(panels[0], pixels[sample].repeat(3 // pixels.shape[3], 2))
         for panel, values, limit in zip(panels[beside:], shown.values(), limits[:, sample], strict=True):
             if pixels is not None and overlay:
                 drawn = overlaid(pixels[sample], _spread(values[sample], cell, height, width), limit, cmap)
             else:
                 drawn = colour(values[sample], limit, cmap)
-            _fill(panel, drawn)
+            fill(panel, drawn)
         if sample < grid.across:
             for panel, title in zip(panels, titles, strict=True):
                 text = shortened(title, grid.letters, keep="start")
@@ -115,7 +115,7 @@ def heatmap(
         _check_size(pixels[None], values[None])
         drawn = overlaid(pixels, _spread(shown[0], cell, *values.shape), limit, cmap)
     figure = new_figure(3.2, 3.2) if ax is None else figure_of(ax)
-    _fill(figure.subplots() if ax is None else ax, drawn)
+    fill(figure.subplots() if ax is None else ax, drawn)
     return figure
 
 
@@ -168,13 +168,6 @@ def _limits(maps: Array, scale: Scale, clip: float) -> Array:
 def _spread(cells: Array, cell: int, height: int, width: int) -> Array:
     """Cells back to pixels."""
     return cells.repeat(cell, 0).repeat(cell, 1)[:height, :width]
-
-
-def _fill(axes: Axes, pixels: Array) -> None:
-    axes.imshow(pixels, interpolation="nearest" if max(pixels.shape[:2]) <= 128 else "auto")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set(color=GRID, linewidth=0.6)
 
 
 class _Grid:

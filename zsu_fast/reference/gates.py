@@ -63,4 +63,5 @@ def gate(x: Tensor, activation: int) -> Tensor:
 
 
 def activation_gate(gradient: Tensor, input: Tensor, activation: int) -> Tensor:
+    """gradient * act(input) / input, elementwise; `activation` is a value of ACTIVATIONS. Like `gradient`."""
     return narrow(widen(gradient) * gate(widen(input), activation), gradient)

@@ -110,6 +110,12 @@ def lrp_epsilon_pass(
     unit_dim: int,
     collect: bool,
 ) -> tuple[Tensor, Tensor]:
+    """(s, neurons): s = c a / st(z) * scale, of which the transposed layer makes the input's c.
+
+    gradient: c, or R where `activation` is RELEVANCE. output: y, the layer's output before its activation. denominator:
+    z, where it is not y. scale: of a folded norm, per unit. neurons: [N, units] relevance of each unit, in the dtype of
+    the arithmetic; [0] without `collect`.
+    """
     numerator = _numerator(widen(gradient), widen(output), activation)
     s = ratio(numerator, widen(output if denominator is None else denominator), epsilon)
     if scale is not None:
@@ -139,6 +145,10 @@ def lrp_gamma_pass(
     unit_dim: int,
     collect: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """(s, signed s, neurons): what goes back through W and through |W|, for inputs of any sign (Andeol et al. 2021).
+
+    magnitude: |W| |x|. The rest is as for `lrp_epsilon_pass`.
+    """
     numerator = _numerator(widen(gradient), widen(output), activation)
     linear, absolute, b, factor = _signed_parts(output, magnitude, bias, scale, unit_dim)
     side = sign(widen(output))
@@ -175,6 +185,11 @@ def lrp_alpha_beta_pass(
     *,
     noise: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """(u, v, neurons): what goes back through W and through |W|, so that x+ W+ + x- W- get alpha, the others beta.
+
+    magnitude: |W| |x|. noise: what counts as rounding, in parts of |W| |x| + |y|; by default that of the dtype. The
+    rest is as for `lrp_epsilon_pass`.
+    """
     numerator = _numerator(widen(gradient), widen(output), activation)
     linear, absolute, b, factor = _signed_parts(output, magnitude, bias, scale, unit_dim)
     # A half this small is the rounding noise of |W||x| - |Wx|: it is empty, and must not be divided by.
@@ -194,5 +209,6 @@ def lrp_alpha_beta_pass(
 
 
 def lrp_combine(plain: Tensor, absolute: Tensor, input: Tensor, plain_factor: float, absolute_factor: float) -> Tensor:
+    """plain_factor * plain + absolute_factor * sign(input) * absolute: c, of what came back through W and |W|."""
     combined = plain_factor * widen(plain) + absolute_factor * sign(widen(input)) * widen(absolute)
     return narrow(combined, plain)

@@ -18,6 +18,10 @@ def topk_mask_(
     saved_indices: Tensor | None,
     saved_values: Tensor | None,
 ) -> None:
+    """Set the elements of `weight` with the k largest scores to `value`, in place.
+
+    saved_indices, saved_values: int64 [k] and [k], which get the row-major indices, ascending, and what stood there.
+    """
     picked = descending(scores.flatten(), absolute)[:k]
     mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     mask[picked] = True
@@ -38,6 +42,10 @@ def mask_neurons_(
     operation: int,
     value: float,
 ) -> None:
+    """Overwrite slices of the tensors, in place: SET to `value`, SCALE by it, or ADD the noise of each.
+
+    saved, noise: one for each tensor, of the shape of `tensor.index_select(dim, index)`, or none.
+    """
     for i, (tensor, index, dim) in enumerate(zip(tensors, indices, dims, strict=True)):
         old = tensor.index_select(dim, index)
         if saved:

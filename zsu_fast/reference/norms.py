@@ -21,6 +21,7 @@ def _scaled(gradient: Tensor, weight: Tensor | None, rstd: Tensor, normalized_di
 
 
 def layer_norm_gate(gradient: Tensor, weight: Tensor | None, rstd: Tensor, normalized_dims: int) -> Tensor:
+    """(g - mean(g)) * rstd over the last `normalized_dims` dimensions, g = gradient * weight. Contiguous."""
     scaled, rstd = _scaled(gradient, weight, rstd, normalized_dims)
     dims = list(range(-normalized_dims, 0))
     size = math.prod(gradient.shape[-normalized_dims:])
@@ -29,9 +30,11 @@ def layer_norm_gate(gradient: Tensor, weight: Tensor | None, rstd: Tensor, norma
 
 
 def rms_norm_gate(gradient: Tensor, weight: Tensor | None, rstd: Tensor, normalized_dims: int) -> Tensor:
+    """gradient * weight * rstd over the last `normalized_dims` dimensions. Contiguous."""
     scaled, rstd = _scaled(gradient, weight, rstd, normalized_dims)
     return narrow(scaled * rstd, gradient.contiguous())
 
 
 def batch_norm_gate(gradient: Tensor, scale: Tensor, unit_dim: int) -> Tensor:
+    """gradient * scale, `scale` [units] along `unit_dim`. Like `gradient`."""
     return narrow(widen(gradient) * per_unit(scale, unit_dim, gradient), gradient)

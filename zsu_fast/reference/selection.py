@@ -20,10 +20,12 @@ def descending(scores: Tensor, absolute: bool) -> Tensor:
 
 
 def topk_count(relevance: Tensor, k: int, absolute: bool) -> Tensor:
+    """int64 [units]: in how many rows of `relevance` [samples, units] each unit is among the k first."""
     picked = descending(relevance, absolute)[:, :k].flatten()
     counts = torch.zeros(relevance.shape[1], dtype=torch.int64, device=relevance.device)
     return counts.index_add_(0, picked, torch.ones_like(picked))
 
 
 def topk_indices(scores: list[Tensor], k: list[int], absolute: bool) -> Tensor:
+    """int64 [sum(k)]: of each vector the indices of its k first, ascending, one vector after the other."""
     return torch.cat([descending(each, absolute)[:count].sort().values for each, count in zip(scores, k, strict=True)])

@@ -92,11 +92,13 @@ class Report(ABC):
 
     @property
     def request(self) -> dict[str, Any]:
+        """What was asked for, as the record has it: method, kind, options."""
         found: dict[str, Any] = self.record["request"]
         return found
 
     @property
     def verdict(self) -> dict[str, Any]:
+        """As the record has it: level, sentence and figures."""
         found: dict[str, Any] = self.record["verdict"]
         return found
 
@@ -133,7 +135,9 @@ class Report(ABC):
         ]
 
     def label(self, index: int) -> str:
+        """A class, by its name where it has one, else by its index."""
         return words.label(self.names, index)
 
     def named(self, indices: Sequence[int]) -> str:
+        """Several classes in one line."""
         return ", ".join(map(self.label, indices))

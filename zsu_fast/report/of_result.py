@@ -35,15 +35,25 @@ def report_of(
 
     ValueError for a request of a kind that has no report.
     """
-    kind = result.record["request"]["kind"]
+    return report_of_record(result.record, result.picks, model=model, names=names, author=author)
+
+
+def report_of_record(
+    record: dict[str, Any],
+    picks: dict[str, list[int]],
+    *,
+    model: str,
+    names: Mapping[int, str] | None = None,
+    author: str | None = None,
+) -> Report:
+    """The same, where there is no more than the record, as in an undo file. picks: layer -> masked indices."""
+    kind = record["request"]["kind"]
     if kind not in KINDS:
         raise ValueError(f"result: there is no report on requests of the kind {kind!r} (known: {', '.join(KINDS)})")
     seen: dict[str, Any] = {}
-    if kind == "class" and result.record["evaluation"]:
-        seen = {when: _evaluation(result.record["evaluation"][when]) for when in ("before", "after")}
-    return KINDS[kind](
-        model=model, record=result.record, picks=result.picks, names=dict(names or {}), author=author, **seen
-    )
+    if kind == "class" and record["evaluation"]:
+        seen = {when: _evaluation(record["evaluation"][when]) for when in ("before", "after")}
+    return KINDS[kind](model=model, record=record, picks=picks, names=dict(names or {}), author=author, **seen)
 
 
 def _evaluation(plain: dict[str, Any]) -> Evaluation:

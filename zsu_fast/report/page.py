@@ -32,13 +32,18 @@ def render(report: Report) -> str:
             f"<footer>{PRINTING}</footer>",
         )
     )
+    return document(f"{report.title} – {report.model}", body)
+
+
+def document(title: str, body: str) -> str:
+    """A page with our style around HTML that is escaped already."""
     style = resources.files("zsu_fast.report").joinpath("style.css").read_text(encoding="utf-8")
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(report.title)} – {escape(report.model)}</title><style>{style}</style></head>"
+        f"<title>{escape(title)}</title><style>{style}</style></head>"
         f"<body><main>{body}</main></body></html>\n"
     )
 

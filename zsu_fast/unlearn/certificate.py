@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
+from zsu_fast.model.shards import written_class
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.edits import Edits, Slice
 from zsu_fast.unlearn.never_largest import never_largest
@@ -113,7 +114,7 @@ def _run(model: nn.Module, view: nn.Module, masked: dict[str, list[int]], sample
     handles = []
     for name, module in model.named_modules():
         layer = next((n for n in (name, f"{name}.base_layer") if n in masked), None)
-        if layer is None or (type(module) in _PLAIN and layer == name):
+        if layer is None or (written_class(module) in _PLAIN and layer == name):
             continue
 
         def look(_module: nn.Module, _args: Any, out: Any, layer: str = layer) -> None:
@@ -149,7 +150,7 @@ def _unit_claim(layer: Layer, units: list[int], tensors: Tensors, module: nn.Mod
         at = torch.tensor(sorted({i for unit in units for i in norm.places.get(unit, ())}), dtype=torch.int64)
         held = tensors[norm.tensor].index_select(0, at.to(tensors[norm.tensor].device))
         facts.append({"tensor": norm.tensor, "rows_are_zero": bool((held == 0).all())})
-    proved = all(fact["rows_are_zero"] for fact in facts) and (module is None or type(module) in _PLAIN)
+    proved = all(fact["rows_are_zero"] for fact in facts) and (module is None or written_class(module) in _PLAIN)
     return {
         "layer": layer.name,
         "units": units,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from zsu_fast.safetensors_file import checksum, save_atomically
 from zsu_fast.unlearn.options import Options, check_positive
 from zsu_fast.version import __version__
 
+LOG = logging.getLogger(__name__)
 FORMAT, FORMAT_VERSION = "zsu_fast.checkpoint", "1"
 NAME = "training-{}.safetensors"
 SHARE = 1 / 20
@@ -159,6 +161,7 @@ class _KeptStretch(Stretch):
             metadata, self._tensors = _read(path)
             found = json.loads(metadata["state"])
             self._kept, self._ended, self._state = found["step"], found["ended"], found["things"]
+            LOG.info("goes on after step %d of %s", self._kept, path)
 
     def behind(self) -> bool:
         if self._step >= self._kept:

@@ -116,6 +116,7 @@ class ForgetConcept(OfClassifier):
 
     @property
     def users(self) -> tuple[int, ...]:
+        """Classes that use the concept, as indices."""
         assert isinstance(self.used_by, tuple)
         return self.used_by
 

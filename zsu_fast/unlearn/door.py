@@ -6,22 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.free_memory import is_out_of_memory
-from zsu_fast.evaluate.inference import logits_of
+from zsu_fast.evaluate.inference import logits_of, not_taken
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.model.carriers import is_packed, why_unreachable
 from zsu_fast.model.shards import group_of_parts, reshard, sharded_part
-from zsu_fast.model.wrapped import bare_model
+from zsu_fast.model.wrapped import bare_model, check_module, instead_of
 from zsu_fast.unlearn.structure import Structure
 from zsu_fast.unlearn.watch import trace_structure
 
 
-def check_model(model: object, in_parts: bool = False) -> nn.Module:
+def check_model(model: nn.Module, in_parts: bool = False) -> nn.Module:
     """The bare model. TypeError for what cannot be edited, with the reason.
 
     in_parts: whether it may be an FSDP2 model, of which each process holds slices.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}{_instead(model)}")
+    check_module(model)
     bare = bare_model(model)
     for name, module in bare.named_modules():
         where = f"module {name!r}" if name else "it"
@@ -35,7 +34,7 @@ def check_model(model: object, in_parts: bool = False) -> nn.Module:
     # Of torch itself or of Lightning: it raises.
     owner = next(kind for kind in type(bare).__mro__ if "forward" in vars(kind))
     if owner.__name__ in ("Module", "LightningModule") and "forward" not in vars(bare):
-        raise TypeError(f"model: {type(bare).__name__} has no forward of its own{_instead(bare._modules)}")
+        raise TypeError(f"model: {type(bare).__name__} has no forward of its own{instead_of(bare._modules)}")
     if (part := sharded_part(bare)) is not None:
         reshard(bare)
         if not in_parts or group_of_parts(bare) is None:
@@ -54,17 +53,6 @@ def check_model(model: object, in_parts: bool = False) -> nn.Module:
     return bare
 
 
-def _instead(holder: object) -> str:
-    """What of an object that is no network to pass instead, where it can be told."""
-    if isinstance(holder, torch.export.ExportedProgram):
-        return "; pass its .module()"
-    if hasattr(holder, "shadow_params") and hasattr(holder, "copy_to"):  # EMAModel of diffusers, torch_ema
-        return ", averages of parameters without a network: copy them into one (its copy_to), and pass that"
-    held = holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})
-    names = [name for name, value in held.items() if isinstance(value, nn.Module)]
-    return f"; pass the network that it holds ({', '.join(f'.{name}' for name in names)})" if names else ""
-
-
 def check_runs(model: nn.Module, images: Tensor, argument: str, view: nn.Module | None = None) -> Structure:
     """The structure, seen on one image. ValueError naming `argument` if the model does not take such images.
 
@@ -79,7 +67,7 @@ def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is not None and images.device != parameter.device:
         raise ValueError(f"{argument}: on {images.device}, the model is on {parameter.device}")
-    few = first = images[:1]
+    few = images[:1]
     try:
         try:
             output = _run(model, few)
@@ -93,12 +81,7 @@ def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        if parameter is not None and first.is_floating_point() and first.dtype != parameter.dtype:
-            raise ValueError(f"{argument}: {first.dtype}, the model is {parameter.dtype}") from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{argument}: the model does not take images of shape {tuple(first.shape[1:])}, {first.dtype}: {reason}"
-        ) from error
+        raise ValueError(f"{argument}: {not_taken(model, images, error)}") from error
     try:
         logits_of(output)
     except TypeError as error:  # the argument is of the right type: what it does is wrong

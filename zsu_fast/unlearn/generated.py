@@ -93,6 +93,7 @@ class ForgetGenerated(OfGenerator):
         return "class " + ", ".join(map(str, self.classes))
 
     def is_target(self, labels: Tensor) -> Tensor:
+        """bool [N]: whether each of the judge's answers int64 [N] is a class to forget."""
         return torch.isin(labels, torch.tensor(self.classes, device=labels.device))
 
     def started(self, forward: Callable[[Tensor], Tensor], view: nn.Module) -> ForgetGenerated:

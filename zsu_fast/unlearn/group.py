@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +26,10 @@ _TOLD = 4096
 _KINDS: dict[str, type[BaseException]] = {
     kind.__name__: kind for kind in (ValueError, TypeError, OSError, MemoryError, KeyboardInterrupt)
 }
+
+_GONE = "zsu_fast: a process is gone"
+"""What stands in the store of a group once one of its processes has found another one's connection closed."""
+_LOOK = timedelta(seconds=1)
 
 
 class Group:
@@ -67,6 +73,7 @@ class Processes(Group):
         if self.rank < 0:
             raise ValueError("group: this process is not in it")
         self._group = group
+        self._store = dist.distributed_c10d._get_process_group_store(group)
         # NCCL and its like know no tensors of the host.
         on_host = "gloo" in str(dist.get_backend(group)) or "mpi" in str(dist.get_backend(group))
         self._device = torch.device("cpu") if on_host else torch.device("cuda", torch.cuda.current_device())
@@ -83,7 +90,7 @@ class Processes(Group):
         with self._exchange(3):
             counts = torch.zeros(self.size, dtype=torch.int64, device=self._device)
             counts[self.rank] = len(rows)
-            dist.all_reduce(counts, group=self._group)
+            self._wait(dist.all_reduce(counts, group=self._group, async_op=True))
             most = int(counts.max())
             if not most:
                 return rows
@@ -92,7 +99,7 @@ class Processes(Group):
             own[: len(rows)] = rows
             sent = own.to(self._device).contiguous().flatten().view(torch.uint8)
             found = [torch.empty_like(sent) for _ in range(self.size)]
-            dist.all_gather(found, sent, group=self._group)
+            self._wait(dist.all_gather(found, sent, group=self._group, async_op=True))
         parts = [
             part.view(rows.dtype).view(most, *rows.shape[1:])[:n]
             for part, n in zip(found, counts.tolist(), strict=True)
@@ -101,9 +108,15 @@ class Processes(Group):
 
     def first(self, value: _Value, of: int = 0) -> _Value:
         with self._exchange(4):
-            held = [value]
-            dist.broadcast_object_list(held, group=self._group, group_src=of)
-        return held[0]
+            own = bytearray(pickle.dumps(value)) if self.rank == of else bytearray()
+            length = torch.tensor([len(own)], device=self._device)
+            self._wait(dist.broadcast(length, group=self._group, group_src=of, async_op=True))
+            sent = torch.zeros(int(length), dtype=torch.uint8)
+            if own:
+                sent.copy_(torch.frombuffer(own, dtype=torch.uint8))
+            sent = sent.to(self._device)
+            self._wait(dist.broadcast(sent, group=self._group, group_src=of, async_op=True))
+        return value if own else pickle.loads(sent.cpu().numpy().tobytes())
 
     def same(self, value: object) -> bool:
         digest = hashlib.sha256(repr(value).encode()).digest()
@@ -146,7 +159,7 @@ class Processes(Group):
     def _stand(self, failed: int, step: int) -> list[int]:
         """How all stand: the first process that has failed, counted from the end (0: none); the steps they are at."""
         word = torch.tensor([failed, step, -step], device=self._device)
-        dist.all_reduce(word, dist.ReduceOp.MAX, self._group)
+        self._wait(dist.all_reduce(word, dist.ReduceOp.MAX, self._group, async_op=True))
         return word.tolist()
 
     def _message(self, rank: int, own: BaseException | None) -> tuple[str, str]:
@@ -158,7 +171,7 @@ class Processes(Group):
             told = json.dumps([kind, text[: _TOLD // 8]]).encode()  # a letter may be written as six bytes
             sent[: len(told)] = torch.frombuffer(bytearray(told), dtype=torch.uint8)
         sent = sent.to(self._device)
-        dist.broadcast(sent, group=self._group, group_src=rank)
+        self._wait(dist.broadcast(sent, group=self._group, group_src=rank, async_op=True))
         kind, text = json.loads(bytes(sent.tolist()).rstrip(b"\0"))
         return kind, text
 
@@ -166,8 +179,26 @@ class Processes(Group):
         with self._exchange(step):
             # A copy: what the caller has stays as it is.
             found = values.to(self._device, torch.int64, copy=True).contiguous()
-            dist.all_reduce(found, how, self._group)
+            self._wait(dist.all_reduce(found, how, self._group, async_op=True))
         return found.to(values.device)
+
+    def _wait(self, work: Any) -> None:
+        """Until a collective has come to its end. Of a process that is gone gloo tells its neighbours alone, at once;
+        they put a word into the store of the group, so that the others need not wait for the time-out."""
+        if self._device.type != "cpu":
+            work.wait()
+            return
+        try:
+            while not work.is_completed():
+                with suppress(RuntimeError):  # after a second, or what follows raises again
+                    work.wait(_LOOK)
+                if not work.is_completed() and self._store.check([_GONE]):
+                    raise RuntimeError("another process has found a connection closed")
+            work.wait()
+        except RuntimeError as error:  # the store is not there, either, where the process that held it is gone
+            with suppress(RuntimeError):
+                self._store.set(_GONE, "")
+            raise RuntimeError("group: one of its processes has ended, or cannot be reached") from error
 
 
 def together(group: Group, work: Callable[[], _Value]) -> _Value:

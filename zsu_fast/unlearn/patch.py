@@ -11,13 +11,17 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from zsu_fast.model.tensors import Tensors, same_bits, tensor_digest
-from zsu_fast.unlearn import ledger, patch_file
+from zsu_fast.unlearn import hub, ledger, patch_file, patch_folder
 from zsu_fast.unlearn.entry import Entry
+from zsu_fast.unlearn.group import ALONE
+from zsu_fast.unlearn.replicas import processes_of
 from zsu_fast.unlearn.transaction import Transaction, transact
 
 _Piece = tuple[Entry, Tensor, int, Tensor, Tensor]  # entry, view, dim, indices, values to write
@@ -53,12 +57,90 @@ class Patch:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file (format 2), atomically and readable for its owner only."""
-        patch_file.save(path, self.entries, self.record, self.digests, self.key)
+        patch_file.save(path, *self._contents())
+
+    def save_sharded(self, folder: str | os.PathLike[str], group: dist.ProcessGroup | None = None) -> None:
+        """Write a folder, of which each process writes a part: values alike in number, as safetensors.
+
+        All processes of the group must call, with the same patch; and all must see `folder`, which must not be there
+        yet. It is there in the end, whole, or not at all. `load` reads it in any number of processes; saved as one
+        file after that, a patch has the bytes that `save` gives in the first process, whose record it has.
+
+        group: by default all processes of torch.distributed; without it, this process alone.
+
+        Raises:
+            FileExistsError: there is something at `folder`.
+            ValueError, OSError: in all processes, if they do not hold the same patch, or one cannot write.
+        """
+        if group is None and dist.is_available() and dist.is_initialized():
+            group = dist.group.WORLD
+        patch_folder.save(folder, *self._contents(), ALONE if group is None else processes_of(None, group))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Patch:
-        """Read a patch. Raises FileNotFoundError, or ValueError for anything that is not a whole zsu_fast patch."""
-        return Patch(*patch_file.load(path))
+        """Read a patch: a file, or a folder of `save_sharded`, whose parts become one patch in each process that asks.
+
+        Raises FileNotFoundError, or ValueError for anything that is not a whole zsu_fast patch.
+        """
+        try:
+            found = Path(path)
+        except TypeError:
+            raise TypeError(f"path: expected a path, got {type(path).__name__}") from None
+        return Patch(*(patch_folder if found.is_dir() else patch_file).load(found))
+
+    def _contents(self) -> tuple[dict[str, str], dict[str, Tensor]]:
+        return patch_file.contents(self.entries, self.record, self.digests, self.key)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        allow_public: bool = False,
+        model: str = "the model",
+        names: Mapping[int, str] | None = None,
+        author: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Undo file of zsu_fast",
+    ) -> str:
+        """Upload the undo file and a model card to a repository of the Hugging Face Hub; the URL of the commit.
+
+        Who can read the file has back what was forgotten, so the repository is private, and made if it is not there.
+        To a public one, new or old, nothing is uploaded unless `allow_public` says that this is meant. Where it is, the
+        whole record and the key of its hashes are public too.
+
+        model: what it is called in the card. names: class -> name. author: stands in the card as given. token: as
+        huggingface_hub takes it.
+
+        Raises:
+            ValueError: the repository is public, or would be. Nothing was uploaded.
+            ImportError: huggingface_hub is missing (extra "hub"). It raises its own errors, too.
+        """
+        return hub.push(
+            self, repo_id, private=private, allow_public=allow_public, model=model, names=names, author=author,
+            revision=revision, token=token, message=commit_message,
+        )  # fmt: skip
+
+    @staticmethod
+    def from_pretrained(
+        source: str | os.PathLike[str],
+        *,
+        filename: str = hub.FILE,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> Patch:
+        """A patch from a folder, as `zsu-fast forget` writes it, or from a repository of the Hugging Face Hub.
+
+        source: a folder, or OWNER/NAME. filename: of the undo file there. The file is read as `load` does.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load`.
+            ImportError: huggingface_hub is missing (extra "hub"). It raises its own errors, too.
+        """
+        path = hub.fetch(source, filename=filename, revision=revision, token=token, offline=local_files_only)
+        return Patch.load(path)
 
     @contextmanager
     def applied(self, model: nn.Module | Mapping[str, Tensor]) -> Iterator[None]:
@@ -81,9 +163,9 @@ class Patch:
     def _write(self, model: nn.Module | Mapping[str, Tensor], forth: bool) -> None:
         if not isinstance(model, (nn.Module, Mapping)):
             raise TypeError(f"model: expected a torch.nn.Module or a state dict, got {type(model).__name__}")
-        self._fitted(Tensors(model))._copy(model, forth)
+        self.fitted(Tensors(model))._copy(model, forth)
 
-    def _fitted(self, tensors: Tensors) -> Patch:
+    def fitted(self, tensors: Tensors) -> Patch:
         """This patch under the names that the tensors have in the model; what it says of their values still decides."""
         names = tensors.named([*(entry.tensor for entry in self.entries), *self.digests])
         if not names:

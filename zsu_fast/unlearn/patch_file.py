@@ -20,14 +20,14 @@ FORMAT_VERSION = 2
 _PARTS = ("indices", "old", "new")
 
 
-def save(
-    path: str | os.PathLike[str],
-    entries: Sequence[Entry],
-    record: dict[str, Any],
-    digests: dict[str, tuple[str, str]],
-    key: str,
-) -> None:
-    """Write what a patch holds; see `Patch.save`."""
+Contents = tuple[tuple[Entry, ...], dict[str, Any], dict[str, tuple[str, str]], str]
+"""(entries, record, digests, key) of a patch."""
+
+
+def contents(
+    entries: Sequence[Entry], record: dict[str, Any], digests: dict[str, tuple[str, str]], key: str
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of the file of a patch."""
     tensors, described = {}, []
     for i, entry in enumerate(entries):
         for part in _PARTS:
@@ -43,27 +43,40 @@ def save(
         "digests": _text({name: list(pair) for name, pair in digests.items()}),
         "key": key,
     }
-    save_atomically(tensors, path, metadata | {"sha256": checksum(metadata, tensors)}, mode=0o600)
+    return metadata | {"sha256": checksum(metadata, tensors)}, tensors
 
 
-def load(path: str | os.PathLike[str]) -> tuple[tuple[Entry, ...], dict[str, Any], dict[str, tuple[str, str]], str]:
-    """(entries, record, digests, key) of a patch file; see `Patch.load`."""
-    try:
-        path = Path(path)
-    except TypeError:
-        raise TypeError(f"path: expected a path, got {type(path).__name__}") from None
+def save(path: str | os.PathLike[str], metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    """Write `contents`; see `Patch.save`."""
+    save_atomically(tensors, path, metadata, mode=0o600)
+
+
+def load(path: str | os.PathLike[str]) -> Contents:
+    """What a patch file holds; see `Patch.load`."""
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path: no patch file at {path}")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"path: {path} is not a zsu_fast patch (format {metadata.get('format')!r})")
-            version = metadata.get("version")
-            if version not in ("1", "2"):
-                raise ValueError(f"path: {path} has patch version {version}, expected 1 or {FORMAT_VERSION}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if version == "2" and metadata.get("sha256") != checksum(metadata, tensors):
+            check_format(path, metadata)
+            return parsed(path, metadata, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"path: {path} is not a whole zsu_fast patch ({error})") from error
+
+
+def check_format(path: Path, metadata: dict[str, str]) -> None:
+    """ValueError for metadata of something else, or of a version that this one does not know."""
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"path: {path} is not a zsu_fast patch (format {metadata.get('format')!r})")
+    if metadata.get("version") not in ("1", "2"):
+        raise ValueError(f"path: {path} has patch version {metadata.get('version')}, expected 1 or {FORMAT_VERSION}")
+
+
+def parsed(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> Contents:
+    """What metadata and tensors from `path` say. ValueError for anything that is not a whole patch."""
+    try:
+        if metadata["version"] == "2" and metadata.get("sha256") != checksum(metadata, tensors):
             raise ValueError(f"path: {path} is damaged: its checksum is not that of its contents")
         described, record = json.loads(metadata["entries"]), json.loads(metadata["record"])
         digests = json.loads(metadata.get("digests", "{}"))
@@ -71,7 +84,7 @@ def load(path: str | os.PathLike[str]) -> tuple[tuple[Entry, ...], dict[str, Any
             raise TypeError("record, entries and digests")
         entries = [_entry(d, *(tensors.get(f"{i}.{part}") for part in _PARTS)) for i, d in enumerate(described)]
         pairs = {name: _pair(pair) for name, pair in digests.items()}
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, RecursionError, OSError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"path: {path} is not a whole zsu_fast patch ({error})") from error
     return tuple(entries), record, pairs, metadata.get("key", "")
 

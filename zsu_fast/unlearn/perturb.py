@@ -51,7 +51,7 @@ def perturb_(
     check_strength(strength, mode)
     if not isinstance(picks, Picks):
         raise TypeError(f"picks: expected Picks, got {type(picks).__name__}")
-    bare = check_model(model)
+    bare = check_model(model, in_parts=True)
     check_finite("sample", sample)
 
     given = {"picks": picks, "mode": mode, "path": path, "strength": strength, "seed": seed}

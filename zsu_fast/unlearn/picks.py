@@ -25,7 +25,7 @@ SCORES = ("frequency", "mean", "contrastive")
 SCOPES = ("layer", "global")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picks:
     """Neurons to perturb.
 
@@ -35,6 +35,11 @@ class Picks:
 
     edges: dict[int, list[int]] = field(default_factory=dict)
     neurons: dict[str, list[int]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        told = [f"class {target}: {len(features)} features" for target, features in self.edges.items()]
+        told += [f"{name}: {len(units)} neurons" for name, units in self.neurons.items()]
+        return f"Picks({'; '.join(told[:6])}{f'; and {len(told) - 6} more' if len(told) > 6 else ''})"
 
     def __len__(self) -> int:
         return sum(map(len, self.edges.values())) + sum(map(len, self.neurons.values()))

@@ -68,7 +68,8 @@ class Request(Protocol):
         """Images that are to be kept, and int64 labels, where the request brings them itself."""
 
     @property
-    def classes(self) -> tuple[int, ...]: ...
+    def classes(self) -> tuple[int, ...]:
+        """Those to forget, if it is classes that are; else none."""
 
     @property
     def groups(self) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +37,7 @@ from zsu_fast.unlearn.trial import Trial
 from zsu_fast.unlearn.verdict import Evaluated, Evidence, Verdict
 from zsu_fast.unlearn.watch import classifier_inputs, trace_structure
 
+LOG = logging.getLogger(__name__)
 DEFAULT_DROP = 0.02  # of retain accuracy: a hundred probes cannot tell less
 
 
@@ -146,6 +148,7 @@ class Task:
         first = next(proposals, None)  # the analysis, which may know more than the images
         metrics = self._metrics(margins, measurement.retain_accuracy_before())
         before = _Before(metrics, evaluation, digest)
+        LOG.info("%s, by %s, on %d images: before %s", self.request.name, self.method.name, self.probes.total, metrics)
         if unknown is not None:
             return self._result(before, Verdict("invalid", unknown))
         lead = margins[margins > 0]
@@ -178,6 +181,7 @@ class Task:
         for proposal in proposals:
             trial = Trial(self.measurement, proposal, self.parts, self._parts_of_retain())
             if not trial.largest:
+                LOG.info("skipped: %s: nothing to edit", _told(proposal))
                 continue
             if fixed is not None:
                 budget = min(_count(fixed, proposal), trial.largest)
@@ -194,11 +198,13 @@ class Task:
                 if self.front is not None:
                     self.front.draw(trial, None)
                 reason = f"No budget leaves at most {self.until:.3f} of the {counted(self.request)}."
+                LOG.info("skipped: %s: %s", _told(proposal), reason)
                 continue
             found = self._carry_out(trial, budgets, floor)
             if found is not None:
                 return found, ""
             reason = f"It would take the retain probes below {floor:.3f}."
+            LOG.info("skipped: %s: %s", _told(proposal), reason)
         return None, reason
 
     def _budgets(self, trial: Trial) -> list[int]:
@@ -229,6 +235,7 @@ class Task:
             self.front.draw(trial, None if kept is None else kept[0])
         if kept is None:
             return None
+        LOG.info("selected: %d of %d, %s", kept[0], trial.largest, _told(trial.proposal))
         margins, edits = trial.held_out(kept[0]), trial.choice.edits(kept[0])
         measurement.edit(edits)
         return _Found(trial.proposal, kept[0], trial.choice.picks(kept[0]), edits, margins, kept[1])
@@ -365,6 +372,7 @@ class Task:
         reached = (
             found is not None and (after["forget_accuracy"] or 0.0) <= self.until and verdict.level != "not reached"
         )
+        LOG.info("verdict: %s: %s", verdict.level, verdict.sentence)
         retain = self.measurement.others
         key = self.group.first(secrets.token_hex(32))
         by_layer = picks.by_layer(self.structure.head.name if self.structure.head else None)
@@ -421,6 +429,10 @@ class Task:
         for name in {piece.tensor for piece in found.edits}:
             if not bool(self.transaction.tensors[name].isfinite().all()):
                 raise ValueError(f"method: {self.method.name!r} makes values of {name} infinite or NaN")
+
+
+def _told(proposal: Proposal) -> str:
+    return " ".join([proposal.mode, *proposal.layers])
 
 
 def _count(budget: int | float, proposal: Proposal) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.measure import Measurement, largest_share
 from zsu_fast.unlearn.methods import Proposal
+
+LOG = logging.getLogger(__name__)
 
 
 class Trial:
@@ -85,6 +88,7 @@ class Trial:
                 "complete": not bool((margins == -torch.inf).any()),
             }
         )
+        LOG.debug("looked at %s", measurement.trace[-1])
         measurement.progress(cost.steps, max(cost.steps, 2 * search.LEVELS), f"budget ({self.proposal.mode})")
         return margins
 

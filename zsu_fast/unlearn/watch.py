@@ -259,7 +259,8 @@ class Watch(_Mode):
                 if first <= number < first + layer.units:
                     places.setdefault(number - first, []).append(channel)
             for name in found:
-                if self.tensors[name].dim() != 1 or self.tensors[name].numel() != channels.numel():
+                held = self.tensors.held(name)
+                if held.dim() != 1 or held.numel() != channels.numel():
                     continue
                 norm = Norm(name, {unit: tuple(at) for unit, at in places.items()})
                 if norm not in layer.norms:
@@ -288,7 +289,7 @@ class Watch(_Mode):
         elif constant and isinstance(other, Tensor):
             wide = [d for d, size in enumerate(other.shape) if size > 1]
             names = self.constants.get(other, ()) or (self.names.get(id(other)),)
-            if len(wide) != 1 or not any(n and self.tensors[n].dim() == 1 for n in names):
+            if len(wide) != 1 or not any(n and self.tensors.held(n).dim() == 1 for n in names):
                 return  # no shift of units (a position embedding, say): something else is added
             dim = wide[0] + out.dim() - other.dim()
             channels = _per_channel(source.units, dim)
@@ -433,7 +434,7 @@ def _classifier(watch: Watch, logits: Tensor) -> tuple[Head | None, str | None]:
     layer, inputs = structure.layers[origin.layers[0]], watch.inputs.get(origin.layers[0])
     if inputs is None or inputs.flatten(1).shape[1] != inputs.shape[1] or not set(origin.passed) <= _READOUT:
         return None, None
-    if watch.tensors[layer.weight].flatten(1).shape[1] != inputs.shape[1]:
+    if watch.tensors.held(layer.weight).shape[1:].numel() != inputs.shape[1]:
         return None, f"the layer {layer.name!r} is no linear map of all its inputs: a grouped or a larger convolution"
     if layer.runs > 1:
         return None, f"the layer {layer.name!r} runs {layer.runs} times: its weights make more than the logits"

@@ -60,6 +60,7 @@ class Channels(Method):
     options: ClassVar[type[MaskOptions]] = ChannelsOptions
     until: ClassVar[float] = 0.05
     streams: ClassVar[bool] = True
+    in_parts: ClassVar[bool] = True
 
     asked: ChannelsOptions
 

@@ -45,6 +45,7 @@ class TextRecord:
 
     @property
     def text(self) -> str:
+        """Prompt and response in one."""
         return self.prompt + self.response
 
 

@@ -8,6 +8,7 @@ in ours names. A lock on the folder keeps a second run out for as long as the fi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -70,6 +71,11 @@ def _unlink_unless_moved(path: Path, ready: Path, name: str) -> None:
         (path / name).unlink(missing_ok=True)
 
 
+def holds(path: Path, name: str) -> bool:
+    """Whether the folder has this file, or will have it once it is settled."""
+    return (path / name).is_file() or (path / READY / name).is_file()
+
+
 def begin(path: Path) -> Path:
     """The hidden folder to write to. The folder must be settled."""
     (path / WRITING).mkdir()
@@ -109,3 +115,12 @@ def commit(path: Path, names: Sequence[str], keep: Collection[str] = ()) -> None
     os.rename(writing, path / READY)
     flush(path)
     settle(path, names)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

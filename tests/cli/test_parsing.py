@@ -1,0 +1,32 @@
+"""Values as people type them."""
+
+import pytest
+
+from zsu_fast.cli.parsing import count_or_share, parse_latent, parse_numbers, parse_range, parse_setting, parse_size
+
+
+def test_what_is_understood() -> None:
+    assert parse_numbers("0.5,1", "--mean") == (0.5, 1.0) and parse_numbers(None, "--mean") is None
+    assert parse_size("224") == (224, 224) and parse_size("24x32") == (24, 32)
+    assert parse_latent("64") == (64,) and parse_latent("100x1x1") == (100, 1, 1)
+    assert parse_range("-1,1") == (-1.0, 1.0)
+    assert count_or_share("40", "--k") == 40 and count_or_share("0.1", "--k") == 0.1
+    assert isinstance(count_or_share("1", "--k"), int) and isinstance(count_or_share("1.0", "--k"), float)
+    assert parse_setting("layers=[1, 2]") == ("layers", [1, 2]) and parse_setting("a=b=c") == ("a", "b=c")
+
+
+@pytest.mark.parametrize(
+    ("parse", "flag", "values"),
+    [
+        (parse_numbers, "--mean", ("a,b", "", "1,")),
+        (parse_size, "--size", ("x", "1x2x3", "1.5")),
+        (parse_range, "--range", ("1", "1,0", "0,0", "a,b")),
+        (parse_latent, "--latent", ("", "2xy", "absent.npz")),
+        (count_or_share, "--budget", ("many", "1x")),
+        (parse_setting, "--set", ("epochs",)),
+    ],
+)
+def test_what_is_refused(parse, flag: str, values: tuple[str, ...]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=f"^{flag}.*{value!r}"):
+            parse(value, flag)

@@ -1,0 +1,288 @@
+"""A queue of requests: one patch each, resumed where it stopped, undone from any place, every hash checked."""
+
+import copy
+import html
+import json
+import shutil
+
+import pytest
+import torch
+
+from zsu_fast.lock import Lock
+from zsu_fast.model.tensors import Tensors
+from zsu_fast.safetensors_file import write_weights
+from zsu_fast.unlearn import ForgetInstances, Patch, forget, model_digest
+from zsu_fast.unlearn.queue import Ledger, Queue
+from zsu_fast.unlearn.queue.ledger import LEDGER, WEIGHTS
+
+QUICK = {"method": "margin", "learning_rate": 0.003, "utility_floor": 0.3}
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside, as far as anything can be seen."""
+
+
+def three(queue, digits, upto=3):
+    """A class, instances, another class."""
+    rows = []
+    for id, target in list({"a": 3, "b": None, "c": 5}.items())[:upto]:
+        if target is None:
+            x, y = digits.x[:6], digits.y[:6]
+            others = (digits.x[20:80], digits.y[20:80])
+            rows.append(queue.forget(id, ForgetInstances(x, y), retain_probes=others, **QUICK))
+        else:
+            probes, judge, _, _ = digits.split(target)
+            rows.append(queue.forget(id, target, probes, evaluate_on=(judge, torch.full((len(judge),), target))))
+    return rows
+
+
+def masks(queue, digits):
+    """Three classes by paths of the classifier: other rows of one tensor."""
+    return [queue.forget(str(target), target, digits.split(target)[0], note=f"letter {target}") for target in (3, 5, 8)]
+
+
+@pytest.fixture
+def queued(conv_net, digits, tmp_path):
+    """(folder, original, model after): three classes."""
+    original = copy.deepcopy(conv_net)
+    with Queue(tmp_path / "q", conv_net) as queue:
+        masks(queue, digits)
+    return tmp_path / "q", original, conv_net
+
+
+def test_each_request_has_its_patch_and_its_evidence(conv_net, digits, tmp_path):
+    before = model_digest(conv_net)
+    with Queue(tmp_path / "q", conv_net, name="digits") as queue:
+        rows = three(queue, digits)
+    assert [row.status for row in rows] == ["done", "done", "done"]
+    ledger = Ledger(tmp_path / "q")
+    assert (ledger.original, ledger.now) == (before, model_digest(conv_net)) and ledger.name == "digits"
+    assert [row.before for row in ledger.rows] == [before, *(row.after for row in ledger.rows[:-1])]
+    assert all(row.left == row.left_now == 0 and row.images for row in ledger.rows)
+    assert ledger.rows[1].images == 6
+    for row in ledger.rows:
+        page = (tmp_path / "q" / "reports" / f"{row.id}.html").read_text()
+        page = html.unescape(page)
+        assert row.sentence.split(":")[0] in page and ledger.patch(row).record["verdict"]["sentence"] == row.sentence
+    assert 'href="reports/b.html"' in (tmp_path / "q" / "report.html").read_text()
+    assert ledger.problems()[0] == [] and model_digest(ledger.problems()[1]) == before
+    assert (tmp_path / "q" / "undo").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "place, at, requests", [("work", 2, masks), ("look", 3, masks), ("commit", 3, three), ("sweep", 2, masks)]
+)
+def test_killed_and_run_again_gives_the_same_bits(conv_net, digits, tmp_path, monkeypatch, place, at, requests):
+    original, whole = copy.deepcopy(conv_net), copy.deepcopy(conv_net)
+    with Queue(tmp_path / "whole", whole, report=False) as queue:
+        ids = [row.id for row in requests(queue, digits)]
+    names = {"work": "queue.forget", "look": "queue.left_of", "commit": "ledger.write_weights", "sweep": "ledger.sweep"}
+    module, _, name = names[place].partition(".")
+    with monkeypatch.context() as patch:
+        from zsu_fast.unlearn.queue import ledger, look  # noqa: F401
+        from zsu_fast.unlearn.queue import queue as live
+
+        where, calls = {"queue": live, "ledger": ledger}[module], []
+        kept = getattr(where, name)
+
+        def killed(*arguments, **named):
+            calls.append(1)
+            if len(calls) == (at if name != "left_of" else sum(range(1, at)) + 1):
+                raise Killed
+            return kept(*arguments, **named)
+
+        patch.setattr(where, name, killed)
+        with pytest.raises(Killed), Queue(tmp_path / "q", copy.deepcopy(original), report=False) as queue:
+            requests(queue, digits)
+    done = [row.id for row in Ledger(tmp_path / "q").rows]
+    assert done == ids[: at if place == "sweep" else at - 1]
+    assert Ledger(tmp_path / "q").problems()[0] == []
+    repeated = []
+    monkeypatch.setattr(live, "forget", lambda *a, **k: repeated.append(1) or forget(*a, **k))
+    with Queue(tmp_path / "q", original, report=False) as queue:
+        requests(queue, digits)
+    assert len(repeated) == 3 - len(done)
+    assert model_digest(original) == model_digest(whole)
+    assert Ledger(tmp_path / "q").now == Ledger(tmp_path / "whole").now
+
+
+def test_one_from_the_middle_is_undone_bit_for_bit(queued):
+    path, original, _ = queued
+    patches = {row.id: Ledger(path).patch(row) for row in Ledger(path).rows}
+    assert Ledger(path).undo("5") == ["8"]
+    ledger = Ledger(path)
+    assert [row.status for row in ledger.rows] == ["done", "undone", "done"] and ledger.problems()[0] == []
+    expected = Tensors(original)
+    for id in ("3", "8"):
+        for entry in patches[id].entries:
+            view, dim, indices = entry.slice_of(expected[entry.tensor])
+            view.index_copy_(dim, indices, entry.new)
+    assert ledger.now == model_digest(original)
+    Patch.load(path / ledger.rows[2].undo_file)  # the old one is gone, this one fits
+    assert [file.name for file in sorted((path / "undo").iterdir())] == [
+        "3.safetensors", "5.safetensors", "8~2.safetensors",
+    ]  # fmt: skip
+    assert Ledger(path).undo("3") == ["8"]
+    assert Ledger(path).undo("8") == []
+    assert Ledger(path).now == ledger.original
+    with pytest.raises(ValueError, match="undone already"):
+        Ledger(path).undo("8")
+
+
+def test_after_an_undo_the_queue_goes_on_and_does_not_repeat(queued, digits):
+    path, original, _ = queued
+    Ledger(path).undo("5")
+    with Queue(path, original) as queue:
+        rows = masks(queue, digits)
+        assert [row.left_now for row in rows] == [None, None, None]
+        assert [row.status for row in rows] == ["done", "undone", "done"]
+        assert queue.look_again() == [] and [row.left_now for row in queue.rows] == [0, None, 0]
+        assert int((original(digits.split(5)[0]).argmax(1) == 5).sum()) > 20
+        queue.forget("5-again", 5, digits.split(5)[0])
+    assert Ledger(path).problems()[0] == []
+
+
+def test_a_mask_on_the_same_elements_is_laid_anew(conv_net, digits, tmp_path):
+    """The second cuts neurons off from all classes, of which the first had cut some off from one."""
+    original, alone = copy.deepcopy(conv_net), copy.deepcopy(conv_net)
+    with Queue(tmp_path / "q", conv_net, report=False) as queue:
+        first = queue.forget("few", 3, digits.split(3)[0], mode="zero")
+        second = queue.forget("all", 5, digits.split(5)[0], budget=48, path="all")
+        third = queue.forget("other", 8, digits.split(8)[0])
+    assert first.edited and second.edited and third.edited
+    patches = [Ledger(tmp_path / "q").patch(row) for row in (second, third)]
+    assert any(bool((entry.old == 0).any()) for entry in patches[0].entries)  # these were masked already
+    assert Ledger(tmp_path / "q").undo("few") == ["all", "other"]
+    for one in patches:
+        for entry in one.entries:
+            view, dim, indices = entry.slice_of(Tensors(alone)[entry.tensor])
+            view.index_copy_(dim, indices, entry.new)
+    ledger = Ledger(tmp_path / "q")
+    assert ledger.now == model_digest(alone) and ledger.problems()[0] == []
+    ledger.undo("all")
+    Ledger(tmp_path / "q").undo("other")
+    assert Ledger(tmp_path / "q").now == model_digest(original)
+
+
+def test_one_that_learned_from_it_stands_in_the_way(conv_net, digits, tmp_path):
+    with Queue(tmp_path / "q", conv_net, report=False) as queue:
+        three(queue, digits)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "q").rglob("*") if file.is_file()}
+    with pytest.raises(
+        ValueError, match="'b', made after it, edits values of head.weight .* undo from the end: c, b, a"
+    ):
+        Ledger(tmp_path / "q").undo("a")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "q").rglob("*") if file.is_file()} == before
+    for id in ("c", "b", "a"):
+        assert Ledger(tmp_path / "q").undo(id) == []
+    assert Ledger(tmp_path / "q").now == Ledger(tmp_path / "q").original
+
+
+def test_what_comes_back_is_said(conv_net, digits, tmp_path):
+    """Where the classes go that its images were taken for, the first one is the answer again."""
+    with Queue(tmp_path / "q", conv_net, report=False) as queue:
+        assert queue.forget("gone", 3, digits.split(3)[0], budget=12).left == 0
+        others = [0, 1, 2, 4, 5, 6, 7, 8, 9]
+        probes = torch.cat([digits.split(other)[0] for other in others])
+        labels = torch.tensor(others).repeat_interleave(30)
+        row = queue.forget("others", others, probes, probe_labels=labels, budget=48, mode="scale", strength=-4.0)
+        assert row.edited and not row.came_back
+        gone = queue.rows[0]
+        assert gone.came_back and gone.came_back_with == "others" and gone.left_now > 3 and gone.left == 0
+        assert queue.look_again() == [gone]
+    assert "gone came back: of its 30 images" in (tmp_path / "q" / "report.html").read_text()
+
+
+def test_what_changed_is_refused_by_name(queued, digits):
+    path, original, _ = queued
+    with Queue(path, original) as queue:
+        probes = digits.split(3)[0]
+        with pytest.raises(ValueError, match="request '3': is in the ledger already, and seed was None and is 1"):
+            queue.forget("3", 3, probes, seed=1)
+        with pytest.raises(ValueError, match="the images given as request are others"):
+            queue.forget("3", 3, probes[:-1])
+        with pytest.raises(ValueError, match="retain_probes"):
+            queue.forget("3", 3, probes, retain_probes=digits.split(3)[2][:9])
+        with pytest.raises(ValueError, match="id: expected up to 64 letters"):
+            queue.forget("../3", 3, probes)
+        with pytest.raises(ValueError, match="group: a queue is for one process"):
+            queue.forget("9", 3, probes, group=None)
+        assert queue.forget("3", 3, probes).status == "done"
+
+
+def test_what_failed_is_tried_again_and_what_was_not_reached_is_not(conv_net, digits, tmp_path):
+    before = model_digest(conv_net)
+    probes = digits.split(3)[0]
+    with Queue(tmp_path / "q", conv_net, report=False) as queue:
+        with pytest.raises(TypeError, match="no such option"):
+            queue.forget("bad", 3, probes, stength=2)
+        assert queue.rows[0].status == "failed" and "stength" in queue.rows[0].sentence
+        assert queue.forget("wrong", 4, probes).status == "invalid"
+        assert model_digest(conv_net) == before == Ledger(tmp_path / "q").now
+        assert queue.forget("bad", 3, probes).status == "done"
+        assert [row.id for row in queue.rows] == ["wrong", "bad"]
+    assert Ledger(tmp_path / "q").problems()[0] == []
+    with pytest.raises(ValueError, match=r"'wrong' edited nothing \(invalid\)"):
+        Ledger(tmp_path / "q").undo("wrong")
+
+
+def test_images_from_loaders(conv_net, digits, tmp_path):
+    """Read anew each time; what can be read only once is refused."""
+    probes, judge, _, _ = digits.split(3)
+    loader = torch.utils.data.DataLoader(probes, batch_size=7)
+    judging = torch.utils.data.DataLoader([(image, 3) for image in judge], batch_size=16)
+    with Queue(tmp_path / "q", conv_net, report=False) as queue:
+        for _ in range(2):
+            row = queue.forget("a", 3, loader, evaluate_on=judging)
+            assert (row.status, row.images, row.left) == ("done", len(judge), 0)
+        with pytest.raises(ValueError, match="the images given as request are others"):
+            queue.forget("a", 3, torch.utils.data.DataLoader(probes[1:], batch_size=7), evaluate_on=judging)
+        with pytest.raises(ValueError, match="probes: a generator can be read only once"):
+            queue.forget("b", 3, (batch for batch in probes.split(7)))
+        assert len(queue.rows) == 1
+
+
+@pytest.mark.parametrize("file", ["undo/5.safetensors", "reports/5.html", WEIGHTS, "report.html"])
+def test_a_changed_file_is_found(queued, file):
+    path, _, _ = queued
+    data = bytearray((path / file).read_bytes())
+    data[-9] ^= 1
+    (path / file).write_bytes(bytes(data))
+    assert any(file in problem for problem in Ledger(path).problems()[0])
+
+
+def test_another_chain_is_found(queued):
+    path, _, _ = queued
+    content = json.loads((path / LEDGER).read_text())
+    content["requests"][1]["before"] = content["model"]["original"]
+    (path / LEDGER).write_text(json.dumps(content))
+    assert "without 5 the model is not the one" in Ledger(path).problems()[0][0]
+    content["requests"][1]["files"]["../outside"] = "0" * 64
+    del content["requests"][2]["note"]
+    (path / LEDGER).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="ledger.json is damaged"):
+        Ledger(path)
+
+
+def test_the_model_is_the_original_or_the_edited_one(queued, tmp_path):
+    path, original, model = queued
+    edited = model_digest(model)
+    with Queue(path, model):
+        assert model_digest(model) == edited
+    with torch.no_grad():
+        original.head.bias[0] += 1
+    with pytest.raises(ValueError, match="model: is another than the model of the ledger"):
+        Queue(path, original)
+    with Queue(path, model), pytest.raises(BlockingIOError, match="folder: another run"):
+        Queue(path, model)
+    write_weights(original.state_dict(), tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"folder: .* holds model.safetensors, and no ledger"):
+        Queue(tmp_path, original)
+    with pytest.raises(FileNotFoundError, match="is no queue of requests"):
+        Ledger(tmp_path)
+    lock = Lock(path, "folder")
+    with pytest.raises(BlockingIOError):
+        Ledger(path).undo("3")
+    lock.close()
+    shutil.rmtree(path / "undo")
+    assert Ledger(path).problems()[0]

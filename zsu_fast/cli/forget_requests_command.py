@@ -1,0 +1,150 @@
+"""``zsu-fast forget --requests``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zsu_fast.cli import options as opt
+from zsu_fast.cli.console import (
+    EXIT_FAILURE,
+    EXIT_NOT_JUDGED,
+    EXIT_NOT_REACHED,
+    EXIT_OK,
+    Console,
+    exit_code,
+    one_line_errors,
+)
+from zsu_fast.cli.declared import LEDGER
+from zsu_fast.cli.ledger_command import ledger_table, said_of
+from zsu_fast.cli.manifest import FILES
+from zsu_fast.folder import holds
+
+if TYPE_CHECKING:
+    from zsu_fast.unlearn.queue import Queue, Row
+
+
+@one_line_errors
+def forget_requests(
+    model: opt.Model,
+    requests: Annotated[
+        Path,
+        opt.file(
+            "The requests, in their order: .csv or .yaml, a row each: id, kind (class, instances, concept), note, "
+            "method, what the options of that kind are called (target, probes, eval ...), options of the method. Paths "
+            "are relative to this file.",
+            "--requests",
+            panel=None,
+        ),
+    ],
+    out: opt.Out = Path("zsu-fast-queue"),
+    weights: opt.Weights = None,
+    report: opt.Report = True,
+    report_format: opt.ReportFormat = None,
+    author: opt.Author = None,
+    photos: opt.Photos = False,
+    classes: opt.Classes = None,
+    device: opt.Device = "cpu",
+    batch_size: opt.BatchSize = 64,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    size: opt.Size = None,
+    class_names: opt.ClassNames = None,
+    class_map: opt.ClassMap = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+    debug: opt.Debug = False,
+) -> None:
+    r"""Carry out a queue of requests, one after the other, on one model; into one folder, with a ledger.
+
+    Each request has a patch of its own, which can be undone by itself where no
+    later one stands on it (zsu-fast restore OUT --request ID). After each, the
+    images of all earlier ones are looked at again. What is in the ledger is not
+    repeated: after a kill the same command goes on where it stopped, and so it
+    does for a line that was added to the file.
+
+    Exit code 1: a request failed (it is tried again next time); 3: one was not
+    reached, or one came back; 4: one is not judged. MODEL and --weights are the
+    original each time.
+
+    [bold]Example[/]
+
+      zsu-fast forget timm:resnet18 -w mine.safetensors --requests queue.csv --out withdrawn
+
+    queue.csv:
+
+      id,kind,target,images,probes,eval,note
+
+      2026-001,class,3,,cats/,test.npz,letter of 3 May
+
+      2026-002,instances,,withdrawn.npz,,test.npz,customer 17
+    """
+    console = Console(as_json, quiet)
+    if weights is not None and weights.resolve() == (out / FILES["weights"]).resolve():
+        raise ValueError(f"--weights: expected those before the first request, got {weights}, which the queue writes")
+
+    from zsu_fast.cli.outputs import report_formats
+    from zsu_fast.cli.request_jobs import Showing, job_of
+    from zsu_fast.cli.requests_file import missing_files, read_requests
+    from zsu_fast.cli.session import open_session
+    from zsu_fast.unlearn.queue import Ledger, Queue
+
+    showing = Showing(report_formats(report, report_format), photos, author)
+    lines = read_requests(requests)
+    known = {row.id: row for row in Ledger(out).rows} if holds(out, LEDGER) else {}
+    missing_files([line for line in lines if line.id not in known or not known[line.id].finished])
+    session = open_session(
+        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
+        class_names=class_names, class_map=class_map, note=console.note,
+    )  # fmt: skip
+    loaded = session.loaded
+    beside = {FILES[kind]: text for kind, text in loaded.beside.items()}
+    with (
+        Queue(
+            out, loaded.model, name=loaded.spec, batch_size=batch_size, metadata=loaded.metadata, beside=beside
+        ) as queue,
+        console.progress() as progress,
+    ):
+        for number, line in enumerate(lines, 1):
+            found = known.get(line.id)
+            there = found is not None and found.finished
+            try:
+                job = job_of(session, line, showing, progress, there, console.note)
+                row = queue.carry_out(job)
+            except Exception as error:
+                if there or debug or not _failed(queue, line.id):
+                    raise
+                console.note(f"request {line.id} failed: {' '.join(str(error).split())}")
+                continue
+            if not there:
+                console.tell(f"{number}/{len(lines)} {row.id}: {row.status}: {row.sentence}")
+        if any(row.in_place and row.images is not None and row.left_now is None for row in queue.rows):
+            queue.look_again()
+        rows = queue.rows
+    left_out = [row.id for row in rows if row.id not in {line.id for line in lines}]
+    if left_out:
+        console.note(f"in the ledger and not in {requests}: {', '.join(left_out)}; their edits stay in the model")
+    console.show(
+        ledger_table(rows), *said_of(rows), f"wrote to {out}: who has {out / 'undo'} has back what was forgotten"
+    )
+    console.emit(Ledger(out).to_dict())
+    raise typer.Exit(queue_exit_code(rows))
+
+
+def _failed(queue: Queue, id: str) -> bool:
+    """Whether the ledger has it as failed: any other error is of the queue itself."""
+    return any(row.id == id and row.status == "failed" for row in queue.rows)
+
+
+def queue_exit_code(rows: Sequence[Row]) -> int:
+    """The worst of what the ledger says."""
+    if any(row.status == "failed" for row in rows):
+        return EXIT_FAILURE
+    if any(row.status in ("not reached", "invalid") or (row.in_place and row.came_back) for row in rows):
+        return EXIT_NOT_REACHED
+    codes = {exit_code(row.status, "budget" in row.asked.get("options", {})) for row in rows if row.in_place}
+    return EXIT_NOT_JUDGED if EXIT_NOT_JUDGED in codes else EXIT_OK

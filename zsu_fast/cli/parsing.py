@@ -1,0 +1,80 @@
+"""Values as people type them. ValueError names the option and what came."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+SOURCES = ("timm", "torchvision", "hf", "python")
+"""Where models come from: SOURCE:NAME."""
+
+
+def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
+    """ "0.485,0.456,0.406" -> the numbers."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} must be numbers parted by commas, one for each channel, got {text!r}") from None
+
+
+def parse_size(text: str | None, name: str = "--size") -> tuple[int, int] | None:
+    """ "224" or "240x320" (height x width) -> (height, width)."""
+    if text is None:
+        return None
+    try:
+        parts = [int(part) for part in text.lower().split("x")]
+        height, width = parts * 2 if len(parts) == 1 else parts
+    except ValueError:
+        raise ValueError(f"{name} must be a number or HEIGHTxWIDTH, got {text!r}") from None
+    return height, width
+
+
+def parse_range(text: str, name: str = "--range") -> tuple[float, float]:
+    """ "-1,1" -> the two."""
+    found = parse_numbers(text, name) or ()
+    if len(found) != 2 or not found[0] < found[1]:
+        raise ValueError(f"{name} must be the least and the largest value of a pixel, got {text!r}")
+    return found
+
+
+def parse_latent(text: str, name: str = "--latent") -> tuple[int, ...] | Path:
+    """ "64" or "100x1x1": the shape of a latent; or a .npz."""
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        path = Path(text)
+    if path.suffix != ".npz" or not path.is_file():
+        raise ValueError(
+            f"{name} must be the shape of a latent, as 64 or 100x1x1, or a .npz that is there, got {text!r}"
+        )
+    return path
+
+
+def count_or_share(text: str | None, name: str) -> int | float | None:
+    """ "40" is a count, "0.1" a fraction: the two mean different things to `zsu_fast.forget`."""
+    if text is None:
+        return None
+    try:
+        return int(text) if text.lstrip("+-").isdecimal() else float(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a count or a fraction, got {text!r}") from None
+
+
+def split_key(path: str | Path) -> tuple[Path, str | None]:
+    """FILE::KEY in two. A file of just that name is that file."""
+    file, separator, key = str(path).rpartition("::")
+    return (Path(file), key) if separator and file and key and not Path(path).exists() else (Path(path), None)
+
+
+def parse_setting(text: str, name: str = "--set") -> tuple[str, Any]:
+    """ "NAME=VALUE" -> the two; values are JSON, or else text."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{name}: expected NAME=VALUE, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
