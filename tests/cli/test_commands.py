@@ -16,7 +16,7 @@ from zsu_fast.cli import session
 from zsu_fast.cli.images import Stream
 from zsu_fast.cli.models import load_model
 from zsu_fast.cli.weights import read_weights
-from zsu_fast.evaluate import membership, relearn
+from zsu_fast.evaluate import batch_size, membership, relearn
 from zsu_fast.unlearn import Patch, model_digest
 
 MODEL = ("python:tinynet:build", "--weights", "weights.safetensors")
@@ -201,6 +201,22 @@ def test_evaluate(run, workplace) -> None:
     assert result.json["linear_probe"]["forget_accuracy"] > 0.9
     told = run("evaluate", *MODEL, "-i", "test.npz", "-t", 2, "--batch-size", 7)
     assert told.code == 0 and "sw" in told.out and "%" in told.out
+
+
+def test_batch_sizes_are_left_to_what_there_is_room_for(run, workplace, monkeypatch, tmp_path: Path) -> None:
+    command = ("evaluate", *MODEL, "-i", "test.npz", "-t", "2", "--json")
+    plain = run(*command)
+    monkeypatch.setattr(batch_size, "free_memory", lambda device: 2**16)
+    assert run(*command, "--batch-size", "auto").json == plain.json
+    image = ("relevance", *MODEL, "--images", "class2.npz", "--target", "2", "--json")
+    few, many = run(*image, "--batch-size", "auto"), run(*image)
+    assert few.code == many.code == 0 and few.json["targets"][0]["name"] == many.json["targets"][0]["name"]
+    forgotten = run(*forget("--out", tmp_path / "edited", "--batch-size", "auto", "--no-report", "--json"))
+    assert forgotten.code == 4, forgotten.err  # the probes alone are too few to judge the edit
+    assert forgotten.json["record"]["request"]["batch_size"] < 16
+    for wrong in ("0", "-3", "all", "1.5"):
+        refused = run(*command, "--batch-size", wrong)
+        assert refused.code == 2 and "auto" in refused.err
 
 
 def test_evaluate_relearns_and_attacks(run, workplace, done: Path) -> None:

@@ -102,17 +102,31 @@ def test_select(conv_net, digits):
 def test_a_generator_is_read_once(conv_net, digits):
     other, untouched, digest = copy.deepcopy(conv_net), copy.deepcopy(conv_net), model_digest(conv_net)
     probes, _, others, labels = digits.split(4)
-    expected = zsu_fast.forget(other, 4, probes)
-    same(conv_net, other, zsu_fast.forget(conv_net, 4, batches(probes, None, 7)), expected)
+    expected = zsu_fast.forget(other, 4, probes, retain_probes=(others[:90], labels[:90]))
+    retained = batches(others[:90], labels[:90], 7)
+    result = zsu_fast.forget(conv_net, 4, batches(probes, None, 7), retain_probes=retained)
+    images, again = (images for images, _ in batches(others[:90], labels[:90], 7)), copy.deepcopy(untouched)
+    beside = zsu_fast.forget(again, 4, probes, retain_probes=(images, labels[:90]))
+    for found, net in ((result, conv_net), (beside, again)):
+        assert found.record["cost"]["images_forwarded"] == len(probes) + 90  # each once
+        found.record["cost"] = expected.record["cost"]
+        same(net, other, found, expected)
     for message, arguments in {
-        "^probes: a generator can be read only once, and method 'channels'": {"method": "channels"},
-        "^probes: a generator can be read only once, and it is needed again": {"path": "neuron"},
-        "^retain_probes: a generator can be read only once": {"retain_probes": batches(others, labels, 7)},
+        "^probes: a generator can be read only once, and method 'channels' runs them": {"method": "channels"},
+        "^probes: a generator can be read only once, and method 'lra-npp' along path 'neuron'": {"path": "neuron"},
+        "^retain_probes: a generator .* must bring labels": {"retain_probes": batches(others, None, 7)},
+        "^retain_probes labels: the model has classes": {"retain_probes": batches(others, labels + 5, 7)},
+        "^retain_probes: hold images of the classes": {"retain_probes": batches(digits.unseen_x, digits.unseen_y, 7)},
         "^evaluate_on: a generator can be read only once": {"evaluate_on": batches(others, labels, 7)},
     }.items():
         with pytest.raises(ValueError, match=message):
             zsu_fast.forget(untouched, 4, batches(probes, None, 7), **arguments)
         assert model_digest(untouched) == digest
+    for method in ({"method": "channels"}, {"path": "rows"}, {"preset": "mnist_cnn"}, {"authors_compat": True}):
+        retained = batches(others, labels, 7)
+        with pytest.raises(ValueError, match="^retain_probes: a generator can be read only once, and method"):
+            zsu_fast.forget(untouched, 4, probes, retain_probes=retained, **method)
+        assert len(next(retained)[0]) == 7 and model_digest(untouched) == digest
 
 
 def test_what_is_wrong_with_a_stream_is_said_before_any_edit(conv_net, digits):

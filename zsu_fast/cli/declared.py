@@ -37,7 +37,10 @@ OPTIONS: dict[str, tuple[str, str | None]] = {
     "until": ("Accuracy on the class to get down to on held-out probes.", "lra-npp 0.02, all others 0.05"),
     "utility_floor": ("Accuracy on the retain images that must be kept.", "two points less than before"),
     "seed": ("Of the split of the probes and of whatever is drawn.", "0"),
-    "batch_size": ("Images per forward pass; auto: 16 on a CPU, 64 elsewhere.", "auto"),
+    "batch_size": (
+        "Images per forward pass; auto: 16 on a CPU, 64 elsewhere, or fewer where memory has no room for them.",
+        "auto",
+    ),
     "mode": (
         "zero (exact masking), invert (times -1), scale (times `strength`), gaussian or laplace (noise on weights).",
         "as the method says",

@@ -67,7 +67,7 @@ def evaluate(
     weights: opt.Weights = None,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
-    batch_size: opt.BatchSize = 256,
+    batch_size: opt.AnyBatchSize = 256,
     mean: opt.Mean = None,
     std: opt.Std = None,
     size: opt.Size = None,
@@ -110,10 +110,12 @@ def evaluate(
     from zsu_fast.cli.tables import before_after, membership_table, per_class, relearning_table
 
     session = open_session(
-        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
-        class_names=class_names, class_map=class_map, note=console.note,
+        model, weights, classes=classes, device=device, batch_size=opt.number(batch_size, 256), mean=mean, std=std,
+        size=size, class_names=class_names, class_map=class_map, note=console.note,
     )  # fmt: skip
     found = session.read_labelled(images, "--images")
+    if batch_size == "auto":
+        session.fit(found, session.loaded.model)
     lessons = None if relearn is None else session.read_labelled(relearn, "--relearn")
     trained = None if members is None else session.read_labelled(members, "--members")
     targets = session.targets(target)

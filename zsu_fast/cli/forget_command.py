@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -115,7 +115,7 @@ def forget(
     key: opt.Sign = None,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
-    batch_size: Annotated[int | None, of_method("batch_size", panel=opt.MODEL, min=1)] = None,
+    batch_size: Annotated[Any, of_method("batch_size", panel=opt.MODEL, **opt.SIZE_OR_AUTO)] = None,
     mean: opt.Mean = None,
     std: opt.Std = None,
     size: opt.Size = None,
@@ -183,8 +183,8 @@ def forget(
             if given_so and group is not ALONE:
                 raise ValueError(f"{name}: is for one process, not under torchrun")
         session = open_session(
-            model, weights, classes=classes, device=device, batch_size=batch_size or 64, mean=mean, std=std, size=size,
-            class_names=class_names, class_map=class_map, note=console.note,
+            model, weights, classes=classes, device=device, batch_size=opt.number(batch_size, 64), mean=mean, std=std,
+            size=size, class_names=class_names, class_map=class_map, note=console.note,
         )  # fmt: skip
         session.sources = {}
         images = read_forget_images(session, target, source, retain, evaluation, seed)

@@ -112,6 +112,29 @@ Classes = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...", rich_help_panel=MODEL)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in one forward pass.", rich_help_panel=MODEL)]
+
+
+def size_or_auto(given: str | int) -> int | str:
+    """What `--batch-size` says, or its default, where it may also be "auto"."""
+    if given == "auto" or (str(given).isdecimal() and int(given) > 0):
+        return given if given == "auto" else int(given)
+    raise typer.BadParameter(f'expected a number above 0, or "auto", got {given!r}')
+
+
+def number(batch_size: int | str | None, usual: int) -> int:
+    """How many images to read at once, whatever is run at once."""
+    return batch_size if isinstance(batch_size, int) else usual
+
+
+SIZE_OR_AUTO: dict[str, Any] = {"metavar": "INTEGER|auto", "parser": size_or_auto}
+AnyBatchSize = Annotated[
+    Any,
+    typer.Option(
+        help="Images in one pass; auto: the default, or fewer where memory has no room for them.",
+        rich_help_panel=MODEL,
+        **SIZE_OR_AUTO,
+    ),
+]
 Mean = Annotated[
     str | None,
     typer.Option(

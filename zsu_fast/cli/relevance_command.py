@@ -101,7 +101,7 @@ def relevance(
     weights: opt.Weights = None,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
-    batch_size: opt.BatchSize = 32,
+    batch_size: opt.AnyBatchSize = 32,
     mean: opt.Mean = None,
     std: opt.Std = None,
     size: opt.Size = None,
@@ -156,19 +156,21 @@ def relevance(
         raise ValueError("--images: expected them, or --text (and --position)")
 
     from zsu_fast.cli.relevance_files import RelevanceFiles
-    from zsu_fast.cli.relevance_run import composite_of, find, relevance_table
+    from zsu_fast.cli.relevance_run import composite_of, find, fit, relevance_table
     from zsu_fast.cli.session import open_session
 
     files = None if out is None else RelevanceFiles(out, force, check)
     session = open_session(
-        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
-        class_names=class_names, class_map=class_map, note=console.note,
+        model, weights, classes=classes, device=device, batch_size=opt.number(batch_size, 32), mean=mean, std=std,
+        size=size, class_names=class_names, class_map=class_map, note=console.note,
     )  # fmt: skip
     found = session.read(images, "--images")
     targets: list[int | None] = [*session.targets(target)] if target else [None]
     if files is not None and not files.arrays and len(targets) > MOST_TARGETS:
         raise ValueError(f"--target: pictures can show {MOST_TARGETS} targets, got {len(targets)}")
     rules = composite_of(composite, session.loaded.preprocess)
+    if batch_size == "auto":
+        fit(session, found, rules, layers)
     keep = 0 if files is None else len(found) if files.arrays else min(heatmaps, len(found))
     with console.progress() as progress:
         findings = find(session, found, targets, rules, layers, keep, check, progress)

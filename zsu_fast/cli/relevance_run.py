@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,11 @@ from zsu_fast.cli.relevance_files import Findings
 from zsu_fast.cli.session import Session
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.lrp import COMPOSITES, Composite, Conservation, relevance
+
+
+def fit(session: Session, images: ImageSet, composite: Composite, layers: list[str] | None) -> None:
+    """Smaller batches, if there is no memory for those that are usual."""
+    session.fit(images, partial(relevance, session.loaded.model, composite=composite, layers=layers))
 
 
 def find(

@@ -18,6 +18,7 @@ from zsu_fast.cli.parsing import parse_numbers, parse_size
 from zsu_fast.cli.processes import current, part
 from zsu_fast.evaluate import ProbeResult
 from zsu_fast.evaluate.accuracy import Evaluation, predict, summarise
+from zsu_fast.evaluate.batch_size import fitting
 from zsu_fast.evaluate.inference import Progress, answers_of, inference_mode, logits_of, model_device
 from zsu_fast.evaluate.probe import features_and_logits, probe_on_halves
 from zsu_fast.unlearn.group import ALONE
@@ -81,6 +82,12 @@ class Session:
             if not len(images):
                 return whole.take([0]).tensor(self.loaded.preprocess).to(self.device)[:0]
         return images.tensor(self.loaded.preprocess, self.batch_size).to(self.device)
+
+    def fit(self, images: ImageSet, run: Callable[[Tensor], object]) -> None:
+        """A smaller `batch_size`, if there is no memory for `run` of that many images."""
+        one = images.take([0]).tensor(self.loaded.preprocess).to(self.device)
+        with inference_mode(self.loaded.model):
+            self.batch_size = fitting(run, one, self.batch_size)
 
     def pair(self, images: ImageSet) -> Tensor | tuple[Tensor, Tensor]:
         """All images that this process reads, with their labels if they have some, as `zsu_fast.forget` takes them."""

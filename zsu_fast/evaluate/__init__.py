@@ -2,6 +2,7 @@
 
 In its answers (`evaluate`), in its features (`linear_probe` and the attacks), after a little fine-tuning (`relearn`),
 about the images that it was trained on (`membership`), and how far it is from a retrained one (`depth`, `distances`).
+Also relevance of more images than memory holds (`relevance_batches`, `mean_relevance`).
 
 The package is called like its function: `zsu_fast.evaluate(model, images, labels, target)` measures, and
 `zsu_fast.evaluate.linear_probe` is found too.
@@ -20,6 +21,7 @@ from zsu_fast.evaluate.depth import Attack, Depth, compare, depth, share_of_the_
 from zsu_fast.evaluate.images import ImageStream, images_of
 from zsu_fast.evaluate.intervals import auc_interval, upper_bound, wilson_interval
 from zsu_fast.evaluate.lira import LikelihoodRatio, likelihood_ratio
+from zsu_fast.evaluate.many_images import MeanRelevance, mean_relevance, relevance_batches
 from zsu_fast.evaluate.membership import Membership, membership
 from zsu_fast.evaluate.probe import ProbeResult, features, linear_probe
 from zsu_fast.evaluate.relearn import Relearning, anamnesis_index, relearn
@@ -32,6 +34,7 @@ __all__ = [
     "Evaluation",
     "ImageStream",
     "LikelihoodRatio",
+    "MeanRelevance",
     "Membership",
     "ProbeResult",
     "Relearning",
@@ -46,12 +49,14 @@ __all__ = [
     "images_of",
     "likelihood_ratio",
     "linear_probe",
+    "mean_relevance",
     "membership",
     "mlp_probe",
     "nearest_prototype",
     "neighbour_probe",
     "prototype_row",
     "relearn",
+    "relevance_batches",
     "share_of_the_way",
     "upper_bound",
     "wilson_interval",

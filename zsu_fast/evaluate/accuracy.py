@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.given import check_classes, check_int, check_labels, check_targets
+from zsu_fast.evaluate.batch_size import BatchSize, check_batch_size
+from zsu_fast.evaluate.given import check_classes, check_labels, check_targets
 from zsu_fast.evaluate.images import Images, ImageStream, images_of, length
 from zsu_fast.evaluate.inference import Progress, answers_of, batches_for, inference_mode, logits_of, not_taken, run
 from zsu_fast.evaluate.intervals import wilson_interval
@@ -69,7 +70,7 @@ def evaluate(
     labels: Tensor | Sequence[int] | None = None,
     target: int | Sequence[int] | None = None,
     *,
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure the forgotten and the kept classes of a classifier.
@@ -83,7 +84,7 @@ def evaluate(
             `zsu_fast.evaluate.images_of`; moved to the model's device batch by batch.
         labels: [N] integer class indices; None: those that come with the images.
         target: the class, or the classes, that count as forgotten.
-        batch_size: images in one forward pass.
+        batch_size: images in one forward pass; "auto": 256, or as many as there is memory for.
         progress: called as ``progress(done, total, text)`` after every batch.
 
     Raises:
@@ -136,7 +137,7 @@ def predict(
     model: nn.Module,
     images: Images,
     *,
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     progress: Progress | None = None,
     labels: Tensor | None = None,
     targets: Sequence[int] = (),
@@ -147,7 +148,7 @@ def predict(
     the first batch, so that a wrong one does not cost a whole pass.
     """
     images, _ = images_of("images", images)
-    check_int("batch_size", batch_size, 1)
+    check_batch_size(batch_size)
     found = Rows(length(images))
     with inference_mode(model):
         for number, batch in enumerate(batches_for(model, images, batch_size, progress)):

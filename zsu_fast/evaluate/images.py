@@ -45,6 +45,11 @@ class ImageStream:
         return self._source.once
 
     @property
+    def labelled(self) -> bool:
+        """Whether it begins with images that have labels."""
+        return self._source.begins_labelled
+
+    @property
     def expected(self) -> int | None:
         """How many images there are, as far as can be told without reading them."""
         if self._where is not None:
@@ -147,6 +152,7 @@ class _Source:
         self._open, self._pick, self.finite = open, pick, finite
         self._begun: Iterator[Read] | None = None
         self._first: Read | None = None
+        self._labelled = False
         self.count: int | None = None
         self.labels: Tensor | None = None
         self.digest = ""
@@ -160,11 +166,16 @@ class _Source:
             self._first = next(reading, None)
             if self._first is None:
                 raise ValueError(f"{self.name}: expected images [N, ...] with N >= 1, got none")
+            self._labelled = self._first[1] is not None
             if self.once:
                 self._begun = reading
             else:
                 self._first = self._first[0][:2].clone(), None
         return self._first[0][:2]
+
+    @property
+    def begins_labelled(self) -> bool:
+        return self.head is not None and self._labelled
 
     def known(self) -> Any:
         """Itself, once it has been read through."""
@@ -292,6 +303,11 @@ def check_labelled(name: str, given: object, device: torch.device | str | None =
 def length(images: Images) -> int | None:
     """How many images there are, as far as that can be told without reading them."""
     return len(images) if isinstance(images, Tensor) else images.expected
+
+
+def is_read_once(images: object) -> bool:
+    """Whether they come from a generator, and are gone when it has been read."""
+    return isinstance(images, ImageStream) and images.once
 
 
 def held(images: Images) -> Tensor:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from zsu_fast.evaluate.batch_size import BatchSize, fitting, halving
 from zsu_fast.evaluate.images import Images, length
 from zsu_fast.model.wrapped import check_module, lock_of
 
 Progress = Callable[[int, int, str], None]
+_Found = TypeVar("_Found")
 
 
 @contextmanager
@@ -59,14 +63,35 @@ def answers_of(logits: Tensor) -> Tensor:
 
 
 def forward_batches(
-    model: nn.Module, images: Images, batch_size: int, progress: Progress | None = None, text: str = "evaluate"
+    model: nn.Module, images: Images, batch_size: BatchSize, progress: Progress | None = None, text: str = "evaluate"
 ) -> Iterator[object]:
     """The model's outputs, one batch after another; images go to the model's device batch by batch.
 
     To be used inside :func:`inference_mode`. ``progress(done, total, text)`` is called after each batch; of a stream
     whose length is not known before its end, total is what is done.
     """
-    return (run(model, batch) for batch in batches_for(model, images, batch_size, progress, text))
+    return run_batches(partial(run, model), model, images, batch_size, progress, text)
+
+
+def run_batches(
+    call: Callable[[Tensor], _Found],
+    model: nn.Module,
+    images: Images,
+    batch_size: BatchSize,
+    progress: Progress | None,
+    text: str,
+    most: int = 256,
+) -> Iterator[_Found]:
+    """`call` of each batch, on the model's device; "auto": of `most` images, or as many as there is memory for.
+
+    Where it runs out all the same, in parts half as large from the batch on that was too much.
+    """
+    if batch_size != "auto":
+        return map(call, batches_for(model, images, batch_size, progress, text))
+    if length(images) == 0:
+        return iter(())
+    size = fitting(call, images[:1].to(model_device(model, images.device)), most)
+    return halving(call, batches_for(model, images, size, progress, text))
 
 
 def batches_for(

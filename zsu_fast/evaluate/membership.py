@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.given import check_classes, check_int, check_seed
+from zsu_fast.evaluate.batch_size import BatchSize, check_batch_size
+from zsu_fast.evaluate.given import check_classes, check_seed
 from zsu_fast.evaluate.images import Images, labelled_images
 from zsu_fast.evaluate.inference import Progress, forward_batches, inference_mode, logits_of
 from zsu_fast.evaluate.intervals import auc_interval, wilson_interval
@@ -70,7 +71,7 @@ def membership(
     nonmembers: Any,
     *,
     forgotten: Any = None,
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Membership:
@@ -89,7 +90,7 @@ def membership(
             Dataset or loader that gives both.
         nonmembers: likewise, of the same source, that it was not trained on.
         forgotten: likewise, that it was trained on and should not show it.
-        batch_size: images in one forward pass.
+        batch_size: images in one forward pass; "auto": 256, or as many as there is memory for.
         seed: of the drawing and of the splits.
         progress: called as ``progress(done, total, text)`` after every batch.
 
@@ -99,7 +100,7 @@ def membership(
     """
     require("sklearn", "evaluate")  # before the forward passes
     check_seed(seed)
-    check_int("batch_size", batch_size, 1)
+    check_batch_size(batch_size)
     given = {"members": members, "nonmembers": nonmembers} | ({} if forgotten is None else {"forgotten": forgotten})
     checked = {name: labelled_images(name, pair) for name, pair in given.items()}
     scored: dict[str, Scored] = {}
@@ -115,7 +116,7 @@ def scores(
     labels: Tensor,
     *,
     name: str = "images",
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     progress: Progress | None = None,
 ) -> Tensor:
     """Cross-entropy and entropy of the answer (nats), float64 [N, 2] on the CPU, for labels int64 [N]."""

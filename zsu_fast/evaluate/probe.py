@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from zsu_fast.evaluate.given import check_int, check_labels, check_targets
+from zsu_fast.evaluate.batch_size import BatchSize, check_batch_size
+from zsu_fast.evaluate.given import check_labels, check_targets
 from zsu_fast.evaluate.images import Images, images_of, length
-from zsu_fast.evaluate.inference import Progress, batches_for, inference_mode, logits_of, run
+from zsu_fast.evaluate.inference import Progress, inference_mode, logits_of, run, run_batches
 from zsu_fast.evaluate.rows import Rows
 from zsu_fast.extras import require
 
@@ -73,7 +74,7 @@ def features(
     model: nn.Module,
     images: Images,
     layer: str | None = None,
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     progress: Progress | None = None,
 ) -> Tensor:
     """What the last linear layer of a model reads, without editing the model.
@@ -83,7 +84,7 @@ def features(
         images: [N, ...], what the model takes, or whatever they can be read from (`zsu_fast.evaluate.images_of`).
         layer: name of a module, to take *its* input instead. Default: the last ``linear`` that runs, be it an
             ``nn.Linear`` or a functional one.
-        batch_size: images in one forward pass.
+        batch_size: images in one forward pass; "auto": 256, or as many as there is memory for.
         progress: called as ``progress(done, total, text)`` after every batch.
 
     Returns:
@@ -104,7 +105,7 @@ def features_and_logits(
     model: nn.Module,
     images: Images,
     layer: str | None = None,
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`features` and the logits [N, classes] of the same images, on the CPU, in one pass."""
@@ -125,28 +126,31 @@ def _capture(
     model: nn.Module,
     images: Images,
     layer: str | None,
-    batch_size: int,
+    batch_size: BatchSize,
     progress: Progress | None,
     keep: Callable[[Tensor, object], None],
 ) -> None:
     """Run the model and call ``keep(pooled input of the layer, output)`` for every batch, see :func:`features`."""
-    check_int("batch_size", batch_size, 1)
+    check_batch_size(batch_size)
     modules = dict(model.named_modules())
     if layer is not None and layer not in modules:
         raise ValueError(f"layer must be the name of a module of the model, got {layer!r}; see model.named_modules()")
+
+    def read(batch: Tensor) -> tuple[Tensor | None, object, int]:
+        found = _read_last_linear(model, batch) if layer is None else _read_named(model, batch, modules[layer])
+        return *found, len(batch)
+
     with inference_mode(model):
-        for batch in batches_for(model, images, batch_size, progress, "features"):
-            read = _read_last_linear(model, batch) if layer is None else _read_named(model, batch, modules[layer])
-            captured, output = read
+        for captured, output, count in run_batches(read, model, images, batch_size, progress, "features"):
             if captured is None:
                 raise ValueError(
                     "no linear layer ran in the model: name with layer= the module whose input is meant"
                     if layer is None
                     else f"layer {layer!r} did not run, or was not given a tensor"
                 )
-            if captured.shape[0] != len(batch):
+            if captured.shape[0] != count:
                 raise ValueError(
-                    f"the input of the layer must have one row for each of the {len(batch)} images, "
+                    f"the input of the layer must have one row for each of the {count} images, "
                     f"got shape {list(captured.shape)}"
                 )
             keep(captured.cpu(), output)

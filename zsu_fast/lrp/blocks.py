@@ -84,7 +84,7 @@ class BlockEngine(Engine):
         self._running = None
         super().__exit__(*exception)
 
-    def saving(self) -> AbstractContextManager[Any]:
+    def saving(self) -> AbstractContextManager[Any] | None:
         found = self._outermost()
         if found is None:
             self._running = None

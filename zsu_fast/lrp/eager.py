@@ -13,7 +13,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -128,17 +128,15 @@ def refuse_transforms() -> None:
         )
 
 
-_SAVED_AS_IS = nullcontext()
-
-
-def keep_checkpointed() -> AbstractContextManager[Any]:
+def keep_checkpointed() -> AbstractContextManager[Any] | None:
     """What is saved for the backward pass is kept, even inside of `torch.utils.checkpoint` (use_reentrant=False).
 
     That would drop it, and run the function again when it is needed: without the engine, so that other values came.
+    None: nothing is in the way.
     """
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
     if hooks is None or hooks[0].__module__ != "torch.utils.checkpoint":
-        return _SAVED_AS_IS
+        return None
     return saved_tensors_hooks(_itself, _itself)
 
 

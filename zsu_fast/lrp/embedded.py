@@ -37,15 +37,18 @@ class Lookup(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.embedding:
-            indices, table = (*args, *(kwargs[name] for name in ("input", "weight")[len(args) :]))[:2]
-            if self._is_meant(indices, table):
-                if self.given is not None:
-                    return self.given
-                _check_numbers(self.label, indices, table)
-                self.found = func(*args, **kwargs).detach(), table
-                raise _Found
-        return func(*args, **kwargs)
+        found = self.of(*args, **kwargs) if func is F.embedding else None
+        return func(*args, **kwargs) if found is None else found
+
+    def of(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+        """What F.embedding of these arguments is to give, if it is the look-up that is meant."""
+        if not self._is_meant(input, weight):
+            return None
+        if self.given is not None:
+            return self.given
+        _check_numbers(self.label, input, weight)
+        self.found = F.embedding(input, weight, *args, **kwargs).detach(), weight
+        raise _Found
 
     def _is_meant(self, indices: Tensor, table: Tensor) -> bool:
         if indices.shape != self.tokens.shape or not (self.table is None or table is self.table):

@@ -26,6 +26,7 @@ from .collector import Collector
 from .composites import Choice, Composite, Kind
 from .distributed import layer_behind, move_hooks, passed_on
 from .eager import keep_checkpointed
+from .embedded import Lookup
 from .functions import Carrier, Layer, LayerCall, WinnerCarrier
 from .inplace import ASSIGNS, INPLACE_ARGUMENT, TWINS, Renewals, StaleViewError, asks_in_place
 from .marks import ATTENTION, GATE, NO_GATE, Mark, Marks
@@ -98,6 +99,7 @@ class Engine(TorchFunctionMode):
         self.follows_patterns = composite.follows_patterns()
         self.choices: list[Choice] = []
         self.renewals = Renewals()
+        self.lookup: Lookup | None = None
         self.overwrites = False  # whether a handler may compute in the memory of its first argument
         self._newest: weakref.ref[Any] | None = None
 
@@ -116,15 +118,18 @@ class Engine(TorchFunctionMode):
         self.choices.append(choice)
         return choice
 
-    def saving(self) -> AbstractContextManager[Any]:
-        """Where what the next function saves for its backward pass goes."""
+    def saving(self) -> AbstractContextManager[Any] | None:
+        """Where what the next function saves for its backward pass goes; None: where it always does."""
         return keep_checkpointed()
 
     def __torch_function__(
         self, func: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        with self.saving():
-            return self._run(*as_written(func, args, dict(kwargs or {})))
+        call = as_written(func, args, dict(kwargs or {}))
+        if (saving := self.saving()) is None:
+            return self._run(*call)
+        with saving:
+            return self._run(*call)
 
     def _run(self, func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if self.names.of_shards:
@@ -133,6 +138,8 @@ class Engine(TorchFunctionMode):
             args, kwargs = self._resolved(func, args, kwargs)
         if _is_native(func):
             return func(*args, **kwargs)
+        if func is F.embedding and self.lookup and (given := self.lookup.of(*args, **kwargs)) is not None:
+            return given
         args = _operands_first(func, args, kwargs)
         if func in INPLACE_ARGUMENT:
             asked, args = asks_in_place(func, args, kwargs)

@@ -70,15 +70,17 @@ class Renewals:
     def __init__(self) -> None:
         self._renewed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._stale: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._any = False
 
     def __bool__(self) -> bool:
-        return bool(self._renewed)
+        return self._any  # asked of every function: a dictionary by weak reference takes its time
 
     def copy(self) -> Renewals:
         """As they are now."""
         other = Renewals()
         other._renewed.update(self._renewed)
         other._stale.update(self._stale)
+        other._any = self._any
         return other
 
     def latest(self, tensor: Tensor) -> Tensor:
@@ -104,6 +106,7 @@ class Renewals:
         if result is target:
             return
         self._renewed[target] = result
+        self._any = True
         if TWINS.get(func) in tables.MOVES:  # another shape, the same memory
             return
         base = target._base

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import _get_current_function_mode_stack
 
 from .conservation import Ledger
 from .embedded import Lookup, look_up
+from .engine import Engine
 from .models import checked_model
 from .passes import Request, propagate
 from .result import Relevance
@@ -77,7 +80,7 @@ class _Run:
         if self.texts.tokens is None:
             return self._explained(self.model(**given), count)
         tokens = self.texts.tokens[:count]
-        with Lookup(tokens, self.table, given["input_ids"]):
+        with looked_up(Lookup(tokens, self.table, given["input_ids"])):
             output = self.model(**{**given, "input_ids": tokens})
         return self._explained(output, count)
 
@@ -131,6 +134,24 @@ class _Run:
         elif logits.shape[1] != self.texts.length:
             raise ValueError(f"model: expected logits of {self.texts.length} positions, got {list(logits.shape)}")
         return logits[torch.arange(len(logits), device=logits.device), column.to(logits.device)]
+
+
+@contextmanager
+def looked_up(lookup: Lookup) -> Iterator[None]:
+    """`lookup` holds inside: it is asked by the engine that is under way, and else a mode of its own.
+
+    A second mode takes its time at every function.
+    """
+    modes = _get_current_function_mode_stack()
+    if not modes or not isinstance(engine := modes[-1], Engine):
+        with lookup:
+            yield
+        return
+    engine.lookup = lookup
+    try:
+        yield
+    finally:
+        engine.lookup = None
 
 
 def _extra(model: Callable[..., Any], texts: Texts, asked: Sequence[Asked]) -> tuple[dict[str, Any], Tensor | None]:

@@ -76,7 +76,8 @@ class Request:
 def check_inputs(inputs: Tensor) -> None:
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise TypeError(f"inputs must be a floating-point tensor [N, ...], got {got}")
+        instead = "; loaders: zsu_fast.evaluate.relevance_batches" * (not isinstance(inputs, Tensor))
+        raise TypeError(f"inputs must be a floating-point tensor [N, ...], got {got}{instead}")
     if reason := unfit(inputs):
         raise TypeError(f"inputs must be a dense floating-point tensor [N, ...], got {reason}")
     if inputs.dim() < 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from zsu_fast.evaluate.free_memory import is_out_of_memory
 from zsu_fast.evaluate.inference import logits_of, not_taken
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.model.carriers import is_packed, why_unreachable
@@ -77,9 +78,9 @@ def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:
             few = images[:2]
             few = few if len(few) > 1 else few.repeat(2, *[1] * (few.dim() - 1))
             output = _run(model, few)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"{argument}: {not_taken(model, images, error)}") from error
     try:
         logits_of(output)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.images import held
+from zsu_fast.evaluate.images import held, is_read_once
 from zsu_fast.evaluate.inference import model_device
 from zsu_fast.extras import require
 from zsu_fast.model.shards import group_of_parts
@@ -19,6 +20,7 @@ from zsu_fast.model.tensors import tensor_digest
 from zsu_fast.unlearn.checkpoint import Checkpoint, kept_in
 from zsu_fast.unlearn.collective import check_alike, shared_images, shared_request
 from zsu_fast.unlearn.door import check_model
+from zsu_fast.unlearn.fitted import Room, with_room
 from zsu_fast.unlearn.group import ALONE, Group, together
 from zsu_fast.unlearn.methods import RESUMABLE, Method, find_method, methods_for
 from zsu_fast.unlearn.methods.base import Progress
@@ -224,17 +226,22 @@ def _carry_out(
     if isinstance(probes, SyntheticProbes):
         request = synthesise(bare, request, probes, progress, class_names)
 
-    given = {"front": front, "checkpoint": checkpoint, "group": processes if shared else ALONE}
+    given = {"front": front, "checkpoint": checkpoint, "group": processes if shared else ALONE, "processes": processes}
     given |= {} if progress is None else {"progress": progress}
 
-    def work(transaction: Transaction) -> Any:
+    def work(transaction: Transaction, room: Room) -> Any:
         return agreed(
             processes,
-            lambda: run(Task(transaction, request, chosen, retain_probes, evaluate_on, **given)),
+            lambda: run(Task(transaction, request, chosen, retain_probes, evaluate_on, room=room, **given)),
             lambda result: _decision(result) if isinstance(result, ForgetResult) else None,
         )
 
-    return transact(bare, work, request.view(bare), opened)
+    retained = retain_probes[0] if isinstance(retain_probes, tuple) else retain_probes
+    gone = is_read_once(retained) or (isinstance(request, ForgetClass) and is_read_once(request.probes))
+    repeatable = processes is ALONE and checkpoint is None and not gone
+    return with_room(
+        lambda room: transact(bare, partial(work, room=room), request.view(bare), opened), repeatable, device
+    )
 
 
 # The first is looked at first: the protocol asks for every property of a request, which reads images.

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from zsu_fast.evaluate.batch_size import customary
 from zsu_fast.evaluate.given import check_int
 
 MODES = ("zero", "invert", "scale", "gaussian", "laplace")
@@ -38,7 +39,9 @@ class Options:
         "Accuracy on the retain images that must be kept.", shown="two points less than before"
     )
     seed: int = option("Of the split of the probes and of whatever is drawn.", 0)
-    batch_size: int | str = option("Images per forward pass; auto: 16 on a CPU, 64 elsewhere.", "auto")
+    batch_size: int | str = option(
+        "Images per forward pass; auto: 16 on a CPU, 64 elsewhere, or fewer where memory has no room for them.", "auto"
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -66,9 +69,8 @@ class Options:
         return None
 
     def batch(self, images: Tensor) -> int:
-        """Images per forward pass; on a CPU larger batches cost memory and gain nothing."""
-        automatic = 16 if images.device.type == "cpu" else 64
-        return self.batch_size if isinstance(self.batch_size, int) else automatic
+        """Images per forward pass."""
+        return self.batch_size if isinstance(self.batch_size, int) else customary(images.device)
 
     def batches(self, images: Tensor) -> tuple[Tensor, ...]:
         """The images as they are run."""

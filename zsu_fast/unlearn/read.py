@@ -30,8 +30,8 @@ def read_probes(request: ForgetClass, method: Method, device: torch.device) -> F
     if not method.streams:
         images = probes.on(device).tensor()
         return replace(request, probes=images, labels=probes.labels if request.labels is None else request.labels)
-    if probes.once and not method.reads_classifier:
-        raise ValueError(f"probes: a generator can be read only once, and method {method.name!r} {_AGAIN}")
+    if probes.once:
+        _check_once("probes", method)
     return replace(request, probes=cast(Tensor, probes.on(device)))
 
 
@@ -43,12 +43,21 @@ def read_labelled(name: str, given: Any, device: torch.device) -> Pair:
 
 
 def read_retained(given: Any, method: Method, device: torch.device) -> Tensor | Pair:
-    """What was given as `retain_probes`, as the method takes them: images, or with labels a pair."""
+    """What was given as `retain_probes`, as the method takes them: images, or with labels a pair.
+
+    The labels that a generator brings are None here: they are known when it has been read.
+    """
     images, labels = images_of("retain_probes", given, finite=True)
     found = placed(check_finite("retain_probes", images), device)
     if isinstance(images, ImageStream):
         if method.streams and images.once:
-            raise ValueError(f"retain_probes: a generator can be read only once, and method {method.name!r} {_AGAIN}")
+            _check_once("retain_probes", method)
+            if labels is None and not images.labelled:
+                raise ValueError(
+                    "retain_probes: a generator can be read only once, so it must bring labels: expected batches "
+                    "(images, labels)"
+                )
+            return found, cast(Tensor, labels)
         found = found if method.streams else cast(ImageStream, found).tensor()
         labels = images.labels if labels is None else labels
     if labels is None:
@@ -56,4 +65,8 @@ def read_retained(given: Any, method: Method, device: torch.device) -> Tensor | 
     return found, check_labels("retain_probes labels", labels, len(found), found.device)
 
 
-_AGAIN = "runs them under every edit that it tries; give a DataLoader, a Dataset or a list"
+def _check_once(name: str, method: Method) -> None:
+    if (why := method.runs_again()) is not None:
+        raise ValueError(
+            f"{name}: a generator can be read only once, and {why}; give a DataLoader, a Dataset or a list"
+        )

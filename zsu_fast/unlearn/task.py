@@ -7,19 +7,20 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from zsu_fast.evaluate.given import check_classes
-from zsu_fast.evaluate.images import ImageStream
+from zsu_fast.evaluate.given import check_classes, check_labels
+from zsu_fast.evaluate.images import ImageStream, is_read_once
 from zsu_fast.model.tensors import model_digest
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.certificate import certify
 from zsu_fast.unlearn.checkpoint import Checkpoint, Stretch, fingerprint
-from zsu_fast.unlearn.door import check_runs, check_taken
+from zsu_fast.unlearn.door import check_taken
 from zsu_fast.unlearn.edits import Edits
+from zsu_fast.unlearn.fitted import Room, fitted
 from zsu_fast.unlearn.front import Front
 from zsu_fast.unlearn.group import ALONE, Group
 from zsu_fast.unlearn.measure import Measurement, answering, largest_share
@@ -34,7 +35,7 @@ from zsu_fast.unlearn.shard import Shard
 from zsu_fast.unlearn.transaction import Transaction
 from zsu_fast.unlearn.trial import Trial
 from zsu_fast.unlearn.verdict import Evaluated, Evidence, Verdict
-from zsu_fast.unlearn.watch import classifier_inputs
+from zsu_fast.unlearn.watch import classifier_inputs, trace_structure
 
 LOG = logging.getLogger(__name__)
 DEFAULT_DROP = 0.02  # of retain accuracy: a hundred probes cannot tell less
@@ -75,7 +76,10 @@ class Task:
         front: Pair | None = None,
         checkpoint: Checkpoint | None = None,
         group: Group = ALONE,
+        room: Room | None = None,
+        processes: Group = ALONE,
     ) -> None:
+        """group: processes that bring images of their own; processes: all that are to do the same."""
         self.group = group
         self.transaction, self.request, self.method, self.checkpoint = transaction, request, method, checkpoint
         self.retain_given = retain_given
@@ -92,7 +96,8 @@ class Task:
                 raise ValueError("utility_floor: needs retain_probes or evaluate_on to measure it on")
         self._check_strength(asked.strength)
         probes = self._shard(request.probes, request.argument)
-        self.structure = check_runs(self.model, probes.some, request.argument, self.view)
+        few = check_taken(self.view, probes.some, request.argument)
+        self.structure = trace_structure(self.model, few, self.view)
         others = None
         if retain_given is not None:
             images = retain_given[0] if isinstance(retain_given, tuple) else retain_given
@@ -102,9 +107,17 @@ class Task:
             if given is not None and (group is ALONE or len(given[0])):
                 check_taken(self.view, given[0], name)
         method.check_model(self.structure)
+        self._check_targets(self.structure.classes)
+        room = Room() if room is None else room
+        self.method = method = fitted(method, self.model, self.structure, self.view, few, room, processes)
+        size = method.asked.batch_size
+        probes, others = replace(probes, size=size), None if others is None else replace(others, size=size)
+        if group is not ALONE and self.evaluate_on is not None:
+            judging, labels = self.evaluate_on
+            assert isinstance(judging, Shard)
+            self.evaluate_on = replace(judging, size=size), labels
         self.options = method.completed(self.structure)
         self.until = method.until if asked.until is None else asked.until
-        self._check_targets(self.structure.classes)
         self.measurement = Measurement(transaction, request, self.options, self.until, progress)
         self.front = None
         if front is not None:
@@ -114,7 +127,8 @@ class Task:
         self.probes = probes if group is not ALONE else self._shard(self.request.probes, request.argument)
         self.measurement.probes = self.probes
         self._classified: Pair | None = None
-        if isinstance(self.request.probes, ImageStream) and self.request.probes.once:
+        self._retain_classified: Pair | None = None
+        if is_read_once(self.request.probes):
             self._first_look()  # before anything else is asked of them
         self.labels = self.request.probe_labels
         self.parts = search.folds(self.labels, method.folds, asked.seed)
@@ -250,22 +264,25 @@ class Task:
         return Given(
             self.model, self.structure, self.targets, self.probes.images, self.probes.own(self.labels),
             measurement.retain, measurement.forward, count, measurement.progress, self.request, note, self._classified,
-            self.request.view, stretch, self.probes, measurement.others,
+            self.request.view, stretch, self.probes, measurement.others, self._retain_classified,
         )  # fmt: skip
 
     def _first_look(self) -> Tensor:
         """Logits of the probes; what enters the classifier is kept from the same pass for a method that reads it."""
-        head, measurement = self.structure.head, self.measurement
         if self._classified is not None:
             return self._classified[1]
-        if head is None or not self.method.reads_classifier:
-            return measurement.run(self.probes)
-        weight = self.transaction.tensors.held(head.weight)
-        batches = self.probes.batches()
-        features, logits = classifier_inputs(self.transaction.view, weight, batches, self.probes.expected)
-        self._classified = self.probes.outcome(features), self.probes.outcome(logits)
-        measurement.cost.images_forwarded += self.probes.rows
+        if self.structure.head is None or not self.method.reads_classifier:
+            return self.measurement.run(self.probes)
+        self._classified = self._classify(self.probes)
         return self._classified[1]
+
+    def _classify(self, shard: Shard) -> Pair:
+        """What enters the classifier, [n, D], and logits [n, classes]."""
+        assert self.structure.head is not None
+        weight = self.transaction.tensors.held(self.structure.head.weight)
+        features, logits = classifier_inputs(self.transaction.view, weight, shard.batches(), shard.expected)
+        self.measurement.cost.images_forwarded += shard.rows
+        return shard.outcome(features), shard.outcome(logits)
 
     def _metrics(self, margins: Tensor, retain_accuracy: float | None) -> dict[str, float | None]:
         return {
@@ -294,7 +311,7 @@ class Task:
         if classes < 2:
             raise ValueError("model: it has one output: there is no other class that it could answer with")
         self.request.check(classes, None if self.evaluate_on is None else self.evaluate_on[1])
-        if isinstance(self.retain_given, tuple):
+        if isinstance(self.retain_given, tuple) and not is_read_once(self.retain_given[0]):
             check_classes("retain_probes labels", self.retain_given[1], classes)
         if self.evaluate_on is not None:
             check_classes("evaluate_on labels", self.evaluate_on[1], classes)
@@ -324,6 +341,12 @@ class Task:
             measurement.others = self._shard(given.images[keep], "retain_probes")
             return measurement.others.images, labels[keep]
         images, labels = self.retain_given
+        if is_read_once(images):  # what is kept of them takes the place of further readings
+            self._retain_classified = self._classify(given)
+            measurement.known = self._retain_classified[1]
+            labels = cast(ImageStream, images).labels if labels is None else labels
+            labels = check_labels("retain_probes labels", labels, len(images), images.device)
+            check_classes("retain_probes labels", labels, self.structure.classes)
         if bool(torch.isin(labels, torch.tensor(self.targets, device=labels.device, dtype=labels.dtype)).any()):
             raise ValueError(f"retain_probes: hold images of the classes to forget, {list(self.targets)}")
         return images, labels

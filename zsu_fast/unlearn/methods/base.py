@@ -35,7 +35,8 @@ class Given:
     classes. view: the model, or a copy of it -> what runs on the images and gives logits; for a classifier the model
     itself. stretch: all that the coming steps of training change, or draw from -> what keeps them in a checkpoint.
     probes, others: the images, and those of `retain`, as they are numbered where several processes hold a part each;
-    all the rest is then of those here. Masks of a proposal are of all.
+    all the rest is then of those here. Masks of a proposal are of all. retain_classified: as `classified`, of the
+    images of `retain`, where these can be read only once.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Given:
     stretch: Callable[[Sequence[Any]], Stretch] = lambda things: Stretch()
     probes: Shard | None = None
     others: Shard | None = None
+    retain_classified: tuple[Tensor, Tensor] | None = None
 
     def numbered(self, size: int) -> Shard:
         """The images, in batches of that size where there are no other processes."""
@@ -154,6 +156,16 @@ class Method(ABC):
     def completed(self, structure: Structure) -> Any:
         """The options, with what follows from the model (or from a preset) filled in."""
         return self.asked
+
+    def runs_again(self) -> str | None:
+        """Why images that are gone after a reading will not do; None if what enters the classifier is enough."""
+        return f"method {self.name!r} runs them under every edit that it tries"
+
+    def heavier_pass(
+        self, model: nn.Module, structure: Structure, view: nn.Module
+    ) -> tuple[Callable[[Tensor], object], int] | None:
+        """What the analysis runs images through besides a forward pass, and how many times smaller its batches are."""
+        return None
 
     @abstractmethod
     def propose(self, given: Given) -> Iterator[Proposal]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from zsu_fast.lrp import Composite
 from zsu_fast.lrp.blocks import Memory
@@ -17,6 +18,9 @@ from zsu_fast.unlearn.picks import SCOPES, SCORES, Picks, largest_shares, rank_u
 from zsu_fast.unlearn.plan import plan
 from zsu_fast.unlearn.shard import Shard
 from zsu_fast.unlearn.structure import Structure
+
+SMALLER = 4
+"""So many times smaller than other batches are those of a relevance pass, which keeps the whole graph."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +80,26 @@ class Channels(Method):
                 f'method: "channels" found no linear or convolution layer with a weight of its own to mask{reason}'
             )
 
+    def heavier_pass(
+        self, model: nn.Module, structure: Structure, view: nn.Module
+    ) -> tuple[Callable[[Tensor], object], int]:
+        asked, layers = self.asked, self._layers(structure, self._layer_sets(structure))
+
+        def run(images: Tensor) -> object:
+            labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+            shard = Shard.of(images, len(images))
+            return relevance_of_shard(model, shard, labels, layers, asked.composite, _untold, view, asked.memory)
+
+        return run, SMALLER
+
     def propose(self, given: Given) -> Iterator[Proposal]:
         asked, structure = self.asked, given.structure
         retained = given.images if given.retain is None else given.retain[0]
         for name, images in (("probes", given.images), ("retain_probes", retained)):
             if not images.is_floating_point():
                 raise ValueError(f"{name}: method {self.name!r} needs floating-point images, got {images.dtype}")
-        stages = [list(asked.layers)] if asked.layers else structure.stages()
-        layers = [name for name in structure.maskable() if any(name in stage for stage in stages)]
+        stages = self._layer_sets(structure)
+        layers = self._layers(structure, stages)
         score, probes = self._score(given), given.numbered(self.asked.batch(given.images))
         relevance, _ = self._relevance(given, probes, given.labels, layers)
         against = None
@@ -119,6 +135,12 @@ class Channels(Method):
     def described(self, given: Given) -> dict[str, Any]:
         return {"score": self._score(given), "k": 0.25 if self.asked.k is None else self.asked.k}
 
+    def _layer_sets(self, structure: Structure) -> list[list[str]]:
+        return [list(self.asked.layers)] if self.asked.layers else structure.stages()
+
+    def _layers(self, structure: Structure, stages: Sequence[Sequence[str]]) -> list[str]:
+        return [name for name in structure.maskable() if any(name in stage for stage in stages)]
+
     def _score(self, given: Given) -> str:
         return self.asked.score or ("frequency" if given.retain is None else "contrastive")
 
@@ -126,7 +148,7 @@ class Channels(Method):
         self, given: Given, images: Shard, labels: Tensor, layers: Sequence[str]
     ) -> tuple[dict[str, Tensor], Tensor]:
         given.count(len(images))
-        few = replace(images, size=max(1, images.size // 4))  # a relevance pass keeps the whole graph
+        few = replace(images, size=max(1, images.size // SMALLER))
         asked = self.asked
         return relevance_of_shard(
             given.model, few, labels, layers, asked.composite, given.progress, memory=asked.memory
@@ -134,3 +156,7 @@ class Channels(Method):
 
     def why_alone(self) -> str | None:
         return None
+
+
+def _untold(done: int, total: int, text: str) -> None:
+    """Of a pass that only measures nobody is told."""

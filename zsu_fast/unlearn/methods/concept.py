@@ -14,11 +14,12 @@ from zsu_fast.concepts.erasure import erase_, outputs_of
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.concept import ForgetConcept
 from zsu_fast.unlearn.methods.base import Given, Masks, Proposal
-from zsu_fast.unlearn.methods.channels import Channels, ChannelsOptions
+from zsu_fast.unlearn.methods.channels import SMALLER, Channels, ChannelsOptions
 from zsu_fast.unlearn.methods.training import Values, learned_values, student_of
 from zsu_fast.unlearn.options import option
-from zsu_fast.unlearn.picks import Picks, largest_shares, rank_units, unit_relevance
+from zsu_fast.unlearn.picks import Picks, largest_shares, rank_units, relevance_of_shard
 from zsu_fast.unlearn.plan import plan
+from zsu_fast.unlearn.shard import Shard
 from zsu_fast.unlearn.structure import Layer
 
 MOST = 8
@@ -65,14 +66,15 @@ class Concept(Channels):
         column = structure.classes - 1 - request.bank.vectors.shape[1]
         layers = [name for name in structure.maskable() if not asked.layers or name in asked.layers]
         view = request.view(given.model)
-        batch = max(1, asked.batch(given.images) // 4)  # a relevance pass keeps the whole graph
+        batch = max(1, asked.batch(given.images) // SMALLER)
         retain = given.retain
         everything = given.images if retain is None else torch.cat([given.images, retain[0].to(given.images)])
         labels = torch.full_like(given.labels, column)
         labels = labels if retain is None else torch.cat([labels, retain[1].to(labels)])
         given.count(len(everything))
-        found, logits = unit_relevance(
-            given.model, everything, labels, layers, asked.composite, batch, given.progress, view
+        shard = Shard.of(everything, batch)
+        found, logits = relevance_of_shard(
+            given.model, shard, labels, layers, asked.composite, given.progress, view, asked.memory
         )
         if retain is not None:
             given.note(logits[len(given.images) :])

@@ -24,6 +24,8 @@ from zsu_fast.unlearn.structure import Structure
 
 STEADY = 0.8
 """Share of the probes on which an input of the classifier must keep its sign for its path to be inverted."""
+OF_CLASSIFIER = ("target", "all")
+"""Paths that change nothing but the classifier's weight."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,11 @@ class LraNpp(Method):
                         slices.append(Slice(head.weight, head.rows[target], 0, found, mode_of))
             return slices
 
+        quick_retain = None
+        if given.retain_classified is not None:
+            assert given.others is not None
+            kept, kept_logits = given.retain_classified
+            quick_retain = shortcut(Tensors(given.model), head, given.others.beside(kept), kept_logits)
         modes = (asked.mode,) if asked.mode else ("away", "zero") if path == "target" else ("zero", "invert")
         for mode in modes:
             free = path == "target" and mode in ("away", "zero", "invert")
@@ -129,7 +136,8 @@ class LraNpp(Method):
                 choose=partial(choose, mode),
                 candidates=head.features,
                 free=free,
-                quick=quick if path in ("target", "all") else None,
+                quick=quick if path in OF_CLASSIFIER else None,
+                quick_retain=quick_retain if path in OF_CLASSIFIER else None,
             )
 
     def completed(self, structure: Structure) -> LraNppOptions:
@@ -153,6 +161,13 @@ class LraNpp(Method):
 
     def why_alone(self) -> str | None:
         return "authors_compat: ties by insertion need all images in one process" if self.asked.authors_compat else None
+
+    def runs_again(self) -> str | None:
+        asked = self.asked
+        path = asked.path or ("target" if asked.preset is None else AUTHORS_PRESETS[asked.preset].path)
+        if path in OF_CLASSIFIER and not asked.authors_compat:
+            return None
+        return f"method {self.name!r} along path {path!r}{' (authors_compat)' * asked.authors_compat} runs them again"
 
     def described(self, given: Given) -> dict[str, Any]:
         asked = self.completed(given.structure)
