@@ -22,10 +22,11 @@ from zsu_fast.unlearn.verdict import Evaluated
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = (
-    "zsu_fast", "zsu_fast.lrp", "zsu_fast.ops", "zsu_fast.unlearn", "zsu_fast.unlearn.methods", "zsu_fast.evaluate",
-    "zsu_fast.evaluate.attacks", "zsu_fast.evaluate.distances", "zsu_fast.concepts", "zsu_fast.plot", "zsu_fast.report",
-    "zsu_fast.reference", "zsu_fast.benchmark",
+    "zsu_fast", "zsu_fast.lrp", "zsu_fast.ops", "zsu_fast.unlearn", "zsu_fast.unlearn.methods",
+    "zsu_fast.unlearn.queue", "zsu_fast.evaluate", "zsu_fast.evaluate.attacks", "zsu_fast.evaluate.distances",
+    "zsu_fast.concepts", "zsu_fast.plot", "zsu_fast.report", "zsu_fast.reference", "zsu_fast.benchmark",
 )  # fmt: skip
+OF_PIP = {"--config-settings", "--no-build-isolation"}
 ASKED_FOR = (Request, Report, Evaluated)
 """What each kind answers in its own way: said once, where it is asked for."""
 
@@ -149,7 +150,7 @@ def test_the_ops_page_has_every_op_as_it_is() -> None:
 
 @cache
 def commands() -> dict[str, Any]:
-    """ "forget class" -> its command, of typer."""
+    """Name, as `forget class`, -> its command, of typer."""
     pytest.importorskip("typer")
     from typer.main import get_command
 
@@ -177,17 +178,19 @@ def calls(page: Path) -> Iterator[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_and_options_exist(page: Path) -> None:
     known = set().union(*map(options_of, commands().values()))
+    from zsu_fast.cli.forget_kinds import PLAIN, QUEUE
+
     for call in calls(page):
         words = call.partition("#")[0].split()
         name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in commands()), "")
         if not name and words and words[0].isalpha() and words[0].islower():
             pytest.fail(f"zsu-fast {call}: no such command")
-        if name == "forget":  # a class, where nothing else is said
-            name = "forget class"
+        if name == "forget":  # whose kind need not be said
+            name += f" {QUEUE if '--requests' in words else PLAIN}"
         own = options_of(commands()[name])
         for option in (word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)):
             assert option in own, f"zsu-fast {call}: {option}"
     for said in quoted(page):
         option = re.match(r"(--[a-z][\w-]*)", said)
-        if option and page.name not in ("SECURITY.md",):
-            assert option[1] in known, said
+        if option:
+            assert option[1] in known | OF_PIP, said

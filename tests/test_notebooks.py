@@ -15,7 +15,10 @@ from tests.test_docs import check_links
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MOST_BYTES = 300_000
 LIBRARIES = {"1_timm": peers.import_timm, "2_hugging_face": peers.import_transformers}
-SHORTER = {"3_retrained": {"relearn_steps = 3, 32": "relearn_steps = 3, 2"}}
+SHORTER = {
+    "2_hugging_face": {"range(30)": "range(12)"},
+    "3_retrained": {"relearn_steps = 3, 32": "relearn_steps = 3, 2"},
+}
 
 every = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 

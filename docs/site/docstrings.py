@@ -1,4 +1,4 @@
-"""For mkdocstrings: our docstrings as Markdown, in which lines of "name: what" would run together."""
+"""For mkdocstrings: our docstrings as Markdown, where "name: what" lines would run together, and "[*, *rest]" lean."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any
 import griffe
 
 ITEM = re.compile(r"^[*\w]+(, [*\w]+)*: ")
+STAR = re.compile(r"(?<=[\[ ])\*(?=[\w,\]])(?=[^\[]*\])")
 NEXT = re.compile(r"(?<=[.)])\s+(?=[a-z_]+(, [a-z_]+)*: )")
 
 
 class Docstrings(griffe.Extension):
-    """Paragraphs of "name: what" become lists."""
+    """Paragraphs of "name: what" become lists, stars of shapes stay stars."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called for everything that is read."""
         if obj.docstring is not None:
-            obj.docstring.value = "\n\n".join(map(listed, obj.docstring.value.split("\n\n")))
+            paragraphs = STAR.sub(r"\\*", obj.docstring.value).split("\n\n")
+            obj.docstring.value = "\n\n".join(map(listed, paragraphs))
 
 
 def listed(paragraph: str) -> str:

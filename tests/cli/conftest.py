@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,6 +134,8 @@ def run(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.chdir(workplace.folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("COLUMNS", "100")
+    # A command's console listens to the log: later tests would write to its stderr, which is closed by then.
+    monkeypatch.setattr(logging.getLogger("zsu_fast"), "handlers", [])
 
     def call(*arguments: object) -> Outcome:
         result = CliRunner().invoke(app, [str(a) for a in arguments])

@@ -146,7 +146,7 @@ def test_what_is_wrong_is_named(folders, run, tmp_path):
         ((*concepts, "--concepts", "others", "--random", "others"), "holds no folders"),
         ((*concepts, "--bank", "weights.safetensors"), "is no bank of concepts"),
         (("concepts", *MODEL, "-i", "class2.npz", "-t", 3), "--images must be labelled"),
-        ((*forget, "--bank", "b", "--layer", "norm"), "--layer: the bank says which"),
+        ((*forget, "--bank", "weights.safetensors", "--layer", "norm"), "--layer: the bank says which"),
         ((*forget, "--method", "channels"), "method: 'channels' takes requests to forget class"),
         (("forget", "concept", *MODEL, "--with", "plain.npz", "--without", "class2.npz", "-o", tmp_path / "o",
           "--layer", "nowhere"), "layer: the model has no module 'nowhere'"),

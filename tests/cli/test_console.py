@@ -39,10 +39,13 @@ def test_the_log_is_on_stderr_as_asked(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_run_tells_what_it_selected_reached_and_wrote(run, tmp_path) -> None:
     arguments = ("forget", "python:tinynet:build", "-w", "weights.safetensors", "-t", 2, "-p", "probes.npz")
     arguments += ("--eval", "test.npz")
+    log = logging.getLogger("zsu_fast")
+    before = log.handlers
     plain = run(*arguments, "--no-report", "-o", tmp_path / "a")
     told = run(*arguments, "--no-report", "-o", tmp_path / "b", "-v", "--json")
     every = run(*arguments, "--no-report", "-o", tmp_path / "c", "-vv")
     assert plain.code == told.code == every.code == 0
+    assert log.handlers is before and log.level == logging.NOTSET
     for text in ("loaded python:tinynet:build", "class 2 (sw), by lra-npp", "selected: ", "verdict: ", "wrote to "):
         assert text not in plain.err and text in told.err and text in every.err
     assert told.json["verdict"]["sentence"] in told.err.replace("\n", " ")

@@ -47,6 +47,8 @@ def test_what_is_seen_is_turned_back(workplace, monkeypatch, tmp_path: Path) -> 
 
 
 def test_what_does_not_fit_is_said(run, workplace, tmp_path: Path) -> None:
+    done = run("info", *MODEL, "--std", "1e-45", "-i", "by_index")
+    assert done.code == 2 and "the model makes NaN of images of by_index" in done.err
     np.savez(tmp_path / "wrong.npz", x=workplace.images[:40], y=(workplace.labels[:40] + 1) % 4)
     done = run("info", "python:tinynet:build", "-w", "weights.safetensors", "-i", tmp_path / "wrong.npz")
     assert "order of the classes right?" in done.err and "label" in done.out

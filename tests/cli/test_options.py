@@ -22,7 +22,7 @@ def test_each_wrong_value_is_told_in_one_line_and_nothing_while_a_shell_complete
 
 def test_of_several_files_each_must_be_there(run) -> None:
     for missing in ("--original", "--oracle"):
-        files = {"--weights": "weights.pt", "--original": "weights.pt", "--oracle": "weights.pt", missing: "by_name"}
+        files = {"--weights": "weights.pt", "--original": "weights.pt", "--oracle": "weights.pt", missing: "absent"}
         files |= {"--lessons": "test.npz", "--images": "test.npz"}
         told = run("depth", "python:tinynet:build", "-t", 1, *(part for pair in files.items() for part in pair))
-        assert told.code == 2 and told.err == f"error: {missing}: no such file: by_name\n"
+        assert told.code == 2 and told.err == f"error: {missing}: no such file or folder: absent\n"

@@ -48,6 +48,37 @@ def test_torchvision() -> None:
             torch.testing.assert_close(own(images), EXPECTED)
 
 
+def test_what_torchvision_composes_is_known_and_turned_back() -> None:
+    repair_torchvision()
+    transforms = pytest.importorskip("torchvision.transforms")
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    composed = transforms.Compose(
+        [transforms.Resize((4, 5)), transforms.ToTensor(), transforms.Normalize(mean=mean, std=std)]
+    )
+    own = OwnPreprocess(composed)
+    assert torch.equal(own(PICTURES), torch.stack([composed(picture) for picture in PICTURES]))
+    torch.testing.assert_close(own.inverse(own(PICTURES)), EXPECTED)
+    assert own.steps[0] == "convert to RGB" and own.steps[1].startswith("Resize(size=(4, 5)") and len(own.steps) == 4
+
+
+class Caffe:
+    """Mean and deviation on the scale of 0..255."""
+
+    mean, std = np.array([104.0, 117.0, 123.0]), np.ones(3)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return torch.from_numpy((np.asarray(image) - self.mean) / self.std).permute(2, 0, 1).float()
+
+
+def test_what_is_turned_back_where_nothing_or_another_scale_is_known() -> None:
+    own = OwnPreprocess(Caffe())
+    torch.testing.assert_close(own.inverse(own(PICTURES)), EXPECTED, atol=1e-5, rtol=0)
+    unknown = OwnPreprocess(lambda images: 7 * of_all(images) - 3)
+    seen = unknown.inverse(unknown(PICTURES))
+    assert float(seen.amin()) == 0 and float(seen.amax()) == 1 and unknown.normalisation is None
+    assert OwnPreprocess(of_one).steps == ["convert to RGB", "of_one"] and OwnPreprocess(Caffe()).steps[1] == "Caffe"
+
+
 def test_pictures_come_in_the_mode_that_loaders_give() -> None:
     grey, fine = PICTURES[0].convert("L"), Image.fromarray(np.full((4, 5), 99.6, np.float32))
     for picture in (grey, fine, PICTURES[0].convert("RGB")):

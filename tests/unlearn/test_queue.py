@@ -2,8 +2,11 @@
 
 import copy
 import html
+import itertools
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -104,6 +107,58 @@ def test_killed_and_run_again_gives_the_same_bits(conv_net, digits, tmp_path, mo
     assert len(repeated) == 3 - len(done)
     assert model_digest(original) == model_digest(whole)
     assert Ledger(tmp_path / "q").now == Ledger(tmp_path / "whole").now
+
+
+def die_at(n):
+    """This process kills itself before the n-th time that a file gets or loses a name."""
+    count = itertools.count(1)
+
+    def counting(kept):
+        def call(*arguments, **named):
+            if next(count) == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return kept(*arguments, **named)
+
+        return call
+
+    for name in ("replace", "rename", "unlink"):
+        setattr(os, name, counting(getattr(os, name)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("what", ["forget", "undo"])
+def test_kill_9_before_any_rename_leaves_the_old_or_the_new(queued, digits, tmp_path, what, one_thread):
+    """A process kills itself where the n-th file would get its name: the folder is whole, and goes on to those bits."""
+    path, original, _ = queued
+    before = Ledger(path).now
+
+    def work(folder):
+        if what == "undo":
+            return Ledger(folder).undo("5") and None
+        with Queue(folder, copy.deepcopy(original), report=False) as queue:
+            return queue.forget("more", 9, digits.split(9)[0]) and None
+
+    shutil.copytree(path, tmp_path / "whole")
+    work(tmp_path / "whole")
+    after, found = Ledger(tmp_path / "whole").now, []
+    for n in range(1, 40):
+        folder = tmp_path / str(n)
+        shutil.copytree(path, folder)
+        child = os.fork()
+        if child == 0:
+            die_at(n)
+            work(folder)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        ledger = Ledger(folder)
+        assert ledger.problems()[0] == []
+        found.append(ledger.now)
+        if ledger.now == before:
+            work(folder)
+        assert Ledger(folder).now == after and Ledger(folder).problems()[0] == []
+        if os.WIFEXITED(status):
+            break
+    assert set(found) == {before, after} and found == sorted(found, key=[before, after].index) and n > 4
 
 
 def test_one_from_the_middle_is_undone_bit_for_bit(queued):

@@ -110,6 +110,8 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        log = logging.getLogger("zsu_fast")
+        before = log.handlers
         try:
             return command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -118,6 +120,9 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
             if kwargs.get("debug") and not isinstance(error, KeyboardInterrupt):
                 raise
             raise typer.Exit(tell_error(error)) from None
+        finally:  # the process may go on: what it logs then is not of this command
+            log.handlers = before
+            log.setLevel(logging.NOTSET)
 
     return run
 

@@ -137,7 +137,8 @@ def forget(
     Single training images: zsu-fast forget instances --help; what images have
     in common, whatever their class: zsu-fast forget concept --help; what a
     language model says: zsu-fast forget text --help; what a generator makes:
-    zsu-fast forget generator --help.
+    zsu-fast forget generator --help. Many requests, one after
+    the other: zsu-fast forget requests --help.
 
     [bold]Examples[/]
 

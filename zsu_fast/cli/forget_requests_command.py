@@ -21,6 +21,7 @@ from zsu_fast.cli.console import (
 from zsu_fast.cli.declared import LEDGER
 from zsu_fast.cli.ledger_command import ledger_table, said_of
 from zsu_fast.cli.manifest import FILES
+from zsu_fast.cli.parsing import split_key
 from zsu_fast.folder import holds
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def forget_requests(
       2026-002,instances,,withdrawn.npz,,test.npz,customer 17
     """
     console = Console(as_json, quiet)
-    if weights is not None and weights.resolve() == (out / FILES["weights"]).resolve():
+    if weights is not None and split_key(weights)[0].resolve() == (out / FILES["weights"]).resolve():
         raise ValueError(f"--weights: expected those before the first request, got {weights}, which the queue writes")
 
     from zsu_fast.cli.outputs import report_formats

@@ -94,11 +94,17 @@ class Look:
 
 
 def look(session: Session, images: ImageSet, most: int = MOST) -> Look:
-    """At up to `most` of the images, evenly over the set: of each class where there are not more classes."""
+    """At up to `most` of the images, evenly over the set: of each class where there are not more classes.
+
+    Raises:
+        ValueError: the model's answers to them are no numbers.
+    """
     chosen = images.take(sorted({round(i) for i in np.linspace(0, len(images) - 1, most)}))
     model, batch = session.loaded.model, session.tensor(chosen)
     with inference_mode(model):
         logits = torch.cat([logits_of(model(part)) for part in batch.split(session.batch_size)])
     top = logits.float().softmax(1).max(1)
+    if top.values.isnan().any():
+        raise ValueError(f"the model makes NaN of images of {images.source}: are its weights and preprocessing right?")
     turned = sum(map(turned_by_exif, chosen.files))
     return Look(chosen, len(images), top.indices.tolist(), top.values.tolist(), session.photos(batch), turned)

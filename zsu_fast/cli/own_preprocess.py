@@ -102,12 +102,13 @@ def _parts(function: Any) -> list[Any]:
 
 
 def _normalisation(function: Any) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Mean and deviation of the last part that has both."""
+    """Mean and deviation of the last part that has both, on the scale of 0..1 (some have them on that of 0..255)."""
     for part in reversed(_parts(function)):
         found = getattr(part, "mean", None), getattr(part, "std", None)
         if not any(value is None or callable(value) for value in found):
-            mean, std = (torch.as_tensor(value).double().flatten().tolist() for value in found)
-            return mean, std
+            mean, std = (torch.as_tensor(value).double().flatten() for value in found)
+            scale = 255.0 if float(mean.max()) > 2 else 1.0
+            return (mean / scale).tolist(), (std / scale).tolist()
     return None
 
 

@@ -18,7 +18,9 @@ from zsu_fast.folder import holds, settle_left_over
 @one_line_errors
 def verify(
     result: Annotated[Path, typer.Argument(help="The folder that `forget` wrote.", show_default=False)],
-    original: Annotated[Path | None, opt.file("The weights before the edit.", panel=None, metavar=None)] = None,
+    original: Annotated[
+        Path | None, opt.file("The weights before the edit.", panel=None, metavar=None, check=opt.are_weights)
+    ] = None,
     patch: Annotated[
         Path | None,
         opt.file("The undo file, if it is kept elsewhere.", shown="patch.safetensors there", panel=None, metavar=None),

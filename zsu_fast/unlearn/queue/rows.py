@@ -49,6 +49,7 @@ class Row:
 
     @property
     def in_place(self) -> bool:
+        """Whether its edit is part of the model now."""
         return self.edited and self.status != "undone"
 
     @property
@@ -58,6 +59,7 @@ class Row:
 
     @property
     def undo_file(self) -> str:
+        """Path in the folder of the queue."""
         return f"undo/{self.id}{'' if self.revision == 1 else f'~{self.revision}'}.safetensors"
 
     @property
@@ -68,6 +70,7 @@ class Row:
         return self.left_now > max(self.left, self.until * self.images)
 
     def to_dict(self) -> dict[str, Any]:
+        """The form that it has in the ledger."""
         return asdict(self)
 
     @staticmethod
