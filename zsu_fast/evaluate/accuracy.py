@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.batch_size import BatchSize, check_batch_size
+from zsu_fast.evaluate.free_memory import is_out_of_memory
 from zsu_fast.evaluate.given import check_classes, check_labels, check_targets
 from zsu_fast.evaluate.images import Images, ImageStream, images_of, length
-from zsu_fast.evaluate.inference import Progress, answers_of, batches_for, inference_mode, logits_of, not_taken, run
+from zsu_fast.evaluate.inference import Progress, answers_of, inference_mode, logits_of, not_taken, run, run_batches
 from zsu_fast.evaluate.intervals import wilson_interval
 from zsu_fast.evaluate.rows import Rows
 from zsu_fast.model.wrapped import check_module
@@ -150,15 +151,18 @@ def predict(
     images, _ = images_of("images", images)
     check_batch_size(batch_size)
     found = Rows(length(images))
+
+    def answers(batch: Tensor) -> Tensor:
+        try:
+            return logits_of(run(model, batch))
+        except (RuntimeError, AssertionError) as error:
+            if len(found) or is_out_of_memory(error):  # the first was taken: it is not the images
+                raise
+            raise ValueError(f"images: {not_taken(model, batch, error)}") from error
+
     with inference_mode(model):
-        for number, batch in enumerate(batches_for(model, images, batch_size, progress)):
-            try:
-                logits = logits_of(run(model, batch))
-            except (RuntimeError, AssertionError) as error:
-                if number or isinstance(error, torch.OutOfMemoryError):  # the first was taken: it is not the images
-                    raise
-                raise ValueError(f"images: {not_taken(model, batch, error)}") from error
-            if number == 0:
+        for logits in run_batches(answers, model, images, batch_size, progress, "evaluate"):
+            if not len(found):
                 if logits.is_meta:
                     raise ValueError("model: its logits are on the meta device, without values; load its weights first")
                 if targets:
