@@ -71,15 +71,9 @@ class _Work:
     def settings(self) -> dict[str, Any]:
         return {"seed": 0, "batch_size": self.session.batch_size} | dict(self.line.options)
 
-    def again(self) -> tuple[Request, Any]:
+    def again(self) -> tuple[Request, Any] | None:
         found = self.read()
         return _of_classes(self.session, found) if isinstance(found, Images) else (found[0], None)
-
-    @property
-    def can_look(self) -> bool:
-        """Not where there are no images of the class but those that its edit was chosen by, made from the model."""
-        found = self.read()
-        return not (isinstance(found, Images) and isinstance(found.probes, SyntheticProbes) and not _judging(found))
 
 
 def job_of(
@@ -94,16 +88,8 @@ def job_of(
         except (ValueError, OSError) as error:
             gone = str(error)
             note(f"request {line.id} is not looked at again: {gone}")
-    looks = not gone and (not known or work.can_look)
-    return Job(
-        line.id,
-        line.note,
-        line.asked,
-        work.work,
-        dict if gone else work.given,
-        work.again if looks else None,
-        work.pages,
-    )
+    given, again = (dict, None) if gone else (work.given, work.again)
+    return Job(line.id, line.note, line.asked, work.work, given, again, work.pages)
 
 
 def _class(session: Session, line: Line) -> Images:
@@ -177,13 +163,17 @@ def _judging(found: Images) -> bool:
     return judged is not None and judged.labels is not None and set(found.targets) <= set(judged.labels.tolist())
 
 
-def _of_classes(session: Session, found: Images) -> tuple[Request, None]:
-    """The images of the classes alone: those that judge, where they are given, else the probes."""
+def _of_classes(session: Session, found: Images) -> tuple[Request, None] | None:
+    """The images of the classes alone: those that judge, where they are given, else the probes, if they are images.
+
+    Not those that were made from the model: the edit was chosen by them.
+    """
     if _judging(found):
         assert found.evaluation is not None
         images = found.evaluation.of_classes(found.targets)
+    elif isinstance(found.probes, SyntheticProbes):
+        return None
     else:
-        assert not isinstance(found.probes, SyntheticProbes)
         images = replace(found.probes, labels=found.probe_labels)
     own = session.pair(images)
     assert isinstance(own, tuple)

@@ -28,8 +28,8 @@ from zsu_fast.unlearn.queue.rows import Row, check_id, keyed
 from zsu_fast.unlearn.requests import ForgetClass, Request
 from zsu_fast.unlearn.result import ForgetResult, jsonable
 
-Again = Callable[[], tuple[Request, Any]]
-"""Gives the request and `evaluate_on`, to be looked at again."""
+Again = Callable[[], tuple[Request, Any] | None]
+"""Gives the request and `evaluate_on`, to be looked at again; None if there are no images to look at."""
 
 
 @dataclass(frozen=True)
@@ -251,11 +251,11 @@ class Queue:
             patch.save(self.path / new.undo_file)
             pages = [f"{PAGES}/{name}" for name in job.pages(self.path / PAGES, result)]
             new = ledgers.with_files(self.path, new, [new.undo_file, *pages])
-            if new.in_place and job.again is not None:
-                self._again[job.id] = job.again
-                left, images = self._left(job.again)
-                new = replace(new, images=images, left=left, left_now=left)
             if new.in_place:
+                if job.again is not None and (counts := self._left(job.again)) is not None:
+                    self._again[job.id] = job.again
+                    left, images = counts
+                    new = replace(new, images=images, left=left, left_now=left)
                 others = self._looked_at(others, job.id)
             self._commit([*others, new], after)
         except BaseException:
@@ -277,16 +277,18 @@ class Queue:
         found = []
         for row in rows:
             again = self._again.get(row.id) if row.in_place else None
-            if again is None:
+            counts = None if again is None else self._left(again)
+            if counts is None:
                 found.append(replace(row, left_now=None) if with_ is not None else row)
                 continue
-            left, images = self._left(again)
+            left, images = counts
             new = replace(row, images=images, left=left if row.left is None else row.left, left_now=left)
             found.append(replace(new, came_back_with=(row.came_back_with or with_) if new.came_back else None))
         return found
 
-    def _left(self, again: Again) -> tuple[int, int]:
-        return left_of(bare_model(self.model), *again(), self.batch_size)
+    def _left(self, again: Again) -> tuple[int, int] | None:
+        found = again()
+        return None if found is None else left_of(bare_model(self.model), *found, self.batch_size)
 
     def _check_same(self, row: Row, asked: dict[str, Any], job: Job) -> None:
         other = [
