@@ -31,7 +31,7 @@ def settle(path: Path, names: Sequence[str]) -> None:
                 os.replace(file, there.parent / file.name)
             flush(there.parent)
             there.rmdir()
-        # Once result.json has gone into place (it is last), everything else has.
+        # Once the manifest has gone into place (it is last), everything else has.
         complete = (ready / names[-1]).exists()
         for name in names:
             if (ready / name).exists():

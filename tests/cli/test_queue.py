@@ -118,6 +118,24 @@ def test_one_is_undone_and_the_others_are_looked_at_again(few, run, folder):
     assert [(row["status"], row["left_now"]) for row in again.json["requests"][1:]] == [("done", 0), ("undone", None)]
 
 
+def test_what_was_chosen_by_synthetic_images_alone_is_not_looked_at_again(few, run, tmp_path):
+    rows = [{"id": "s-1", "target": 2, "synthetic": "3x8x8", "budget": 2}, {**ROWS[2], "synthetic": ""}]
+    for times in range(2):
+        result = run("forget", *MODEL, "--requests", write(few.folder, rows[: times + 1]), "-o", tmp_path / "s",
+                     "--no-report", "--json")  # fmt: skip
+        assert result.code == 0, result.err
+        first = result.json["requests"][0]
+        assert first["edited"] and (first["images"], first["left"], first["left_now"]) == (None, None, None)
+    assert result.json["requests"][1]["left_now"] == 0
+
+
+def test_the_original_is_not_written_among_the_undo_files(run, folder):
+    undo = folder / "undo" / "a-1.safetensors"
+    before = undo.read_bytes()
+    refused = run("restore", folder, "--out", undo, "--force")
+    assert refused.code == 2 and "lies in the folder of the queue" in refused.err and undo.read_bytes() == before
+
+
 def test_a_changed_file_is_found(run, folder):
     (folder / "undo" / "a-2.safetensors").unlink()
     result = run("verify", folder)

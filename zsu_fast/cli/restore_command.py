@@ -123,8 +123,9 @@ def _restore_queue(
         raise ValueError("--patch: the ledger says which undo files there are")
     if request is not None and out is not None:
         raise ValueError("--out: with --request the model in the folder of the queue is written")
-    destination = out or path / "restored.safetensors"
-    if destination.resolve().parent == path.resolve() and destination.name != "restored.safetensors":
+    usual = path / "restored.safetensors"
+    destination = out or usual
+    if path.resolve() in destination.resolve().parents and destination.resolve() != usual.resolve():
         raise ValueError(f"--out: {destination} lies in the folder of the queue: give another file")
     if request is None:
         _check_free(destination, force)
