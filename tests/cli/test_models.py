@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from zsu_fast.cli.judges import judge_of
 from zsu_fast.cli.models import load_model
 from zsu_fast.cli.preprocess import Preprocess
+from zsu_fast.cli.relevance_run import composite_of
 from zsu_fast.cli.weights import load_into, read_weights
 from zsu_fast.safetensors_file import write_weights
 from zsu_fast.unlearn import model_digest
@@ -174,6 +176,15 @@ def test_transformers_folder(tmp_path: Path) -> None:
     steps = loaded.preprocess.steps
     assert steps[0] == "convert to RGB" and 'size: {"height": 16, "width": 16}' in steps and "resample: 3" in steps
     assert loaded.model(torch.zeros(1, 3, 16, 16)).logits.shape == (1, 2)
+    judge = judge_of(loaded, -1.0, 1.0, "--judge")  # a generator's images, which it scales and normalises itself
+    pixels = torch.randint(256, (2, 16, 16, 3), dtype=torch.uint8)
+    made = pixels.permute(0, 3, 1, 2) / 127.5 - 1
+    assert torch.allclose(judge(made), loaded.model(loaded.preprocess(pixels.numpy())).logits, atol=1e-5)
+    assert composite_of("epsilon_gamma_box", loaded.preprocess).first.low == (-1.0,) * 3
+    given["image_processor_type"] = "MobileViTImageProcessor"
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(given | {"do_flip_channel_order": True}))
+    with pytest.raises(ValueError, match="--judge: brings a function"):
+        judge_of(load_model(f"hf:{tmp_path}"), -1.0, 1.0, "--judge")
 
 
 @pytest.mark.models

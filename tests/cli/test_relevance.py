@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from zsu_fast.cli import relevance_files
+from zsu_fast.cli.own_preprocess import OwnPreprocess
 from zsu_fast.cli.preprocess import Preprocess
 from zsu_fast.cli.relevance_run import composite_of, titles
 from zsu_fast.lrp import COMPOSITES, Relevance, ZBox, relevance
@@ -116,7 +117,7 @@ def test_bounds_are_black_and_white() -> None:
     assert isinstance(first, ZBox)
     assert (first.low, first.high) == ((-2.0, -2.0), (2.0, pytest.approx(3.0)))
     with pytest.raises(ValueError, match="own preprocessing"):
-        composite_of("epsilon_gamma_box", lambda images: images)
+        composite_of("epsilon_gamma_box", OwnPreprocess(lambda images: images))
 
 
 def test_conservation_is_checked_on_request(run, workplace, tmp_path: Path) -> None:

@@ -33,9 +33,10 @@ class Judge(nn.Module):
 
 def judge_of(loaded: LoadedModel, low: float, high: float, option: str) -> Judge:
     """ValueError for a classifier that brings a preprocessing which gradients cannot pass."""
-    if not isinstance(loaded.preprocess, Preprocess):
+    plain = loaded.preprocess.plain
+    if plain is None:
         raise ValueError(f"{option}: brings a function as its preprocessing; give a mapping with mean, std and size")
-    return Judge(loaded.model, loaded.preprocess, low, high)
+    return Judge(loaded.model, plain, low, high)
 
 
 def read_latents(text: str) -> tuple[int, ...] | Tensor:

@@ -15,6 +15,8 @@ from zsu_fast.extras import require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from zsu_fast.cli.preprocess import Preprocess
+
 
 class OwnPreprocess:
     """A callable of the user's, whichever of these it takes.
@@ -32,6 +34,7 @@ class OwnPreprocess:
         steps: what it does, in words. Default: what it is composed of.
         source: where it is known from.
         overridden: gives another one with another mean, std, size, where that can be.
+        plain: mean, std, size and channels, where it does no more than to resize, crop, scale and normalise.
 
     Raises:
         ValueError: no way of calling it gives images; the message has what the first way raised or gave.
@@ -46,7 +49,9 @@ class OwnPreprocess:
         steps: Sequence[str] = (),
         source: str = "the model's own",
         overridden: Callable[..., OwnPreprocess] | None = None,
+        plain: Preprocess | None = None,
     ) -> None:
+        self.plain = plain
         self.function, self.mode, self.source, self._overridden = function, mode, source, overridden
         self.normalisation = normalisation or _normalisation(function)
         self._steps = list(steps) or _composed_of(function)

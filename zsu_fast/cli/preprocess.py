@@ -70,6 +70,11 @@ class Preprocess:
         return batch * self._per_channel(self.std, batch) + self._per_channel(self.mean, batch)
 
     @property
+    def plain(self) -> Preprocess:
+        """Itself: mean, std, size and channels are all that it does. Of an `OwnPreprocess` it may be unknown."""
+        return self
+
+    @property
     def steps(self) -> list[str]:
         """What is done to a picture, in words."""
         told = [{1: "convert to grey", 3: "convert to RGB"}.get(self.channels or 0, "keep it grey or RGB, as it is")]

@@ -12,6 +12,7 @@ from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
 from zsu_fast.extras import require
 
 FILE = "preprocessor_config.json"
+PLAIN = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
 def processor_of(folder: Path, config: Any) -> AnyPreprocess:
@@ -45,7 +46,13 @@ def _running(processor: Any, folder: Path, source: str = FILE) -> OwnPreprocess:
     told = processor.to_dict()
     scale = 255 * told.get("rescale_factor", 1 / 255) if told.get("do_rescale") else 255.0
     normalised = told.get("do_normalize") and told.get("image_mean") and told.get("image_std")
-    mean, std = (told["image_mean"], told["image_std"]) if normalised else ([0.0], [1.0])
+    mean, std = (
+        [float(value) / scale for value in values]
+        for values in ((told["image_mean"], told["image_std"]) if normalised else ([0.0], [1.0]))
+    )
+    more = [key for key, value in told.items() if value and key.startswith("do_") and key not in PLAIN]
+    size = size_of(told.get("crop_size" if told.get("do_center_crop") else "size"))
+    plain = None if more or told.get("rescale_offset") else Preprocess(tuple(mean), tuple(std), size, channels=3)
 
     def changed(mean: Any, std: Any, size: tuple[int, int] | None) -> OwnPreprocess:
         values = {"image_mean": mean and list(mean), "image_std": std and list(std)} | _sizes(told, size)
@@ -54,10 +61,11 @@ def _running(processor: Any, folder: Path, source: str = FILE) -> OwnPreprocess:
 
     return OwnPreprocess(
         lambda pictures: processor(images=list(pictures), return_tensors="pt")["pixel_values"],
-        normalisation=([value / scale for value in mean], [value / scale for value in std]),
+        normalisation=(mean, std),
         steps=_steps(type(processor).__name__, told),
         source=source,
         overridden=changed,
+        plain=plain,
     )
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor
 
 from zsu_fast.cli.images import ImageSet
-from zsu_fast.cli.preprocess import AnyPreprocess, Preprocess
+from zsu_fast.cli.preprocess import AnyPreprocess
 from zsu_fast.cli.relevance_files import Findings
 from zsu_fast.cli.session import Session
 from zsu_fast.evaluate.inference import Progress
@@ -75,10 +75,11 @@ def composite_of(name: str, preprocess: AnyPreprocess | None) -> Composite:
     """A composite by name; bounds of the input, where one asks for them, are black and white after normalisation."""
     if "low" not in inspect.signature(COMPOSITES[name]).parameters:
         return COMPOSITES[name]()
-    if not isinstance(preprocess, Preprocess):
+    plain = None if preprocess is None else preprocess.plain
+    if plain is None:
         hidden = "which texts have not" if preprocess is None else "and the model's own preprocessing hides them"
         raise ValueError(f"--composite {name} needs the bounds of the input, {hidden}")
-    bounds = [[(value - m) / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)] for value in (0.0, 1.0)]
+    bounds = [[(value - m) / s for m, s in zip(plain.mean, plain.std, strict=True)] for value in (0.0, 1.0)]
     return COMPOSITES[name](*bounds)
 
 
