@@ -156,7 +156,7 @@ def test_of_a_local_path_only_the_last_part_is_told(
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("zsu_fast.cli.models._transformers", lambda name: (nn.Linear(2, 2), Preprocess(), {}))
+    monkeypatch.setattr("zsu_fast.cli.models._transformers", lambda name, whole: (nn.Linear(2, 2), Preprocess(), {}))
     assert load_model(f"hf:{place.format(folder)}").spec == "hf:model"
 
 
@@ -185,6 +185,25 @@ def test_transformers_folder(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(given | {"do_flip_channel_order": True}))
     with pytest.raises(ValueError, match="--judge: brings a function"):
         judge_of(load_model(f"hf:{tmp_path}"), -1.0, 1.0, "--judge")
+
+
+@pytest.mark.models
+def test_a_head_is_not_drawn_at_random(tmp_path: Path) -> None:
+    """A base model has no classifier, which `from_pretrained` would make up."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
+    )
+    model = transformers.ViTForImageClassification(config)
+    model.save_pretrained(tmp_path)
+    state, metadata = read_weights(tmp_path)
+    write_weights(
+        {name: v for name, v in state.items() if "classifier" not in name}, tmp_path / "model.safetensors", metadata
+    )
+    with pytest.raises(ValueError, match=r"holds no weights for 'classifier\.bias', 'classifier\.weight'"):
+        load_model(f"hf:{tmp_path}")
+    write_weights(model.state_dict(), tmp_path / "whole.safetensors")
+    assert model_digest(load_model(f"hf:{tmp_path}", tmp_path / "whole.safetensors").model) == model_digest(model)
 
 
 @pytest.mark.models

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zsu_fast.cli.models import LoadedModel, called, files_beside
+from zsu_fast.cli.models import LoadedModel, called, files_beside, from_folder
 from zsu_fast.cli.preprocess import Preprocess
 from zsu_fast.cli.weights import load_into, read_weights
 from zsu_fast.evaluate.texts import Tokenizer
@@ -33,7 +33,7 @@ def load_language_model(
     if source not in ("hf", "python") or not name:
         raise ValueError(f"MODEL must be hf:DIR or python:package.module:callable, got {spec!r}")
     state, metadata = read_weights(weights) if weights is not None else (None, {})
-    model, tokenizer = _transformers(name) if source == "hf" else _python(name)
+    model, tokenizer = _transformers(name, whole=state is None) if source == "hf" else _python(name)
     if float32:
         model = model.float()
     if state is not None:
@@ -46,18 +46,17 @@ def load_language_model(
     return LoadedModel(model, Preprocess(), told, file, metadata, beside=beside), tokenizer
 
 
-def _transformers(name: str) -> tuple[nn.Module, Any]:
+def _transformers(name: str, whole: bool) -> tuple[nn.Module, Any]:
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
         raise ValueError(f"hf:DIR must be a folder of transformers with a config.json, got {name!r}")
     transformers = require("transformers", "models")
     transformers.utils.logging.disable_progress_bar()  # of a second: commands show their own
-    local = {"local_files_only": True, "trust_remote_code": False}  # never a download; code in the folder is not run
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"hf:DIR: no tokenizer in {name!r}: {str(error).strip().splitlines()[0]}") from None
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, **local), tokenizer
+    return from_folder(transformers.AutoModelForCausalLM, folder, whole), tokenizer
 
 
 def _python(name: str) -> tuple[nn.Module, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast.class_names import ClassNames
-from zsu_fast.cli.checkpoints import fitted
+from zsu_fast.cli.checkpoints import fitted, listed
 from zsu_fast.cli.manifest import COPIED, FILES
 from zsu_fast.cli.own_preprocess import OwnPreprocess
 from zsu_fast.cli.parsing import SOURCES
@@ -92,7 +92,7 @@ def load_model(
     elif source == "torchvision":
         model, preprocess, names = _torchvision(name, state, classes)
     elif source == "hf":
-        model, preprocess, names = _transformers(name)
+        model, preprocess, names = _transformers(name, whole=state is None)
     else:
         model, preprocess = _python(name)
     if state is not None:
@@ -198,21 +198,33 @@ def _torchvision_preprocess(weights: Any) -> AnyPreprocess:
     )
 
 
-def _transformers(name: str) -> tuple[nn.Module, AnyPreprocess, ClassNames]:
+def _transformers(name: str, whole: bool) -> tuple[nn.Module, AnyPreprocess, ClassNames]:
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
         raise ValueError(f"hf:DIR must be a folder of transformers with a config.json, got {name!r}")
     transformers = require("transformers", "models")
     transformers.utils.logging.disable_progress_bar()  # of a second: commands show their own
-    # local_files_only: a folder must never turn into a download. Code in the folder is not run.
-    model = transformers.AutoModelForImageClassification.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
-    )
+    model = from_folder(transformers.AutoModelForImageClassification, folder, whole)
     told = getattr(model.config, "id2label", None) or {}
     names = ClassNames((int(index), str(label)) for index, label in told.items())
     if all(label == f"LABEL_{index}" for index, label in names.items()):
         names = ClassNames()
     return model, processor_of(folder, model.config), names
+
+
+def from_folder(auto: Any, folder: Path, whole: bool) -> nn.Module:
+    """The model that a class of transformers makes of a folder, from which no code is run.
+
+    whole: ValueError if weights are missing there, as those of the head of a base model: they would be drawn at random.
+    """
+    # local_files_only: a folder must never turn into a download.
+    model, told = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, output_loading_info=True)
+    missing = sorted(name for name in told["missing_keys"] if not name.endswith("num_batches_tracked"))
+    if whole and missing:
+        raise ValueError(
+            f"hf:DIR: {folder} holds no weights for {listed(missing)}: they would be random; give --weights"
+        )
+    return model
 
 
 def files_beside(folder: Path) -> dict[str, str]:
