@@ -130,12 +130,10 @@ def forget_concept(
             class_names=class_names, class_map=class_map, note=console.note,
         )  # fmt: skip
         session.sources = {}
+        beside = session.retain_and_eval(retain, evaluation)
         request = read_concept(session, inside, without, concept, bank, layer, used_by, seed)
-        given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size} | settings
-        if retain is not None:
-            given["retain_probes"] = session.pair(session.read(retain, "--retain"))
-        if evaluation is not None:
-            given["evaluate_on"] = session.pair(session.read_labelled(evaluation, "--eval"))
+        given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "batch_size": batch_size}
+        given |= settings | beside
         with console.progress() as progress:
             result, page = forget_and_look(session, request, method, given | {"progress": progress}, report, photos)
         run = Run(result, report=page, sources=session.sources)

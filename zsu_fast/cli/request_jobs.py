@@ -101,28 +101,21 @@ def _class(session: Session, line: Line) -> Images:
 def _instances(session: Session, line: Line) -> tuple[Request, dict[str, Any]]:
     images = line.path("images")
     assert images is not None
+    beside = session.retain_and_eval(line.path("retain"), line.path("eval"))
     goal = line.given.get("goal", "misclassify")
     request = forget_instances_run.read_instances(session, images, goal, line.given.get("to"), line.path("unseen"))
-    return request, _beside(session, line)
+    return request, beside
 
 
 def _concept(session: Session, line: Line) -> tuple[Request, dict[str, Any]]:
     inside, without = line.path("with"), line.path("without")
     assert inside is not None and without is not None
+    beside = session.retain_and_eval(line.path("retain"), line.path("eval"))
     request = forget_concept_run.read_concept(
         session, inside, without, line.given.get("concept"), line.path("bank"), line.given.get("layer"),
         line.given.get("used_by"), int(line.options.get("seed", 0)),
     )  # fmt: skip
-    return request, _beside(session, line)
-
-
-def _beside(session: Session, line: Line) -> dict[str, Any]:
-    given = {}
-    if (retain := line.path("retain")) is not None:
-        given["retain_probes"] = session.pair(session.read(retain, "--retain"))
-    if (judging := line.path("eval")) is not None:
-        given["evaluate_on"] = session.pair(session.read_labelled(judging, "--eval"))
-    return given
+    return request, beside
 
 
 _READERS: Mapping[str, Callable[[Session, Line], Any]] = {

@@ -102,6 +102,15 @@ class Session:
                 return images.stream(self.loaded.preprocess, self.batch_size)
         return self.pair(images)
 
+    def retain_and_eval(self, retain: Path | None, evaluation: Path | None) -> dict[str, Any]:
+        """Those that are given, by the names that `zsu_fast.forget` has for them. Read first: they may name classes."""
+        found = {}
+        if retain is not None:
+            found["retain_probes"] = self.pair(self.read(retain, "--retain"))
+        if evaluation is not None:
+            found["evaluate_on"] = self.pair(self.read_labelled(evaluation, "--eval"))
+        return found
+
     def photos(self, batch: Tensor) -> np.ndarray[Any, Any]:
         """Model-ready images [n, C, H, W] as people see them: uint8 [n, H, W, 1 or 3]."""
         values = self.loaded.preprocess.inverse(batch.detach().float().cpu())
