@@ -85,7 +85,7 @@ def test_the_guide(guide: tuple[Path, dict]) -> None:
 
 
 def test_the_readme(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its `model` is a trained one, its `images` show a three; `labels` is the class of each, `loader` has batches."""
+    """Its `model` is a trained one, its `images` show a three; `labels` is the class of each."""
     monkeypatch.chdir(tmp_path)
     _, names = guide
     images = names["parts"].probes
@@ -93,7 +93,6 @@ def test_the_readme(guide: tuple[Path, dict], tmp_path: Path, monkeypatch: pytes
         "model": copy.deepcopy(names["model"]),
         "images": images,
         "labels": torch.full((len(images),), 3),
-        "loader": names["parts"].train[0].split(128),
     }
     for page in (INDEX, README):
         assert run_examples(page, given)["result"].reached

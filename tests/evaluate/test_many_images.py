@@ -47,6 +47,12 @@ def test_means():
             assert torch.equal(found.counts[name], torch.bincount(named.flatten(), minlength=values.shape[1]))
 
 
+@pytest.mark.parametrize("batch_size", ["auto", 4])
+def test_of_no_images_there_is_nothing(batch_size):
+    assert list(relevance_batches(NET, X[:0], 1, batch_size=batch_size)) == []
+    assert mean_relevance(NET, X[:0], 1, batch_size=batch_size).images == 0
+
+
 def test_a_generator_of_images_is_read_once():
     assert torch.equal(joined(relevance_batches(NET, batches(X, Y, 4), 1))[0], joined(relevance_batches(NET, X, 1))[0])
 

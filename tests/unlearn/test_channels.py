@@ -81,6 +81,13 @@ def test_scores_and_scopes():
     assert contrastive[:2] == [("b", 0), ("a", 1)]
 
 
+@pytest.mark.filterwarnings("error")
+def test_labels_that_are_every_second_of_others():
+    relevance = {"a": torch.tensor([[3.0, 1.0], [1.0, 3.0]])}
+    found = largest_shares(relevance, torch.tensor([1, 9, 2, 9])[::2])
+    assert torch.equal(found["a"], largest_shares(relevance, torch.tensor([1, 2]))["a"])
+
+
 def test_ties_go_to_the_lower_layer_then_the_lower_unit():
     relevance = {"b": torch.ones(1, 2), "a": torch.ones(1, 4), "none": -torch.ones(1, 3)}
     kwargs = {"k": 1.0, "score": "frequency"}

@@ -14,7 +14,7 @@ import torch
 from zsu_fast.lock import Lock
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.safetensors_file import write_weights
-from zsu_fast.unlearn import ForgetInstances, Patch, forget, model_digest
+from zsu_fast.unlearn import ForgetInstances, Patch, SyntheticProbes, forget, model_digest, synthesise
 from zsu_fast.unlearn.queue import Ledger, Queue
 from zsu_fast.unlearn.queue.ledger import LEDGER, WEIGHTS
 
@@ -279,6 +279,17 @@ def test_what_failed_is_tried_again_and_what_was_not_reached_is_not(conv_net, di
     assert Ledger(tmp_path / "q").problems()[0] == []
     with pytest.raises(ValueError, match=r"'wrong' edited nothing \(invalid\)"):
         Ledger(tmp_path / "q").undo("wrong")
+
+
+def test_synthesised_images_are_made_before_the_queue_is_opened(conv_net, digits, tmp_path):
+    settings = SyntheticProbes((1, 8, 8), low=0.0, high=1.0, per_class=4, others=3, steps=8)
+    for model in (copy.deepcopy(conv_net), conv_net):
+        made = synthesise(model, 3, settings)
+        with Queue(tmp_path / "q", model, report=False) as queue:
+            with pytest.raises(TypeError, match="^probes: expected images, .*synthesise makes of the original model"):
+                queue.forget("b", 3, settings)
+            row = queue.forget("a", made, budget=8)
+            assert (row.status, row.images, queue.rows) == ("not judged", 4, (row,))
 
 
 def test_images_from_loaders(conv_net, digits, tmp_path):

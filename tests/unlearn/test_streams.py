@@ -143,6 +143,9 @@ def test_what_is_wrong_with_a_stream_is_said_before_any_edit(conv_net, digits):
         "^retain_probes: hold images of the classes": {"retain_probes": Pairs(digits.unseen_x, digits.unseen_y)},
         "^evaluate_on: holds no image of class 4": {"evaluate_on": Loader(others, labels, 9)},
         "^evaluate_on: expected a pair": {"evaluate_on": Loader(others, None, 9)},
+        r"^evaluate_on: the model does not take images of shape \(1, 8, 4\)": {
+            "evaluate_on": Pairs(digits.unseen_x[..., :4], digits.unseen_y)
+        },
     }.items():
         with pytest.raises((ValueError, TypeError), match=message):
             zsu_fast.forget(conv_net, 4, **{"probes": probes} | arguments)

@@ -37,12 +37,13 @@ def customary(device: torch.device) -> int:
 def fitting(run: Callable[[Tensor], object], images: Tensor, most: int) -> int:
     """How many images `run` can be given at once: `most`, or the largest power of two that fits, 1 at least.
 
-    images: one, or two where `run` takes no single one, where it takes them. It is run on these, and on twice as many
-    where there is doubt: what further images take is the difference. On CUDA this is the peak of torch's allocator
-    (whose statistics are reset), elsewhere the bytes of all results of torch's operations that are alive at once.
+    images: one, or two where `run` takes no single one; with none nothing is measured. It is run on these, and on twice
+    as many where there is doubt: what further images take is the difference. On CUDA this is the peak of torch's
+    allocator (whose statistics are reset), elsewhere the bytes of all results of torch's operations that are alive at
+    once.
     """
     free = free_memory(images.device)
-    if free is None or most <= 1:
+    if free is None or most <= 1 or not len(images):
         return most
     room, count = SHARE * free, len(images)
 

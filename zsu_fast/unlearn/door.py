@@ -81,7 +81,8 @@ def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise ValueError(f"{argument}: {not_taken(model, images, error)}") from error
+        seen = images if isinstance(images, Tensor) else few  # a stream would be read through for its shape
+        raise ValueError(f"{argument}: {not_taken(model, seen, error)}") from error
     try:
         logits_of(output)
     except TypeError as error:  # the argument is of the right type: what it does is wrong

@@ -204,7 +204,7 @@ def rank_units(
 def largest_shares(relevance: Mapping[str, Tensor], labels: Tensor, group: Group = ALONE) -> dict[str, Tensor]:
     """Layer -> [units]: of each unit the largest mean share of its layer's relevance for any class, float64."""
     classes = group.gather(labels.unique()).unique()
-    positions = torch.searchsorted(classes, labels)
+    positions = torch.searchsorted(classes, labels.contiguous())  # it warns of others
     found, _ = sums({n: v.float() for n, v in relevance.items()}, positions, len(classes), group)
     return {name: of_classes.share().amax(0) for name, of_classes in found.items()}
 

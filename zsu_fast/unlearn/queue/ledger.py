@@ -145,7 +145,7 @@ class Ledger:
                 ) from None
             before, now = now, model_digest(state)
             again = replace(changed[one.id], before=before, after=now)
-            if patch.digests != patches[one.id].digests or not _same_old(patch, patches[one.id]):
+            if patch.digests != patches[one.id].digests:
                 again = replace(again, revision=one.revision + 1)
                 again = replace(again, files={n: d for n, d in one.files.items() if n != one.undo_file})
                 new[again.undo_file] = patch
@@ -271,7 +271,3 @@ def _is_file(path: Path, name: str, digest: str) -> bool:
     parts = Path(name).parts
     inside = len(parts) == 1 or (len(parts) == 2 and parts[0] in (UNDO, PAGES) and ".." not in parts)
     return inside and (path / name).is_file() and file_digest(path / name) == digest
-
-
-def _same_old(a: Patch, b: Patch) -> bool:
-    return all(one.old.equal(other.old) for one, other in zip(a.entries, b.entries, strict=True))

@@ -27,6 +27,7 @@ from zsu_fast.unlearn.queue.look import can_look, left_of
 from zsu_fast.unlearn.queue.rows import Row, check_id, keyed
 from zsu_fast.unlearn.requests import ForgetClass, Request
 from zsu_fast.unlearn.result import ForgetResult, jsonable
+from zsu_fast.unlearn.synthetic import SyntheticProbes
 
 Again = Callable[[], tuple[Request, Any] | None]
 """Gives the request and `evaluate_on`, to be looked at again; None if there are no images to look at."""
@@ -166,7 +167,8 @@ class Queue:
 
         id: up to 64 letters, digits, dots, underscores and hyphens. note: stands in the ledger. The rest as in
         `zsu_fast.forget`; by the images, the labels and the options a request is known to be the same (what loaders
-        give as `retain_probes` and `evaluate_on` is not compared).
+        give as `retain_probes` and `evaluate_on` is not compared). `SyntheticProbes` are refused: give what
+        `synthesise` makes of the original model.
 
         Raises:
             ValueError: the ledger has this id with another request or other options; nothing was done.
@@ -174,6 +176,11 @@ class Queue:
         """
         if "group" in options:
             raise ValueError("group: a queue is for one process")
+        if isinstance(probes, SyntheticProbes):  # what the edited model made when the queue goes on would be others
+            raise TypeError(
+                "probes: expected images, by which the request is known again, got SyntheticProbes; give as target the "
+                "request that zsu_fast.unlearn.synthesise makes of the original model, before the queue is opened"
+            )
         own = {name: options.pop(name) for name in ("checkpoint", "resume", "checkpoint_every") if name in options}
 
         def request() -> Request:
