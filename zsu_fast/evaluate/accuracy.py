@@ -32,6 +32,9 @@ class Evaluation:
         forget_interval, retain_interval: 95 % Wilson intervals (low, high) of the two accuracies; None like them.
         taken_for: class -> how many images of the target classes the model takes for it, the most frequent first.
         targets: the target classes.
+
+        found = zsu_fast.evaluate(model, images, labels, target=3)
+        print(f"{found.forget_accuracy:.1%} of the class, {found.retain_accuracy:.1%} of the others")
     """
 
     forget_accuracy: float | None

@@ -31,12 +31,14 @@ class Attacked:
 
 
 class Attacker:
-    """Who has some images, and wants a class back. Arguments and errors: see :func:`zsu_fast.evaluate.depth`.
+    """Who has some images, and wants a class back.
 
-    attacker = Attacker(lessons, test, target=3)
-    original, oracle = attacker.attack(model), attacker.attack(retrained)
-    for edited in edits:
-        print(compare(attacker.attack(edited), original, oracle).holds)
+        attacker = Attacker(lessons, (images, labels), target=3)
+        original, oracle = attacker.attack(model), attacker.attack(retrained)
+        for edited in edits:
+            print(compare(attacker.attack(edited), original, oracle).holds)
+
+    Arguments and errors: see :func:`zsu_fast.evaluate.depth`.
     """
 
     def __init__(

@@ -28,6 +28,9 @@ class Composite:
         linear: Rule of linear layers, attention projections included.
         attention: "attnlrp" shares relevance between queries, keys and values (Achtibat et al. 2024, Prop. 3.1 and
             3.3); "cp_lrp" holds the attention weights constant, so that only values carry relevance (Ali et al. 2022).
+
+        lower_third = Composite(depth=((1 / 3, Gamma()),), names={"0": Epsilon(0.1)})
+        found = zsu_fast.relevance(model, images, target=3, composite=lower_third)
     """
 
     linear: Rule = field(default_factory=Epsilon)

@@ -25,6 +25,10 @@ class Relevance:
         logits: The model's output, [N, classes]; of a language model that at the position of the target.
         conservation: Where relevance went on its way, if that was asked for; `check` shows it.
         others: By name, relevance of what a model was given besides the tokens of a text: of their shape (images ...).
+
+        found = zsu_fast.relevance(model, images, target=3, composite="epsilon_plus")
+        most = {layer: units.mean(0).argmax() for layer, units in found.neurons.items()}
+        zsu_fast.plot.layers(found).savefig("layers.png")
     """
 
     input: Tensor

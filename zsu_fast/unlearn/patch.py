@@ -33,6 +33,12 @@ class Patch:
 
     record: JSON-able: request, picks, seeds, versions, hashes, metrics. digests: tensor name -> SHA-256 of the whole
     tensor (before, after) the edit; empty in patches of format 1. key: of the keyed digests of images in the record.
+
+        patch = zsu_fast.forget(model, 3, probes).patch
+        patch.save("class3.safetensors")
+        patch.revert(model)  # bit for bit what it was
+        with Patch.load("class3.safetensors").applied(model):
+            answers = model(images).argmax(1)
     """
 
     entries: tuple[Entry, ...]

@@ -31,6 +31,10 @@ class Picks:
 
     edges: class -> features of the classifier, most relevant first (method "lra-npp").
     neurons: layer name -> units, most relevant first (method "channels").
+
+        picks = zsu_fast.select(model, 3, probes, budget=2)
+        patch = zsu_fast.perturb_(model, picks, sample=probes[:2])
+        patch.revert(model)
     """
 
     edges: dict[int, list[int]] = field(default_factory=dict)

@@ -39,6 +39,12 @@ class ForgetResult:
     trace: what the search tried, [{"layers", "mode", "budget", "forget_accuracy"}].
     certificate: what was proved or checked of the edit, see `zsu_fast.unlearn.certificate`; None without an edit.
     record: JSON-able, also in the patch.
+
+        result = zsu_fast.forget(model, 3, probes, evaluate_on=(images, labels))
+        print(result.summary())
+        if result.verdict.level == "answers":
+            result.patch.save("class3.safetensors")
+            result.report("class3.html")
     """
 
     patch: Patch

@@ -56,6 +56,10 @@ class Verdict:
     at_most: upper bound (one-sided, 95 %) of the share of unseen images that still get the class as answer.
     judged_by: "evaluation images", "held-out probes": each judged by an edit chosen without it; "the instances";
         "held-out images" of a concept.
+
+        verdict = zsu_fast.forget(model, 3, probes, evaluate_on=(images, labels)).verdict
+        print(verdict.sentence)
+        assert verdict.level == "answers" and verdict.at_most < 0.1
     """
 
     level: str
