@@ -33,7 +33,7 @@ class Picks:
     neurons: layer name -> units, most relevant first (method "channels").
 
         picks = zsu_fast.select(model, 3, probes, budget=2)
-        patch = zsu_fast.perturb_(model, picks, sample=probes[:2])
+        patch = zsu_fast.perturb_(model, picks, sample=probes[:1])
         patch.revert(model)
     """
 
