@@ -28,7 +28,7 @@ tools := PATH="$(CURDIR)/$(bin):$$PATH"
 
 help:
 	@echo "make demo    set up, train a small network on digits, make it forget one, write a report, undo it; no compiler"
-	@echo "make test    set up, build, run the tests (at most 10 minutes on 2 cores)"
+	@echo "make test    set up, build, run the tests (some 20 minutes on 2 cores)"
 	@echo "make fuzz    100,000 calls of ops, functions and damaged files with drawn arguments (4 minutes); SEED=1 others"
 	@echo "make test-zoo  relevance on the models of timm, torchvision and transformers: docs/models.md (half an hour)"
 	@echo "make notebooks  run the notebooks of docs/notebooks again, and keep what they say (ten minutes)"
