@@ -11,6 +11,7 @@ import torch
 
 import zsu_fast
 from bench import (
+    batch_size,
     concepts,
     depth,
     faithfulness,
@@ -329,14 +330,8 @@ def test_table_of_pairs() -> None:
     assert insert_table(text, lira.table(results), lira.BEGIN, lira.END) == text
 
 
-def test_table_of_streams() -> None:
-    results = json.loads((RESULTS / "streams.json").read_text())
-    text = (ROOT / streams.PAGE).read_text()
-    assert insert_table(text, streams.table(results), *streams.MARKERS) == text
-
-
 @pytest.mark.parametrize(
-    "module", [low_memory, shards, smaller, synthetic], ids=["low_memory", "shards", "smaller", "synthetic"]
+    "module", [batch_size, low_memory, shards, smaller, streams, synthetic], ids=lambda module: module.__name__
 )
 def test_tables_of_one_benchmark(module: ModuleType) -> None:
     results = json.loads((RESULTS / f"{module.__name__.rpartition('.')[2]}.json").read_text())

@@ -92,6 +92,7 @@ class Queue:
         self.model, self.batch_size, self.report = model, batch_size, report
         self._metadata, self._beside = metadata or {}, dict(beside or {})
         self._again: dict[str, Again] = {}
+        self._closed = False
         self._lock = Lock(self.path, "folder")
         try:
             folders.settle(self.path, NAMES)
@@ -142,8 +143,6 @@ class Queue:
         """Let other runs in. The model stays as it is. Safe to repeat."""
         self._lock.close()
         self._closed = True
-
-    _closed = False
 
     def forget(
         self,
