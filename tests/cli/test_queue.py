@@ -136,6 +136,11 @@ def test_the_original_is_not_written_among_the_undo_files(run, folder):
     assert refused.code == 2 and "lies in the folder of the queue" in refused.err and undo.read_bytes() == before
 
 
+def test_info_names_the_command_that_shows_a_queue(run, folder):
+    result = run("info", folder)
+    assert result.code == 2 and f"zsu-fast ledger {folder}" in " ".join(result.err.split())
+
+
 def test_a_changed_file_is_found(run, folder):
     (folder / "undo" / "a-2.safetensors").unlink()
     result = run("verify", folder)
@@ -182,6 +187,7 @@ def test_a_wrong_row_is_named(tmp_path, row, said):
         ("id,target,probes\na,3,p\nA,3,p\n", "has the id 'A' twice"),
         ("id,target,probes\na,3,p,q\n", "more cells than columns"),
         ("id,target,probes\n", "holds no request"),
+        ("id,target,probes,target \na,3,p,4\n", "two columns are called 'target'"),
         ("id,target,probes,options\na,3,p,seed=3\n", "options: expected a mapping"),
     ],
 )

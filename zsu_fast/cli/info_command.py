@@ -12,9 +12,11 @@ from rich.table import Table
 from zsu_fast.atomic import replacing
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
+from zsu_fast.cli.declared import LEDGER
 from zsu_fast.cli.manifest import FILES
 from zsu_fast.cli.parsing import SOURCES
 from zsu_fast.extras import require
+from zsu_fast.folder import holds
 
 if TYPE_CHECKING:
     from zsu_fast.cli.session import Session
@@ -76,6 +78,8 @@ def info(
     if contact_sheet is not None and images is None:
         raise ValueError("--contact-sheet needs --images")
     file = None if subject is None or of_model else Path(subject)
+    if file is not None and holds(file, LEDGER):
+        raise ValueError(f"{file} is the folder of a queue of requests: zsu-fast ledger {file}")
     if file is not None and file.is_dir():
         file = file / FILES["patch"]
     if file is not None and not file.is_file():

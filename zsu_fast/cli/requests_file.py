@@ -78,7 +78,11 @@ def read_requests(file: Path) -> list[Line]:
 def _csv(file: Path) -> list[dict[str, Any]]:
     """Empty cells are left out; values of other columns than ours are JSON, or else text."""
     with file.open(newline="", encoding="utf-8-sig") as opened:
-        rows = list(csv.DictReader(opened, strict=True))
+        reader = csv.DictReader(opened, strict=True)
+        rows = list(reader)
+    columns = [name.strip() for name in reader.fieldnames or ()]
+    if twice := next((name for name in columns if columns.count(name) > 1), None):
+        raise ValueError(f"--requests: {file}: two columns are called {twice!r}")
     texts = {*COMMON, *(name for _, must, may in KINDS.values() for name in (*must, *may))} - {"options"}
     found = []
     for number, row in enumerate(rows, 1):

@@ -16,7 +16,6 @@ from zsu_fast.model.tensors import same_bits
 from zsu_fast.unlearn import Patch, model_digest
 from zsu_fast.unlearn.queue import Ledger
 from zsu_fast.unlearn.queue.chain import undone
-from zsu_fast.unlearn.queue.ledger import wrong_files
 
 
 def roles_of(images: Sequence[Path], undo: Path, content: dict[str, Any]) -> dict[Path, list[str]]:
@@ -39,8 +38,9 @@ def roles_of(images: Sequence[Path], undo: Path, content: dict[str, Any]) -> dic
 def check_queue(folder: Path, original: Path | None) -> dict[str, Any]:
     """Every file, and the chain of hashes from the model as it is, edit by edit, to the original."""
     ledger = Ledger(folder)
-    problems, state = ledger.problems()
-    checks = {"files": not wrong_files(ledger), "chain": state is not None}
+    files, chain, state = ledger.problems()
+    problems = files + chain
+    checks = {"files": not files, "chain": not chain}
     if original is not None:
         checks["original"] = state is not None and _same(state, read_weights(original)[0])
         if not checks["original"]:

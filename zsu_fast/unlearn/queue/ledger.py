@@ -176,16 +176,16 @@ class Ledger:
             raise ValueError("folder: the ledger is broken: its first edit began from another model than the original")
         return state, metadata
 
-    def problems(self) -> tuple[list[str], dict[str, Tensor] | None]:
-        """What is wrong with the folder, a line each; and the original, if undoing all leads to it.
+    def problems(self) -> tuple[list[str], list[str], dict[str, Tensor] | None]:
+        """What is wrong with the files, and with the chain of edits, a line each; the original, if undoing leads to it.
 
         Every file is what the ledger says, and so is the model at each step from the last edit back to the original.
         """
-        found = [f"{name} is missing or not the file that was written" for name in wrong_files(self)]
+        files = [f"{name} is missing or not the file that was written" for name in wrong_files(self)]
         try:
-            return found, self.before_all()[0]
+            return files, [], self.before_all()[0]
         except (ValueError, OSError) as error:
-            return [*found, str(error).removeprefix("path: ").removeprefix("folder: ")], None
+            return files, [str(error).removeprefix("path: ").removeprefix("folder: ")], None
 
     def _without(self, state: dict[str, Tensor], row: Row, patch: Patch) -> dict[str, Tensor]:
         try:
