@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 import zsu_fast
 from tests.distributed.launch import Ranks, needs_gloo
 from zsu_fast.unlearn import Picks, model_digest, perturb_
+from zsu_fast.unlearn.group import Processes
 
 pytestmark = needs_gloo
 
@@ -203,6 +204,17 @@ def test_what_one_process_raises_is_raised_in_all_and_no_model_is_edited(given: 
             said = found[what]
             assert said["raised"].startswith(of_that_one if rank == 2 else of_others), (rank, what, said)
             assert said["as it was"] and said["seconds"] < 30, (rank, what, said)
+
+
+def one_is_late() -> tuple[int, str]:
+    group = Processes(dist.group.WORLD)
+    if group.rank == 1:
+        time.sleep(2.5)  # others look after it every second
+    return int(group.largest(torch.tensor(group.rank))), group.first(f"of {group.rank}")
+
+
+def test_a_process_that_takes_its_time_is_waited_for(four: Ranks) -> None:
+    assert four.run(one_is_late, timeout=60) == [(3, "of 0")] * 4
 
 
 def replicas(given: dict[str, Any]) -> dict[str, Any]:
