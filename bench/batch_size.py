@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import zsu_fast
 from bench import machine, oracles
@@ -44,9 +43,9 @@ def measure(name: str, known: Any) -> Iterator[Row]:
 
     def seconds(method: str, size: int | str) -> tuple[float, str, int]:
         model = copy.deepcopy(net)
-        given: dict[str, tuple[Tensor, Tensor]] = {} if method == "lra-npp" else {"retain_probes": retain}
+        given = None if method == "lra-npp" else retain
         begun = time.process_time()
-        result = zsu_fast.forget(model, TARGET, probes, method=method, batch_size=size, **given)
+        result = zsu_fast.forget(model, TARGET, probes, method=method, retain_probes=given, batch_size=size)
         return time.process_time() - begun, model_digest(model), result.record["request"]["batch_size"]
 
     for method in METHODS:
