@@ -10,8 +10,9 @@ import typer
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
 from zsu_fast.cli.declared import LEDGER
-from zsu_fast.cli.manifest import FILES, is_the_file, patch_file, read_result
-from zsu_fast.folder import holds, settle_left_over
+from zsu_fast.cli.manifest import FILES, NAMES, is_the_file, patch_file, read_result
+from zsu_fast.folder import found, holds, settle_left_over
+from zsu_fast.sharded import written_in
 
 
 @one_line_errors
@@ -66,19 +67,20 @@ def restore(
     if request is not None or holds(weights, LEDGER):
         _restore_queue(weights, request, patch, out, force, console)
         return
-    file = weights / FILES["weights"] if weights.is_dir() else weights
     # Weights under the name that a result gives them belong to the result beside them, if there is one.
     content = None
-    if file.name == FILES["weights"]:
-        settle_left_over(file.parent, list(FILES.values()), "the result")
-        content = read_result(file.parent) if (file.parent / FILES["result"]).is_file() else None
+    place = weights if weights.is_dir() else weights.parent
+    if weights.is_dir() or weights.name in (FILES["weights"], FILES["index"]):
+        settle_left_over(place, NAMES, "the result")
+        content = read_result(place) if (place / FILES["result"]).is_file() else None
+    file = (written_in(weights) or weights / FILES["weights"]) if weights.is_dir() else weights
     if not file.is_file():
         raise FileNotFoundError(f"{weights} holds no {file.name}: nothing was edited, or it is no result of forget")
     undo_file = patch or patch_file(content or {}, file.parent)
     if not undo_file.is_file():
         raise FileNotFoundError(f"--patch: no such file: {undo_file}")
     destination = out or file.with_name("restored.safetensors")
-    kept = [file, undo_file, *(file.parent / name for name in FILES.values())]
+    kept = [file, undo_file, *(place / name for name in (*FILES.values(), *found(place, NAMES)))]
     if destination.resolve() in [path.resolve() for path in kept]:
         raise ValueError(f"--out: would overwrite {destination}, which is part of a result: give another file")
     _check_free(destination, force)

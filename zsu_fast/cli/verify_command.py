@@ -10,9 +10,10 @@ import typer
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
 from zsu_fast.cli.declared import LEDGER
-from zsu_fast.cli.manifest import FILES, patch_file, read_result, wrong_files
+from zsu_fast.cli.manifest import NAMES, patch_file, read_result, wrong_files
 from zsu_fast.cli.signing import LIMITS, signed_by
 from zsu_fast.folder import holds, settle_left_over
+from zsu_fast.sharded import written_in
 
 
 @one_line_errors
@@ -78,7 +79,7 @@ def verify(
         if found["problems"]:
             raise typer.Exit(EXIT_NOT_REACHED)
         return
-    settle_left_over(result, list(FILES.values()), "the result")
+    settle_left_over(result, NAMES, "the result")
     content = read_result(result)
     undo = patch or patch_file(content, result)
     problems = wrong_files(content, result, undo)
@@ -87,8 +88,8 @@ def verify(
     checks["verdict"] = content.get("verdict") == record.get("verdict")
     if not checks["verdict"]:
         problems.append("the verdict in result.json is not that of its record")
-    if (result / FILES["weights"]).is_file():
-        problems += check_edit(result / FILES["weights"], undo, original, record, checks)
+    if (weights := written_in(result)) is not None:
+        problems += check_edit(weights, undo, original, record, checks)
     roles = roles_of(images or [], undo, content)
     for path, options in roles.items():
         checks[f"images {path}"] = bool(options)
