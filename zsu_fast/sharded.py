@@ -6,11 +6,10 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from zsu_fast.safetensors_file import write_weights
+if TYPE_CHECKING:
+    from torch import Tensor  # late: commands know these names before they need torch
 
 WEIGHTS, SHARDS, INDEX = "model.safetensors", "model-?????-of-?????.safetensors", ".index.json"
 """Names of weights in one file; in several, as a pattern; and what the index is called after."""
@@ -18,7 +17,7 @@ WEIGHTS, SHARDS, INDEX = "model.safetensors", "model-?????-of-?????.safetensors"
 NAMES = (WEIGHTS, f"{WEIGHTS}{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 LIMIT = 256 * 2**20  # bytes of an index that is read at all
 
-State = dict[str, Tensor]
+State = dict[str, "Tensor"]
 
 
 def file_in(folder: Path) -> Path:
@@ -100,6 +99,10 @@ def write_model(state: Mapping[str, Any], folder: Path, metadata: dict[str, str]
 
     most: bytes of tensors in a file. A tensor that is larger has a file of its own. None: one file.
     """
+    from torch import Tensor
+
+    from zsu_fast.safetensors_file import write_weights
+
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     parts: list[State] = [{}]
     size = 0

@@ -63,18 +63,21 @@ def verify(
     if not result.is_dir():
         raise FileNotFoundError(f"{result}: no such folder")
 
-    if holds(result, LEDGER) and (patch is not None or images or public_key is not None):
-        raise ValueError("--patch, --images, --public-key: are for the result of one request, not for a queue")
+    if holds(result, LEDGER) and (patch is not None or images):
+        raise ValueError("--patch, --images: are for the result of one request, not for a queue")
 
     from zsu_fast.cli.verify_run import check_edit, check_queue, roles_of
 
     if holds(result, LEDGER):
-        found = check_queue(result, original)
+        found = check_queue(result, original, public_key)
         for problem in found["problems"]:
             console.show(f"WRONG: {problem}")
         if found["verified"]:
             console.show(f"{result}: all checks hold ({', '.join(found['checks'])}) for {found['edits']} edits")
-        console.show("Mind: nothing vouches for what the ledger says of verdicts; only its hashes were checked.")
+        said = "nothing vouches for what the ledger says of verdicts; only its hashes were checked; " + (
+            "it is signed: --public-key checks by whom" if found["signed"] else "forget --sign would"
+        )
+        console.show(f"Mind: {LIMITS if found['vouched_for_by'] else said}.")
         console.emit(found)
         if found["problems"]:
             raise typer.Exit(EXIT_NOT_REACHED)
