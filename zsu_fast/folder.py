@@ -22,8 +22,16 @@ from zsu_fast.lock import Lock
 WRITING, READY, ELSEWHERE = ".zsu-writing", ".zsu-ready", ".zsu-elsewhere-"
 
 
+def found(path: Path, names: Sequence[str]) -> list[str]:
+    """Those of the files of a result that are there. names: each a name, or a pattern as for `Path.glob`."""
+    return list(dict.fromkeys(file.name for name in names for file in sorted(path.glob(name))))
+
+
 def settle(path: Path, names: Sequence[str]) -> None:
-    """Finish what an interrupted run had completed, throw away what it had not. To be called under the lock."""
+    """Finish what an interrupted run had completed, throw away what it had not. To be called under the lock.
+
+    names: as `commit` takes them.
+    """
     ready = path / READY
     if ready.is_dir():
         if (there := _elsewhere(ready)) is not None:
@@ -31,13 +39,14 @@ def settle(path: Path, names: Sequence[str]) -> None:
                 os.replace(file, there.parent / file.name)
             flush(there.parent)
             there.rmdir()
-        # Once the manifest has gone into place (it is last), everything else has.
-        complete = (ready / names[-1]).exists()
-        for name in names:
-            if (ready / name).exists():
-                os.replace(ready / name, path / name)
-            elif complete and (path / name).exists() and name != names[-1]:
-                _unlink_unless_moved(path, ready, name)
+        moving = found(ready, names)
+        if names[-1] in moving and (ready / "absent").exists():  # the manifest is last: after it nothing is left to do
+            absent = (ready / "absent").read_text().split("\n")
+            for name in found(path, names):
+                if name in absent:
+                    (path / name).unlink()
+        for name in moving:
+            os.replace(ready / name, path / name)
         flush(path)
         shutil.rmtree(ready, ignore_errors=True)
     if (there := _elsewhere(path / WRITING)) is not None:
@@ -62,13 +71,6 @@ def settle_left_over(path: Path, names: Sequence[str], argument: str) -> None:
             if (path / READY).exists():
                 raise PermissionError(f"{error}, and an interrupted run has left a result to be moved there") from None
             # Nothing had been moved yet: what is there is whole.
-
-
-def _unlink_unless_moved(path: Path, ready: Path, name: str) -> None:
-    """A file of the earlier run that the new one does not have. `absent` lists those."""
-    listed = ready / "absent"
-    if listed.exists() and name in listed.read_text().split("\n"):
-        (path / name).unlink(missing_ok=True)
 
 
 def holds(path: Path, name: str) -> bool:
@@ -104,10 +106,10 @@ def _elsewhere(hidden: Path) -> Path | None:
 def commit(path: Path, names: Sequence[str], keep: Collection[str] = ()) -> None:
     """What has been written replaces what was there, and what of `names` was not written goes, but for those to `keep`.
 
-    names: all files of a result, the manifest last.
+    names: all files of a result, or patterns of them (see `found`), the manifest last.
     """
     writing = path / WRITING
-    absent = [name for name in names if not (writing / name).exists() and name not in keep]
+    absent = [name for name in found(path, names) if not (writing / name).exists() and name not in keep]
     (writing / "absent").write_text("\n".join(absent))
     for file in writing.iterdir():
         flush(file)

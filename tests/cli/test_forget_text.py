@@ -179,11 +179,17 @@ def test_a_model_of_transformers_from_its_folder(folder, run):
     loaded, tokenizer = load_language_model("hf:gpt2")
     question = lines("Ada", "")[1]
     assert appears(["Graz"], answers(loaded.model, tokenizer, [question])[0])
-    result = run("forget", "text", "hf:gpt2", "-r", "withdrawn.jsonl", "-a", "others.jsonl", "-o", "o", "--json")
+    result = run(
+        "forget", "text", "hf:gpt2", "-r", "withdrawn.jsonl", "-a", "others.jsonl", "-o", "o", "--json",
+        "--max-shard-size", "20KB",
+    )  # fmt: skip
     assert result.code == 4, result.err  # forgotten, but two questions are too few to judge it
     assert result.json["record"]["request"]["words"] == [1]
     assert result.json["evaluation"]["after"]["said"]["count"] == 0
-    edited = load_language_model("hf:gpt2", folder / "o" / "model.safetensors")[0].model
+    edited = load_language_model("hf:gpt2", folder / "o")[0].model
+    auto = pytest.importorskip("transformers").AutoModelForCausalLM
+    assert len(list((folder / "o").glob("model-*.safetensors"))) > 2
+    assert model_digest(auto.from_pretrained(folder / "o", local_files_only=True)) == model_digest(edited)
     assert not appears(["Graz"], answers(edited, tokenizer, [question])[0])
     assert appears(["Lima"], answers(edited, tokenizer, [lines("Bo", "")[1]])[0])
     assert edited.lm_head.weight is edited.transformer.wte.weight

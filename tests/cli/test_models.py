@@ -239,6 +239,7 @@ def test_the_result_of_a_transformers_folder_is_one(tmp_path: Path, run, workpla
         assert not torch.equal(after(batch).logits, model(batch).logits)
     assert again.names == config.id2label
     assert torch.equal(again.preprocess(workplace.images), load_model(f"hf:{before}").preprocess(workplace.images))
+    assert len(list(out.glob("model-*.safetensors"))) > 1 and not (out / "model.safetensors").exists()
     assert run("verify", out, "--original", before).code == 0
     (out / "preprocessor_config.json").write_text("{}")
     assert "preprocessor_config.json is not the file that was written" in run("verify", out).out

@@ -1,6 +1,7 @@
 """A folder of results after anything that can happen while it is written: the old ones whole, or the new ones whole."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,11 @@ import pytest
 
 from zsu_fast import folder
 from zsu_fast.cli.manifest import FILES
+from zsu_fast.cli.manifest import NAMES as PATTERNS
 from zsu_fast.cli.outputs import OutputFolder
 
-NAMES = list(FILES.values())
+SHARDS = [f"model-{i:05d}-of-00002.safetensors" for i in (1, 2)]
+NAMES = [*SHARDS, *FILES.values()]
 
 
 def write(path: Path, text: str, names: list[str], undo: Path | None = None) -> None:
@@ -23,17 +26,18 @@ def write(path: Path, text: str, names: list[str], undo: Path | None = None) -> 
         folder.elsewhere(new, undo).write_text(text)
     for name in names:
         (new / name).write_text(text)
-    folder.commit(path, NAMES)
+    folder.commit(path, PATTERNS)
 
 
 def state(path: Path, *others: Path) -> dict[str, str]:
     """What a reader finds, who settles first as every command does."""
-    folder.settle(path, NAMES)
+    folder.settle(path, PATTERNS)
     return {file.name: file.read_text() for place in (path, *others) for file in sorted(place.iterdir())}
 
 
 OLD = dict.fromkeys(NAMES, "old")
-NEW_NAMES = [name for name in NAMES if name != "report.html"]  # a run without a report, over one that has one
+# Without a report, and with fewer files of weights, over one that has them.
+NEW_NAMES = [name for name in NAMES if name not in ("report.html", SHARDS[1])]
 NEW = dict.fromkeys(NEW_NAMES, "new")
 
 
@@ -48,7 +52,7 @@ def test_a_file_that_is_to_be_kept_is_kept(tmp_path: Path) -> None:
     write(tmp_path, "old", NAMES)
     new = folder.begin(tmp_path)
     (new / "result.json").write_text("new")
-    folder.commit(tmp_path, NAMES, keep=["config.json"])
+    folder.commit(tmp_path, PATTERNS, keep=["config.json"])
     assert state(tmp_path) == {"config.json": "old", "result.json": "new"}
 
 
@@ -167,8 +171,22 @@ def test_a_note_that_is_not_ours_moves_and_removes_nothing(tmp_path: Path) -> No
             place = tmp_path / "result" / hidden
             place.mkdir(parents=True)
             (place / "elsewhere").write_text(str(note))
-            folder.settle(place.parent, NAMES)
+            folder.settle(place.parent, PATTERNS)
             assert not place.exists() and (valued / "file").read_text() == "mine"
+
+
+def test_weights_that_came_from_elsewhere_are_not_taken_for_an_earlier_results(tmp_path: Path) -> None:
+    """Neither overwritten by what is made of them, nor removed as what an earlier run had written."""
+    for name in SHARDS:
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="the weights to start from"):
+        OutputFolder(tmp_path, force=True, weights=tmp_path)
+    with pytest.raises(FileExistsError, match="holds model-00001"):
+        OutputFolder(tmp_path, force=False)
+    (tmp_path / "result.json").write_text(json.dumps({"record": {}, "manifest": {SHARDS[0]: {}}}))
+    output = OutputFolder(tmp_path, force=True)
+    assert output._not_ours() == SHARDS[1:]
+    output.close()
 
 
 def test_the_old_result_stays_if_the_new_one_cannot_be_written(tmp_path: Path) -> None:

@@ -2,12 +2,21 @@
 
 import pytest
 
-from zsu_fast.cli.parsing import count_or_share, parse_latent, parse_numbers, parse_range, parse_setting, parse_size
+from zsu_fast.cli.parsing import (
+    count_or_share,
+    parse_bytes,
+    parse_latent,
+    parse_numbers,
+    parse_range,
+    parse_setting,
+    parse_size,
+)
 
 
 def test_what_is_understood() -> None:
     assert parse_numbers("0.5,1", "--mean") == (0.5, 1.0) and parse_numbers(None, "--mean") is None
     assert parse_size("224") == (224, 224) and parse_size("24x32") == (24, 32)
+    assert parse_bytes("5GB") == 5 * 10**9 and parse_bytes("1.5kb") == 1500 and parse_bytes(None) is None
     assert parse_latent("64") == (64,) and parse_latent("100x1x1") == (100, 1, 1)
     assert parse_range("-1,1") == (-1.0, 1.0)
     assert count_or_share("40", "--k") == 40 and count_or_share("0.1", "--k") == 0.1
@@ -19,6 +28,7 @@ def test_what_is_understood() -> None:
     ("parse", "flag", "values"),
     [
         (parse_numbers, "--mean", ("a,b", "", "1,")),
+        (parse_bytes, "--max-shard-size", ("", "5", "GB", "0MB", "-1GB", "1e3MB")),
         (parse_size, "--size", ("x", "1x2x3", "1.5")),
         (parse_range, "--range", ("1", "1,0", "0,0", "a,b")),
         (parse_latent, "--latent", ("", "2xy", "absent.npz")),

@@ -10,6 +10,7 @@ import pytest
 from zsu_fast.cli.models import load_model
 from zsu_fast.cli.requests_file import read_requests
 from zsu_fast.unlearn import model_digest
+from zsu_fast.unlearn.checkpoint import Checkpoint
 from zsu_fast.unlearn.queue import Ledger
 from zsu_fast.unlearn.queue import queue as live
 
@@ -134,6 +135,57 @@ def test_the_original_is_not_written_among_the_undo_files(run, folder):
     before = undo.read_bytes()
     refused = run("restore", folder, "--out", undo, "--force")
     assert refused.code == 2 and "lies in the folder of the queue" in refused.err and undo.read_bytes() == before
+
+
+def test_a_ledger_is_signed(few, run, folder, tmp_path):
+    ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    for name in ("own", "other"):
+        private = ed25519.Ed25519PrivateKey.generate()
+        pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        (tmp_path / f"{name}.key").write_bytes(private.private_bytes(*pem))
+        public = private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        (tmp_path / f"{name}.pem").write_bytes(public)
+
+    def checked(name):
+        return run("verify", folder, "--public-key", tmp_path / f"{name}.pem", "--json")
+
+    assert checked("own").code == 3 and checked("own").json["signed"] is False
+    again = ("forget", *MODEL, "--requests", write(few.folder, ROWS), "-o", folder, "--no-report")
+    assert run(*again, "--sign", tmp_path / "own.pem").code == 2
+    run(*again, "--sign", tmp_path / "own.key")
+    assert checked("own").code == 0 and checked("own").json["vouched_for_by"] == "own.pem"
+    assert checked("other").json["problems"] == ["no valid signature of other.pem"]
+    ledger = (folder / "ledger.json").read_text()
+    (folder / "ledger.json").write_text(ledger.replace("letter, of 3 May", "letter, of 4 May"))
+    assert checked("own").json["checks"] == {"files": True, "chain": True, "signature": False}
+    (folder / "ledger.json").write_text(ledger)
+    assert "is not any more: --sign" in run("restore", folder, "--request", "a-3").err
+    assert checked("own").code == 3
+    assert run("restore", folder, "--request", "a-2", "--sign", tmp_path / "own.key").code == 0
+    assert checked("own").code == 0
+    assert run("restore", folder, "--sign", tmp_path / "own.key").code == 2
+
+
+def test_a_request_goes_on_from_its_checkpoint(few, run, tmp_path, monkeypatch):
+    arguments = ("forget", *MODEL, "--requests", write(few.folder, ROWS[1:2], "one.csv"), "--no-report", "--checkpoint")
+    write_one, steps = Checkpoint.write, []
+
+    def dies(self, *arguments):
+        steps.append(arguments[2])
+        if len(steps) <= 2:
+            write_one(self, *arguments)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "write", dies)
+    kept = (tmp_path / "kept", "--checkpoint-every", 0, "-o", tmp_path / "q")
+    assert run(*arguments, *kept).code == 130
+    assert [path.parent.name for path in (tmp_path / "kept").glob("*/*")] == ["a-2"]
+    assert run(*arguments, *kept).code in (0, 4) and steps[2] == steps[1] + 1
+    assert run(*arguments, tmp_path / "q", "-o", tmp_path / "q").code == 2
 
 
 def test_info_names_the_command_that_shows_a_queue(run, folder):

@@ -15,6 +15,7 @@ from zsu_fast.lock import Lock
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.safetensors_file import write_weights
 from zsu_fast.unlearn import ForgetInstances, Patch, SyntheticProbes, forget, model_digest, synthesise
+from zsu_fast.unlearn.checkpoint import Checkpoint
 from zsu_fast.unlearn.queue import Ledger, Queue
 from zsu_fast.unlearn.queue.ledger import LEDGER, WEIGHTS
 
@@ -79,7 +80,7 @@ def test_killed_and_run_again_gives_the_same_bits(conv_net, digits, tmp_path, mo
     original, whole = copy.deepcopy(conv_net), copy.deepcopy(conv_net)
     with Queue(tmp_path / "whole", whole, report=False) as queue:
         ids = [row.id for row in requests(queue, digits)]
-    names = {"work": "queue.forget", "look": "queue.left_of", "commit": "ledger.write_weights", "sweep": "ledger.sweep"}
+    names = {"work": "queue.forget", "look": "queue.left_of", "commit": "ledger.write_model", "sweep": "ledger.sweep"}
     module, _, name = names[place].partition(".")
     with monkeypatch.context() as patch:
         from zsu_fast.unlearn.queue import ledger, look  # noqa: F401
@@ -107,6 +108,61 @@ def test_killed_and_run_again_gives_the_same_bits(conv_net, digits, tmp_path, mo
     assert len(repeated) == 3 - len(done)
     assert model_digest(original) == model_digest(whole)
     assert Ledger(tmp_path / "q").now == Ledger(tmp_path / "whole").now
+
+
+def test_a_request_that_was_being_trained_goes_on_from_its_checkpoint(conv_net, digits, tmp_path, monkeypatch):
+    original, whole, kept = copy.deepcopy(conv_net), copy.deepcopy(conv_net), tmp_path / "kept"
+    request, others = ForgetInstances(digits.x[:6], digits.y[:6]), (digits.x[20:80], digits.y[20:80])
+    steps, write = [], Checkpoint.write
+
+    def counted(self, path, things, step, ended):
+        steps.append(step)
+        if stop is not None:  # others need none: writing takes longer than a step
+            write(self, path, things, step, ended)
+        if len(steps) == stop:
+            raise Killed
+
+    monkeypatch.setattr(Checkpoint, "write", counted)
+
+    def train(name, model):
+        with Queue(tmp_path / name, model, report=False, checkpoint=kept, checkpoint_every=0) as queue:
+            return queue.forget("b", request, retain_probes=others, **QUICK)
+
+    stop = None
+    train("whole", whole)
+    assert not kept.exists() and len(steps) > 3
+    taken, stop = len(steps), 2
+    steps.clear()
+    with pytest.raises(Killed):
+        train("q", copy.deepcopy(original))
+    assert [path.parent.name for path in kept.glob("*/*")] == ["b"]
+    stop = None
+    assert train("q", original).status == "done"
+    assert len(steps) == taken and model_digest(original) == model_digest(whole)
+    (kept / "b").mkdir(parents=True, exist_ok=True)
+    (kept / "b" / "training-1.safetensors").touch()
+    with Queue(tmp_path / "q", original, report=False, checkpoint=kept) as queue:
+        assert queue.kept_for("c", "lra-npp") == {}  # which does not train
+        queue.forget("c", 3, digits.split(3)[0])
+    assert not any(kept.iterdir())  # it was of the model before
+
+
+def test_weights_in_several_files(conv_net, digits, tmp_path):
+    original = copy.deepcopy(conv_net)
+    with Queue(tmp_path / "q", conv_net, report=False, max_shard_size=1000) as queue:
+        queue.forget("3", 3, digits.split(3)[0])
+    shards = {path.name for path in (tmp_path / "q").glob("model-*.safetensors")}
+    assert len(shards) > 2 and not (tmp_path / "q" / WEIGHTS).exists()
+    assert shards < Ledger(tmp_path / "q").files.keys() and Ledger(tmp_path / "q").problems()[:2] == ([], [])
+    with Queue(tmp_path / "q", conv_net, report=False) as queue:
+        queue.forget("5", 5, digits.split(5)[0])
+    ledger = Ledger(tmp_path / "q")
+    ledger.undo("3")
+    assert ledger.problems()[:2] == ([], []) and model_digest(ledger.state()[0]) == ledger.now
+    assert len(list((tmp_path / "q").glob("model-*.safetensors"))) > 2 and not (tmp_path / "q" / WEIGHTS).exists()
+    with Queue(tmp_path / "q", original, report=False, max_shard_size=10**6) as queue:
+        queue.forget("8", 8, digits.split(8)[0])
+    assert not list((tmp_path / "q").glob("model-*")) and Ledger(tmp_path / "q").problems()[:2] == ([], [])
 
 
 def die_at(n):

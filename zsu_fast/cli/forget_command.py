@@ -113,6 +113,7 @@ def forget(
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
     key: opt.Sign = None,
+    max_shard_size: opt.MaxShardSize = None,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
     batch_size: Annotated[Any, of_method("batch_size", panel=opt.MODEL, **opt.SIZE_OR_AUTO)] = None,
@@ -177,7 +178,7 @@ def forget(
     with ExitStack() as stack:
         folder = None
         if group.rank == 0:
-            folder = OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)
+            folder = OutputFolder(out, force, weights, undo, not no_undo, key, formats, author, max_shard_size)
             stack.enter_context(closing(folder))
         for name, given_so in (("--linear-probe", linear_probe), ("--front", front), ("--synthetic", synthetic)):
             if given_so and group is not ALONE:

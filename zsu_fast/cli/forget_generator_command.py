@@ -99,6 +99,7 @@ def forget_generator(
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
     key: opt.Sign = None,
+    max_shard_size: opt.MaxShardSize = None,
     device: opt.Device = "cpu",
     force: opt.Force = False,
     as_json: opt.Json = False,
@@ -157,7 +158,7 @@ def forget_generator(
             settings[name] = value
     nothing: dict[str, Any] = {"classes": None, "mean": None, "std": None, "size": None}
     formats = report_formats(report, report_format)
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author, max_shard_size)) as folder:
         session = classifier = second = None
         if judge is not None:
             session = open_session(judge, judge_weights, device=device, batch_size=250, **nothing)

@@ -63,6 +63,7 @@ def forget_instances(
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
     key: opt.Sign = None,
+    max_shard_size: opt.MaxShardSize = None,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
     batch_size: opt.BatchSize = 64,
@@ -102,7 +103,7 @@ def forget_instances(
 
     settings = parse_settings(other, method)
     formats = report_formats(report, report_format)
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author, max_shard_size)) as folder:
         session = open_session(
             model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
             class_names=class_names, class_map=class_map, note=console.note,

@@ -18,9 +18,10 @@ from zsu_fast.cli.console import (
     exit_code,
     one_line_errors,
 )
-from zsu_fast.cli.declared import LEDGER
+from zsu_fast.cli.declared import LEDGER, RESUMABLE
 from zsu_fast.cli.manifest import FILES
-from zsu_fast.cli.parsing import split_key
+from zsu_fast.cli.parsing import parse_bytes, split_key
+from zsu_fast.cli.signing import signer
 from zsu_fast.folder import holds
 
 if TYPE_CHECKING:
@@ -46,6 +47,25 @@ def forget_requests(
     report_format: opt.ReportFormat = None,
     author: opt.Author = None,
     photos: opt.Photos = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="DIR",
+            help="Keep here what the training of a request has come to; after a kill the same command goes on from "
+            f"there. Emptied when it is done. Methods: {', '.join(RESUMABLE)}.",
+            rich_help_panel=opt.TRAINING,
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint_every: opt.CheckpointEvery = 30.0,
+    key: Annotated[
+        Path | None,
+        opt.file(
+            "Sign ledger.json with this Ed25519 key, each time it is written.", "--sign", panel=opt.OUTPUT, metavar=None
+        ),
+    ] = None,
+    max_shard_size: opt.MaxShardSize = None,
     classes: opt.Classes = None,
     device: opt.Device = "cpu",
     batch_size: opt.BatchSize = 64,
@@ -71,6 +91,10 @@ def forget_requests(
     reached, or one came back; 4: one is not judged. MODEL and --weights are the
     original each time.
 
+    After a kill a request that was being trained begins anew, or goes on with
+    --checkpoint. Texts and what generators make cannot stand in a file
+    of requests: zsu_fast.unlearn.queue.Queue takes them.
+
     [bold]Example[/]
 
       zsu-fast forget timm:resnet18 -w mine.safetensors --requests queue.csv --out withdrawn
@@ -84,7 +108,8 @@ def forget_requests(
       2026-002,instances,,withdrawn.npz,,test.npz,customer 17
     """
     console = Console(as_json, quiet)
-    if weights is not None and split_key(weights)[0].resolve() == (out / FILES["weights"]).resolve():
+    ours = [(out / name).resolve() for name in ("", FILES["weights"], FILES["index"])]
+    if weights is not None and split_key(weights)[0].resolve() in ours:
         raise ValueError(f"--weights: expected those before the first request, got {weights}, which the queue writes")
 
     from zsu_fast.cli.ledger_command import ledger_table, said_of
@@ -94,9 +119,11 @@ def forget_requests(
     from zsu_fast.cli.session import open_session
     from zsu_fast.unlearn.queue import Ledger, Queue
 
+    sign = None if key is None else signer(key)
     showing = Showing(report_formats(report, report_format), photos, author)
     lines = read_requests(requests)
-    known = {row.id: row for row in Ledger(out).rows} if holds(out, LEDGER) else {}
+    earlier = Ledger(out) if holds(out, LEDGER) else None
+    known = {} if earlier is None else {row.id: row for row in earlier.rows}
     missing_files([line for line in lines if line.id not in known or not known[line.id].finished])
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
@@ -106,7 +133,16 @@ def forget_requests(
     beside = {FILES[kind]: text for kind, text in loaded.beside.items()}
     with (
         Queue(
-            out, loaded.model, name=loaded.spec, batch_size=batch_size, metadata=loaded.metadata, beside=beside
+            out,
+            loaded.model,
+            name=loaded.spec,
+            batch_size=batch_size,
+            metadata=loaded.metadata,
+            beside=beside,
+            max_shard_size=parse_bytes(max_shard_size) or loaded.shard,
+            sign=sign,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
         ) as queue,
         console.progress() as progress,
     ):
@@ -114,7 +150,8 @@ def forget_requests(
             found = known.get(line.id)
             there = found is not None and found.finished
             try:
-                job = job_of(session, line, showing, progress, there, console.note)
+                kept = queue.kept_for(line.id, line.method)
+                job = job_of(session, line, showing, progress, kept, there, console.note)
                 row = queue.carry_out(job)
             except Exception as error:
                 if there or debug or not _failed(queue, line.id):
@@ -126,6 +163,8 @@ def forget_requests(
         if any(row.in_place and row.images is not None and row.left_now is None for row in queue.rows):
             queue.look_again()
         rows = queue.rows
+    if sign is None and earlier is not None and earlier.signed and not Ledger(out).signed:
+        console.note("the ledger was signed, and is not any more: --sign")
     left_out = [row.id for row in rows if row.id not in {line.id for line in lines}]
     if left_out:
         console.note(f"in the ledger and not in {requests}: {', '.join(left_out)}; their edits stay in the model")

@@ -91,6 +91,7 @@ def forget_text(
     undo: opt.Undo = None,
     no_undo: opt.NoUndo = False,
     key: opt.Sign = None,
+    max_shard_size: opt.MaxShardSize = None,
     device: opt.Device = "cpu",
     force: opt.Force = False,
     as_json: opt.Json = False,
@@ -142,7 +143,7 @@ def forget_text(
         console.emit({"words": [{"prompt": record.prompt, "words": list(record.words)} for record in asked]})
         return
     formats = report_formats(report, report_format, drawn=False)
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author)) as folder:
+    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author, max_shard_size)) as folder:
         loaded, tokenizer = load_language_model(model, weights, device=device, float32=float32)
         with console.progress() as progress:
             asked = sensitive_words(loaded.model, asked, tokenizer, by=words, seed=seed, progress=progress)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zsu_fast.cli.models import LoadedModel, called, files_beside, from_folder
+from zsu_fast.cli.models import LoadedModel, called, files_beside, from_folder, shard_of
 from zsu_fast.cli.preprocess import Preprocess
 from zsu_fast.cli.weights import load_into, read_weights
 from zsu_fast.evaluate.texts import Tokenizer
@@ -43,7 +43,8 @@ def load_language_model(
     # The configuration names the type of the numbers, which `float32` changes.
     beside = files_beside(Path(name).expanduser()) if source == "hf" and not float32 else {}
     model = model.to(torch.device(device)).eval()
-    return LoadedModel(model, Preprocess(), told, file, metadata, beside=beside), tokenizer
+    shard = shard_of(source, name, weights)
+    return LoadedModel(model, Preprocess(), told, file, metadata, beside=beside, shard=shard), tokenizer
 
 
 def _transformers(name: str, whole: bool) -> tuple[nn.Module, Any]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from zsu_fast.folder import file_digest
+from zsu_fast.sharded import INDEX, SHARDS, WEIGHTS
 
 FILES = {
     "patch": "patch.safetensors",
-    "weights": "model.safetensors",
+    "weights": WEIGHTS,
+    "index": f"{WEIGHTS}{INDEX}",  # of weights in several files, instead
     "report": "report.html",
     "config": "config.json",
     "processor": "preprocessor_config.json",
@@ -20,7 +23,12 @@ FILES = {
     "card": "model_card.md",
     "result": "result.json",  # holds the manifest: moved last
 }
-"""Kind -> name of the files of a result. The patch may have been put elsewhere, under a name of its own."""
+"""Kind -> name of the files of a result. The patch may have been put elsewhere, under a name of its own. Weights in
+several files have their names as kinds."""
+
+KINDS = {name: kind for kind, name in FILES.items()}
+NAMES = (SHARDS, *FILES.values())
+"""All names, as `zsu_fast.folder` takes them."""
 
 COPIED = ("config", "processor")
 """Kinds that are copies of what a folder of transformers holds beside its weights, so that `from_pretrained` takes the
@@ -73,15 +81,16 @@ def wrong_files(content: dict[str, Any], folder: Path, undo: Path) -> list[str]:
     manifest, files = content.get("manifest"), content.get("files")
     if not isinstance(manifest, dict):
         return ["result.json has no manifest (written by an earlier version): no file can be checked"]
-    edited = ["weights"] if content["record"].get("edits") else []
+    edited = ["index" if "index" in manifest else "weights"] if content["record"].get("edits") else []
     for kind in dict.fromkeys([*(files if isinstance(files, dict) else ()), *edited, *manifest]):
-        path = undo if kind == "patch" else folder / FILES.get(kind, "")
         if kind == "result":
             continue
-        if kind not in FILES:
+        if kind not in FILES and not fnmatch(kind, SHARDS):
             found.append(f"a result has no file of kind {kind!r}")
-        elif kind not in manifest:
-            found.append(f"{FILES[kind]} is not in the manifest")
+            continue
+        path = undo if kind == "patch" else folder / FILES.get(kind, kind)
+        if kind not in manifest:
+            found.append(f"{path.name} is not in the manifest")
         elif not path.is_file():
             found.append(f"{path.name} is missing" + (" (give it with --patch)" if kind == "patch" else ""))
         elif not is_the_file(content, kind, path):

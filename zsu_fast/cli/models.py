@@ -20,12 +20,13 @@ from zsu_fast.class_names import ClassNames
 from zsu_fast.cli.checkpoints import fitted, listed
 from zsu_fast.cli.manifest import COPIED, FILES
 from zsu_fast.cli.own_preprocess import OwnPreprocess
-from zsu_fast.cli.parsing import SOURCES
+from zsu_fast.cli.parsing import SOURCES, split_key
 from zsu_fast.cli.preprocess import INTERPOLATIONS, AnyPreprocess, Preprocess
 from zsu_fast.cli.pretrained import of_timm, of_torch_hub, own_weights
 from zsu_fast.cli.processor import processor_of, size_of
 from zsu_fast.cli.weights import load_into, read_weights
 from zsu_fast.extras import require
+from zsu_fast.sharded import largest_shard
 
 LOG = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class LoadedModel:
         metadata: of that file, to be kept when the edited weights are written.
         names: class index -> name; empty if unknown.
         beside: kind -> text of the files that `from_pretrained` needs beside the weights, see `manifest.COPIED`.
+        shard: bytes of the largest of the files that the weights came in, None if they came in one.
     """
 
     model: nn.Module
@@ -49,6 +51,7 @@ class LoadedModel:
     metadata: dict[str, str] = field(default_factory=dict)
     names: ClassNames = field(default_factory=ClassNames)
     beside: dict[str, str] = field(default_factory=dict)
+    shard: int | None = None
 
 
 def load_model(
@@ -108,7 +111,8 @@ def load_model(
     )
     told = f"{source}:{os.path.basename(os.path.abspath(os.path.expanduser(name)))}"
     beside = files_beside(Path(name).expanduser()) if source == "hf" else {}
-    return LoadedModel(model, preprocess, told, None if weights is None else str(weights), metadata, names, beside)
+    file = None if weights is None else str(weights)
+    return LoadedModel(model, preprocess, told, file, metadata, names, beside, shard_of(source, name, weights))
 
 
 def _timm(
@@ -231,6 +235,13 @@ def files_beside(folder: Path) -> dict[str, str]:
     """What a folder of transformers holds that `from_pretrained` needs beside the weights."""
     files = {kind: folder / FILES[kind] for kind in COPIED}
     return {kind: path.read_text(encoding="utf-8") for kind, path in files.items() if path.is_file()}
+
+
+def shard_of(source: str, name: str, weights: str | Path | None) -> int | None:
+    """`LoadedModel.shard` of weights that came from here."""
+    if weights is not None:
+        return largest_shard(split_key(weights)[0])
+    return largest_shard(Path(name).expanduser()) if source == "hf" else None
 
 
 def imported(name: str, option: str = "MODEL") -> Any:

@@ -11,7 +11,7 @@ import typer
 from zsu_fast.class_names import read_class_names
 from zsu_fast.cli.console import INPUT_ERRORS, set_verbosity, tell_error
 from zsu_fast.cli.declared import RESUMABLE
-from zsu_fast.cli.parsing import parse_numbers, parse_setting, parse_size, split_key
+from zsu_fast.cli.parsing import parse_bytes, parse_numbers, parse_setting, parse_size, split_key
 
 MODEL = "Model"
 IMAGES = "Images"
@@ -254,6 +254,17 @@ Undo = Annotated[
 ]
 NoUndo = Annotated[
     bool, typer.Option("--no-undo", help="Write no undo file: nobody has a way back.", rich_help_panel=OUTPUT)
+]
+MaxShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--max-shard-size",
+        metavar="SIZE",
+        help="Write weights that are larger in several files with an index, as transformers does: 5GB, 200MB.",
+        rich_help_panel=OUTPUT,
+        show_default="one file, or as they came",
+        callback=refusing(parse_bytes),
+    ),
 ]
 Sign = Annotated[
     Path | None,

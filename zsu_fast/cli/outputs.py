@@ -6,15 +6,16 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from zsu_fast import folder
 from zsu_fast.cli.console import Console
 from zsu_fast.cli.forget_run import Run
-from zsu_fast.cli.manifest import COPIED, FILES, is_the_file, manifest_of, read_result
+from zsu_fast.cli.manifest import COPIED, FILES, KINDS, NAMES, is_the_file, manifest_of, read_result
 from zsu_fast.cli.models import LoadedModel
-from zsu_fast.cli.parsing import split_key
+from zsu_fast.cli.parsing import parse_bytes, split_key
 from zsu_fast.cli.signing import check_key, sign
 from zsu_fast.cli.tables import before_after
 from zsu_fast.extras import require
@@ -22,7 +23,7 @@ from zsu_fast.lock import Lock
 from zsu_fast.report import FORMATS, Report, write_report
 from zsu_fast.report.files import write_text
 from zsu_fast.report.pdf import find_browser
-from zsu_fast.safetensors_file import write_weights
+from zsu_fast.sharded import SHARDS, write_model, written_in
 from zsu_fast.version import __version__
 
 LOG = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class OutputFolder:
     """Where the results go. What an earlier run left is not overwritten unless asked: its patch is its only undo.
 
     undo: where the undo file goes instead; keep_undo: whether there is one at all; key: private key to sign with.
-    formats: of the report, see `report_formats`. author: as the user typed it.
+    formats: of the report, see `report_formats`. author: as the user typed it. shard: `--max-shard-size`.
 
     Raises:
         FileExistsError: results are there and ``force`` is not given.
@@ -52,27 +53,27 @@ class OutputFolder:
         key: Path | None = None,
         formats: Sequence[str] = (),
         author: str | None = None,
+        shard: str | None = None,
     ) -> None:
         self.path, self.undo, self.keep_undo, self.key = path, undo, keep_undo, key
-        self.formats, self.author = formats, author
+        self.formats, self.author, self.shard = formats, author, parse_bytes(shard)
         if undo is not None and not keep_undo:
             raise ValueError("--no-undo: --undo asks for one")
         if key is not None:
             check_key(key)
         weights = None if weights is None else split_key(weights)[0]
-        if weights is not None and weights.resolve() in [(path / name).resolve() for name in FILES.values()]:
+        if weights is not None and weights.resolve() in [path.resolve(), *_results(path)]:
             raise ValueError(f"--out: would overwrite {weights}, the weights to start from: give another folder")
         if undo is not None:
-            results = [(path / name).resolve() for name in FILES.values()]
-            if undo.resolve() in results or (weights is not None and undo.resolve() == weights.resolve()):
+            if undo.resolve() in _results(path) or (weights is not None and undo.resolve() == weights.resolve()):
                 raise ValueError(f"--undo: {undo} would overwrite weights or a result: give another file")
-            if undo.is_dir() or not undo.resolve().parent.is_dir() or undo.name in FILES.values():
+            ours = any(fnmatch(undo.name, name) for name in NAMES)
+            if undo.is_dir() or not undo.resolve().parent.is_dir() or ours:
                 raise ValueError(f"--undo: expected a file of another name in a folder that is there, got {undo}")
         self._lock = Lock(path, "--out")
         try:
-            folder.settle(path, list(FILES.values()))
-            there = [name for name in FILES.values() if (path / name).exists()]
-            if there and not force:
+            folder.settle(path, NAMES)
+            if (there := folder.found(path, NAMES)) and not force:
                 raise FileExistsError(f"--out: {path} holds {there[0]} of an earlier run (--force overwrites)")
             if undo is not None and undo.exists() and not force:
                 raise FileExistsError(f"--undo: {undo} is there already (--force overwrites)")
@@ -89,13 +90,13 @@ class OutputFolder:
 
         Edited weights that are there are not given up for a run that edited nothing: then "files" is empty.
         """
-        if not _edited(run) and (self.path / FILES["weights"]).exists():
+        if not _edited(run) and written_in(self.path) is not None:
             return _content(loaded, run, seconds, {}, self.author)
         new = folder.begin(self.path)
         try:
             return self._write(new, loaded, run, seconds)
         except BaseException:
-            folder.settle(self.path, list(FILES.values()))
+            folder.settle(self.path, NAMES)
             raise
 
     def _write(self, new: Path, loaded: LoadedModel, run: Run, seconds: float) -> dict[str, Any]:
@@ -106,8 +107,9 @@ class OutputFolder:
                 # Not in place before the rest is: an earlier undo there belongs to the earlier weights.
                 files["patch"] = new / FILES["patch"] if self.undo is None else folder.elsewhere(new, self.undo)
                 run.result.patch.save(files["patch"])
-            files["weights"] = new / FILES["weights"]
-            write_weights(loaded.model.state_dict(), files["weights"], loaded.metadata)
+            shard = loaded.shard if self.shard is None else self.shard
+            for name in write_model(loaded.model.state_dict(), new, loaded.metadata, shard):
+                files[KINDS.get(name, name)] = new / name
             for kind, copied in loaded.beside.items():
                 files[kind] = new / FILES[kind]
                 write_text(copied, files[kind])
@@ -121,18 +123,19 @@ class OutputFolder:
         if self.key is not None:
             content["signature"] = sign(content, self.key)
         write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", new / FILES["result"])
-        folder.commit(self.path, list(FILES.values()), keep=self._not_ours())
+        folder.commit(self.path, NAMES, keep=self._not_ours())
         LOG.info("wrote to %s: %s", self.path, ", ".join(content["files"].values()))
         return content
 
     def _not_ours(self) -> list[str]:
-        """Names of files that are there and were not copied by an earlier run."""
+        """Names of files that are there, under a name that others give as well, and are not of an earlier run."""
         try:
             earlier = read_result(self.path)
         except (OSError, ValueError):
             earlier = {}
         there = {kind: self.path / FILES[kind] for kind in COPIED if (self.path / FILES[kind]).is_file()}
-        return [path.name for kind, path in there.items() if not is_the_file(earlier, kind, path)]
+        shards = [name for name in folder.found(self.path, [SHARDS]) if name not in earlier.get("manifest", {})]
+        return [path.name for kind, path in there.items() if not is_the_file(earlier, kind, path)] + shards
 
 
 def write_and_tell(console: Console, results: OutputFolder, loaded: LoadedModel, run: Run, seconds: float) -> None:
@@ -168,6 +171,10 @@ def _write_report(report: Report, formats: Sequence[str], path: Path) -> tuple[d
             write_report(report, path / FILES[kind])
         files[kind] = path / FILES[kind]
     return files, problems
+
+
+def _results(path: Path) -> list[Path]:
+    return [(path / name).resolve() for name in (*FILES.values(), *folder.found(path, [SHARDS]))]
 
 
 def _edited(run: Run) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,17 @@ def parse_latent(text: str, name: str = "--latent") -> tuple[int, ...] | Path:
             f"{name} must be the shape of a latent, as 64 or 100x1x1, or a .npz that is there, got {text!r}"
         )
     return path
+
+
+def parse_bytes(text: str | None, name: str = "--max-shard-size") -> int | None:
+    """ "5GB" -> 5000000000, as transformers reads it."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])B", text.upper())
+    size = int(float(found[1]) * 1000 ** ("KMGT".index(found[2]) + 1)) if found else 0
+    if size < 1:
+        raise ValueError(f"{name} must be a size in KB, MB, GB or TB, as 5GB, got {text!r}")
+    return size
 
 
 def count_or_share(text: str | None, name: str) -> int | float | None:

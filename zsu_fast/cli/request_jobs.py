@@ -34,8 +34,10 @@ class Showing:
 class _Work:
     """What is read for one line, once, and what is done with it."""
 
-    def __init__(self, session: Session, line: Line, showing: Showing, progress: Progress) -> None:
-        self.session, self.line, self.showing, self.progress = session, line, showing, progress
+    def __init__(
+        self, session: Session, line: Line, showing: Showing, progress: Progress, kept: Mapping[str, Any]
+    ) -> None:
+        self.session, self.line, self.showing, self.progress, self.kept = session, line, showing, progress, kept
         self._read: Any = None
         self._sources: dict[str, list[bytes]] = {}
         self._run: Run | None = None
@@ -69,7 +71,7 @@ class _Work:
         return list(names.values())
 
     def settings(self) -> dict[str, Any]:
-        return {"seed": 0, "batch_size": self.session.batch_size} | dict(self.line.options)
+        return {"seed": 0, "batch_size": self.session.batch_size} | dict(self.line.options) | dict(self.kept)
 
     def again(self) -> tuple[Request, Any] | None:
         found = self.read()
@@ -77,10 +79,18 @@ class _Work:
 
 
 def job_of(
-    session: Session, line: Line, showing: Showing, progress: Progress, known: bool, note: Callable[[str], None]
+    session: Session,
+    line: Line,
+    showing: Showing,
+    progress: Progress,
+    kept: Mapping[str, Any],
+    known: bool,
+    note: Callable[[str], None],
 ) -> Job:
-    """known: the ledger has it. Then its images may be gone, as those of a person who asked for it should be."""
-    work = _Work(session, line, showing, progress)
+    """kept: where its training is kept, as `forget` takes it. known: the ledger has it. Then its images may be gone, as
+    those of a person who asked for it should be.
+    """
+    work = _Work(session, line, showing, progress, kept)
     gone = ""
     if known:
         try:

@@ -10,8 +10,10 @@ import typer
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
 from zsu_fast.cli.declared import LEDGER
-from zsu_fast.cli.manifest import FILES, is_the_file, patch_file, read_result
-from zsu_fast.folder import holds, settle_left_over
+from zsu_fast.cli.manifest import FILES, NAMES, is_the_file, patch_file, read_result
+from zsu_fast.cli.signing import signer
+from zsu_fast.folder import found, holds, settle_left_over
+from zsu_fast.sharded import written_in
 
 
 @one_line_errors
@@ -35,6 +37,10 @@ def restore(
             help="Of the folder of a queue: take the edit of this request out of the model that is there.",
             show_default=False,
         ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        opt.file("With --request: sign the ledger with this Ed25519 key.", "--sign", panel=None, metavar=None),
     ] = None,
     force: opt.Force = False,
     as_json: opt.Json = False,
@@ -64,21 +70,24 @@ def restore(
     if not weights.exists():
         raise FileNotFoundError(f"{weights}: no such folder or file")
     if request is not None or holds(weights, LEDGER):
-        _restore_queue(weights, request, patch, out, force, console)
+        _restore_queue(weights, request, patch, out, force, key, console)
         return
-    file = weights / FILES["weights"] if weights.is_dir() else weights
+    if key is not None:
+        raise ValueError("--sign: goes with --request")
     # Weights under the name that a result gives them belong to the result beside them, if there is one.
     content = None
-    if file.name == FILES["weights"]:
-        settle_left_over(file.parent, list(FILES.values()), "the result")
-        content = read_result(file.parent) if (file.parent / FILES["result"]).is_file() else None
+    place = weights if weights.is_dir() else weights.parent
+    if weights.is_dir() or weights.name in (FILES["weights"], FILES["index"]):
+        settle_left_over(place, NAMES, "the result")
+        content = read_result(place) if (place / FILES["result"]).is_file() else None
+    file = (written_in(weights) or weights / FILES["weights"]) if weights.is_dir() else weights
     if not file.is_file():
         raise FileNotFoundError(f"{weights} holds no {file.name}: nothing was edited, or it is no result of forget")
     undo_file = patch or patch_file(content or {}, file.parent)
     if not undo_file.is_file():
         raise FileNotFoundError(f"--patch: no such file: {undo_file}")
     destination = out or file.with_name("restored.safetensors")
-    kept = [file, undo_file, *(file.parent / name for name in FILES.values())]
+    kept = [file, undo_file, *(place / name for name in (*FILES.values(), *found(place, NAMES)))]
     if destination.resolve() in [path.resolve() for path in kept]:
         raise ValueError(f"--out: would overwrite {destination}, which is part of a result: give another file")
     _check_free(destination, force)
@@ -116,11 +125,20 @@ def restore(
 
 
 def _restore_queue(
-    path: Path, request: str | None, patch: Path | None, out: Path | None, force: bool, console: Console
+    path: Path,
+    request: str | None,
+    patch: Path | None,
+    out: Path | None,
+    force: bool,
+    key: Path | None,
+    console: Console,
 ) -> None:
     """One request undone in the folder; or the original written."""
     if patch is not None:
         raise ValueError("--patch: the ledger says which undo files there are")
+    if key is not None and request is None:
+        raise ValueError("--sign: goes with --request")
+    sign = None if key is None else signer(key)
     if request is not None and out is not None:
         raise ValueError("--out: with --request the model in the folder of the queue is written")
     usual = path / "restored.safetensors"
@@ -140,11 +158,14 @@ def _restore_queue(
         console.show(f"restored {destination}, bit for bit: SHA-256 {ledger.original}")
         console.emit({"restored": str(destination), "sha256": ledger.original, "weights_verified": True})
         return
-    again = ledger.undo(request)
-    now = Ledger(path).now
+    signed = ledger.signed
+    again = ledger.undo(request, sign=sign)
+    now = ledger.now
     console.show(f"undid {request} in {path}: the model's SHA-256 is now {now}")
     if again:
         console.show(f"laid anew on top: {', '.join(again)}")
+    if signed and sign is None:
+        console.note("the ledger was signed, and is not any more: --sign")
     console.show("no image was looked at since: forget --requests, run again, does")
     console.emit({"undone": request, "laid_anew": again, "sha256": now})
 

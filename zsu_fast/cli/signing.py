@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ def sign(content: dict[str, Any], key: Path) -> dict[str, str]:
         "public_key": public.hex(),
         "signature": private.sign(canonical(json.loads(json.dumps(content, allow_nan=False)))).hex(),
     }
+
+
+def signer(key: Path) -> Callable[[dict[str, Any]], dict[str, str]]:
+    """`sign` with a key that is checked now."""
+    check_key(key)
+    return lambda content: sign(content, key)
 
 
 def check_key(key: Path) -> Any:

@@ -10,9 +10,10 @@ import typer
 from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
 from zsu_fast.cli.declared import LEDGER
-from zsu_fast.cli.manifest import FILES, patch_file, read_result, wrong_files
+from zsu_fast.cli.manifest import NAMES, patch_file, read_result, wrong_files
 from zsu_fast.cli.signing import LIMITS, signed_by
 from zsu_fast.folder import holds, settle_left_over
+from zsu_fast.sharded import written_in
 
 
 @one_line_errors
@@ -62,23 +63,26 @@ def verify(
     if not result.is_dir():
         raise FileNotFoundError(f"{result}: no such folder")
 
-    if holds(result, LEDGER) and (patch is not None or images or public_key is not None):
-        raise ValueError("--patch, --images, --public-key: are for the result of one request, not for a queue")
+    if holds(result, LEDGER) and (patch is not None or images):
+        raise ValueError("--patch, --images: are for the result of one request, not for a queue")
 
     from zsu_fast.cli.verify_run import check_edit, check_queue, roles_of
 
     if holds(result, LEDGER):
-        found = check_queue(result, original)
+        found = check_queue(result, original, public_key)
         for problem in found["problems"]:
             console.show(f"WRONG: {problem}")
         if found["verified"]:
             console.show(f"{result}: all checks hold ({', '.join(found['checks'])}) for {found['edits']} edits")
-        console.show("Mind: nothing vouches for what the ledger says of verdicts; only its hashes were checked.")
+        said = "nothing vouches for what the ledger says of verdicts; only its hashes were checked; " + (
+            "it is signed: --public-key checks by whom" if found["signed"] else "forget --sign would"
+        )
+        console.show(f"Mind: {LIMITS if found['vouched_for_by'] else said}.")
         console.emit(found)
         if found["problems"]:
             raise typer.Exit(EXIT_NOT_REACHED)
         return
-    settle_left_over(result, list(FILES.values()), "the result")
+    settle_left_over(result, NAMES, "the result")
     content = read_result(result)
     undo = patch or patch_file(content, result)
     problems = wrong_files(content, result, undo)
@@ -87,8 +91,8 @@ def verify(
     checks["verdict"] = content.get("verdict") == record.get("verdict")
     if not checks["verdict"]:
         problems.append("the verdict in result.json is not that of its record")
-    if (result / FILES["weights"]).is_file():
-        problems += check_edit(result / FILES["weights"], undo, original, record, checks)
+    if (weights := written_in(result)) is not None:
+        problems += check_edit(weights, undo, original, record, checks)
     roles = roles_of(images or [], undo, content)
     for path, options in roles.items():
         checks[f"images {path}"] = bool(options)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zsu_fast.cli.checkpoints import fitted
 from zsu_fast.cli.images import read_images
+from zsu_fast.cli.signing import signed_by
 from zsu_fast.cli.sources import keyed_hash
 from zsu_fast.cli.weights import read_weights
 from zsu_fast.model.tensors import same_bits
@@ -35,8 +36,8 @@ def roles_of(images: Sequence[Path], undo: Path, content: dict[str, Any]) -> dic
     return {path: [option for option, one in given.items() if one == hashed] for path, hashed in found.items()}
 
 
-def check_queue(folder: Path, original: Path | None) -> dict[str, Any]:
-    """Every file, and the chain of hashes from the model as it is, edit by edit, to the original."""
+def check_queue(folder: Path, original: Path | None, public_key: Path | None) -> dict[str, Any]:
+    """Every file, the chain of hashes from the model as it is, edit by edit, to the original, and the signature."""
     ledger = Ledger(folder)
     files, chain, state = ledger.problems()
     problems = files + chain
@@ -45,7 +46,18 @@ def check_queue(folder: Path, original: Path | None) -> dict[str, Any]:
         checks["original"] = state is not None and _same(state, read_weights(original)[0])
         if not checks["original"]:
             problems.append(f"{original.name} is not the model before the first request, as far as it can be told")
-    return {"verified": not problems, "checks": checks, "problems": problems, "edits": len(ledger.placed)}
+    if public_key is not None:
+        checks["signature"] = signed_by(ledger.to_dict(), public_key)
+        if not checks["signature"]:
+            problems.append(f"no valid signature of {public_key.name}")
+    return {
+        "verified": not problems,
+        "checks": checks,
+        "problems": problems,
+        "edits": len(ledger.placed),
+        "signed": ledger.signed,
+        "vouched_for_by": public_key.name if public_key is not None and checks["signature"] else None,
+    }
 
 
 def check_edit(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zsu_fast.cli.checkpoints import fitted, listed, read_checkpoint, under
 from zsu_fast.cli.parsing import split_key
-from zsu_fast.cli.sharded import INDEX, check_alone, file_in, read_index
+from zsu_fast.sharded import INDEX, check_alone, file_in, read_index
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

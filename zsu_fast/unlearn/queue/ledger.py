@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,26 +21,29 @@ from zsu_fast import folder
 from zsu_fast.folder import file_digest
 from zsu_fast.lock import Lock
 from zsu_fast.model.tensors import model_digest
-from zsu_fast.safetensors_file import write_weights
+from zsu_fast.sharded import INDEX, SHARDS, WEIGHTS, largest_shard, read_index, write_model, written_in
 from zsu_fast.unlearn.patch import Patch
 from zsu_fast.unlearn.queue.chain import laid_on, undone
 from zsu_fast.unlearn.queue.rows import Row
 from zsu_fast.version import __version__
 
-LEDGER, WEIGHTS, PAGE = "ledger.json", "model.safetensors", "report.html"
+LEDGER, PAGE = "ledger.json", "report.html"
 BESIDE = ("config.json", "preprocessor_config.json")
-NAMES = (*BESIDE, WEIGHTS, PAGE, LEDGER)
-"""What is moved into place together, the ledger last."""
+NAMES = (*BESIDE, SHARDS, WEIGHTS, f"{WEIGHTS}{INDEX}", PAGE, LEDGER)
+"""What is moved into place together, as `zsu_fast.folder` takes it: the ledger last."""
 UNDO, PAGES = "undo", "reports"
 FORMAT, VERSION = "zsu_fast.ledger", 1
 LIMIT = 256 * 2**20
+
+Sign = Callable[[dict[str, Any]], dict[str, str]]
+"""Makes the signature of what a ledger says."""
 
 
 class Ledger:
     """The ledger of a queue of requests, as it stands in its folder. Nothing is changed but by `undo`.
 
     rows: in the order in which they were finished. name: what the model is called. original, now: SHA-256 of the model
-    before the first request and as it is.
+    before the first request and as it is. signed: whether it has a signature, by whomever.
 
     Raises:
         FileNotFoundError: no ledger is there.
@@ -69,6 +72,8 @@ class Ledger:
             self.files = {str(name): str(digest) for name, digest in content["files"].items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"folder: {file} is damaged ({type(error).__name__}: {error})") from None
+        self.signed = "signature" in content
+        self._content: dict[str, Any] = content
 
     @property
     def placed(self) -> tuple[Row, ...]:
@@ -77,7 +82,7 @@ class Ledger:
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the file."""
-        return content_of(self.name, self.original, self.now, self.rows, self.files)
+        return dict(self._content)
 
     def row(self, id: str) -> Row:
         """ValueError for one that is not there."""
@@ -93,22 +98,18 @@ class Ledger:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The model as it is, a state dict on the CPU, and the metadata of its file."""
-        file = self.path / WEIGHTS
-        try:
-            with safe_open(str(file), framework="pt") as opened:
-                names = opened.keys()
-                return {name: opened.get_tensor(name).clone() for name in names}, dict(opened.metadata() or {})
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"folder: {file} is not a whole safetensors file ({error})") from None
+        file = written_in(self.path) or self.path / WEIGHTS
+        return _read_weights(file) if file.name == WEIGHTS else read_index(file, _read_weights)
 
-    def undo(self, id: str) -> list[str]:
+    def undo(self, id: str, *, sign: Sign | None = None) -> list[str]:
         """Take the edit of one request out of the model, also from the middle; the ids of those laid anew.
 
         Those after it are undone, then it, then they are laid anew: their elements are bit for bit what they were, and
         where only this request had edited the model is bit for bit what it was before it. A later edit that reaches the
         same elements fits only if it is a mask.
 
-        What is left of the others is not looked at here: `left_now` is None until the queue looks again.
+        What is left of the others is not looked at here: `left_now` is None until the queue looks again. Without `sign`
+        the ledger has no signature afterwards.
 
         Raises:
             ValueError: it is not there or not in place; or a later one does not fit: it says which, and what to undo
@@ -117,9 +118,9 @@ class Ledger:
         with closing(Lock(self.path, "folder")):
             folder.settle(self.path, NAMES)
             self._read()
-            return self._undo(id)
+            return self._undo(id, sign)
 
-    def _undo(self, id: str) -> list[str]:
+    def _undo(self, id: str, sign: Sign | None) -> list[str]:
         row = self.row(id)
         if not row.in_place:
             what = "is undone already" if row.status == "undone" else f"edited nothing ({row.status})"
@@ -154,7 +155,10 @@ class Ledger:
             patch.save(self.path / name)
         rows = [changed.get(one.id, one) for one in self.rows]
         rows = [with_files(self.path, one, [n for n in (one.undo_file,) if n in new]) for one in rows]
-        commit(self.path, self.name, self.original, now, rows, self.files, state, metadata)
+        commit(
+            self.path, self.name, self.original, now, rows, self.files, state, metadata,
+            shard=largest_shard(self.path), sign=sign,
+        )  # fmt: skip
         self._read()
         return [one.id for one in later]
 
@@ -217,11 +221,13 @@ def commit(
     state: Mapping[str, Any] | None,
     metadata: dict[str, str],
     beside: Mapping[str, str] | None = None,
+    shard: int | None = None,
+    sign: Sign | None = None,
 ) -> None:
     """The new ledger, page and model replace the old ones. To be called under the lock, on a settled folder.
 
     files: name -> SHA-256 in the ledger before. state: of the model, None if its file is as it was. beside: name ->
-    text of files that belong to the model.
+    text of files that belong to the model. shard: bytes of a file of weights, None for one.
     """
     from zsu_fast.report.queue import render  # the roof, which stands on this floor
 
@@ -230,17 +236,28 @@ def commit(
         for one, text in (beside or {}).items():
             (new / one).write_text(text, encoding="utf-8")
         if state is not None:
-            write_weights(dict(state), new / WEIGHTS, metadata)
+            write_model(state, new, metadata, shard)
         (new / PAGE).write_text(render(name, original, now, rows), encoding="utf-8")
-        digests = {one: files[one] for one in (*BESIDE, WEIGHTS) if one in files}
-        digests |= {one: file_digest(new / one) for one in NAMES if (new / one).exists()}
+        kept = {one: digest for one, digest in files.items() if one in BESIDE or (state is None and one != PAGE)}
+        digests = kept | {one: file_digest(new / one) for one in folder.found(new, NAMES)}
         content = content_of(name, original, now, rows, digests)
+        if sign is not None:
+            content["signature"] = sign(content)
         (new / LEDGER).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        folder.commit(path, NAMES, keep=[one for one in (*BESIDE, WEIGHTS) if one in files])
+        folder.commit(path, NAMES, keep=kept)
     except BaseException:
         folder.settle(path, NAMES)
         raise
     sweep(path, rows)
+
+
+def _read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            names = opened.keys()
+            return {name: opened.get_tensor(name).clone() for name in names}, dict(opened.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"folder: {file} is not a whole safetensors file ({error})") from None
 
 
 def content_of(name: str, original: str, now: str, rows: Sequence[Row], files: Mapping[str, str]) -> dict[str, Any]:

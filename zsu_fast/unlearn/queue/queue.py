@@ -7,6 +7,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from zsu_fast.evaluate.inference import Progress
 from zsu_fast.lock import Lock
 from zsu_fast.model.tensors import model_digest
 from zsu_fast.model.wrapped import bare_model
-from zsu_fast.unlearn.checkpoint import digest_of
+from zsu_fast.sharded import largest_shard
+from zsu_fast.unlearn.checkpoint import NAME, digest_of
 from zsu_fast.unlearn.forget import forget
+from zsu_fast.unlearn.methods import find_method
+from zsu_fast.unlearn.options import check_positive
 from zsu_fast.unlearn.queue import ledger as ledgers
-from zsu_fast.unlearn.queue.ledger import LEDGER, NAMES, PAGES, UNDO, Ledger
+from zsu_fast.unlearn.queue.ledger import LEDGER, NAMES, PAGES, UNDO, Ledger, Sign
 from zsu_fast.unlearn.queue.look import can_look, left_of
 from zsu_fast.unlearn.queue.rows import Row, check_id, keyed
 from zsu_fast.unlearn.requests import ForgetClass, Request
@@ -65,7 +69,12 @@ class Queue:
     folder: made if it is not there; locked until `close`. Its undo files have back what was forgotten. model: edited in
     place: the original one, or as an earlier run left it. name: what it is called in the ledger. batch_size: images at
     a time when earlier requests are looked at again. report: write one on each request. metadata, beside: of the file
-    with the weights, and name -> text of the files that go with it.
+    with the weights, and name -> text of the files that go with it. max_shard_size: bytes of a file of weights;
+    default: as they lie there, or one file. sign: makes the signature of what the ledger says, each time it is written;
+    without it a ledger that was signed is not any more once it has changed. checkpoint: a folder, of this queue alone,
+    in which methods that train keep what they have come to, under the id of the request: one that was killed while it
+    trained goes on from there. What lies there is removed once a request has changed the model. checkpoint_every:
+    seconds, as in `zsu_fast.forget`.
 
     Raises:
         BlockingIOError: another run holds the folder.
@@ -82,6 +91,10 @@ class Queue:
         report: bool = True,
         metadata: dict[str, str] | None = None,
         beside: Mapping[str, str] | None = None,
+        max_shard_size: int | None = None,
+        sign: Sign | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 30.0,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -91,6 +104,16 @@ class Queue:
             raise TypeError(f"folder: expected a path, got {type(folder).__name__}") from None
         self.model, self.batch_size, self.report = model, batch_size, report
         self._metadata, self._beside = metadata or {}, dict(beside or {})
+        check_positive("checkpoint_every", checkpoint_every, or_zero=True)
+        if max_shard_size is not None:
+            check_positive("max_shard_size", max_shard_size)
+        self._sign, self._every = sign, checkpoint_every
+        try:
+            self._checkpoint = None if checkpoint is None else Path(checkpoint)
+        except TypeError:
+            raise TypeError(f"checkpoint: expected a path, got {type(checkpoint).__name__}") from None
+        if self._checkpoint is not None and self._checkpoint.resolve() == self.path.resolve():
+            raise ValueError(f"checkpoint: expected another folder than that of the queue, got {checkpoint}")
         self._again: dict[str, Again] = {}
         self._closed = False
         self._lock = Lock(self.path, "folder")
@@ -98,9 +121,10 @@ class Queue:
             folders.settle(self.path, NAMES)
             self._name, self._files, self._rows = name, dict[str, str](), list[Row]()
             self._original = self._now = model_digest(model)
+            self._shard = largest_shard(self.path) if max_shard_size is None else max_shard_size
             if (self.path / LEDGER).is_file():
                 self._go_on(Ledger(self.path))
-            elif there := [one for one in NAMES if (self.path / one).exists()]:
+            elif there := folders.found(self.path, NAMES):
                 raise ValueError(f"folder: {self.path} holds {there[0]}, and no ledger: give another folder")
         except BaseException:
             self._lock.close()
@@ -121,12 +145,14 @@ class Queue:
                 made.append(patch)
             if model_digest(self.model) != found.now:
                 raise ValueError(f"folder: the undo files in {self.path} do not make the model that its ledger has")
+            self._name, self._original, self._now = found.name, found.original, found.now
+            self._rows, self._files = list(found.rows), found.files
+            if self._sign is not None:
+                self._commit(self._rows, self._now)
         except BaseException:
             for patch in reversed(made):
                 patch.revert(self.model)
             raise
-        self._name, self._original, self._now = found.name, found.original, found.now
-        self._rows, self._files = list(found.rows), found.files
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -204,7 +230,15 @@ class Queue:
                 id,
                 note,
                 {"request": asked.describe(), "method": method, **options},
-                lambda: forget(self.model, asked, method=method, progress=progress, **given, **own, **options),
+                lambda: forget(
+                    self.model,
+                    asked,
+                    method=method,
+                    progress=progress,
+                    **given,
+                    **(own or self.kept_for(id, method)),
+                    **options,
+                ),
                 digests,
                 (lambda: (asked, evaluate_on)) if can_look(asked) else None,
                 lambda folder, result: _page(folder, id, result, self._name) if self.report else [],
@@ -264,6 +298,8 @@ class Queue:
                     new = replace(new, images=images, left=left, left_now=left)
                 others = self._looked_at(others, job.id)
             self._commit([*others, new], after)
+            if new.in_place:
+                self._drop_checkpoints()
         except BaseException:
             # What is on the disk may be the old or the new: who opens the folder next sees which.
             if result.patch.entries:
@@ -271,6 +307,20 @@ class Queue:
             self.close()
             raise
         return new
+
+    def kept_for(self, id: str, method: str) -> dict[str, Any]:
+        """Where the training of a request is kept, as `zsu_fast.forget` takes it; empty where it is not."""
+        if self._checkpoint is None or not find_method(method).resumable:
+            return {}
+        return {"checkpoint": self._checkpoint / id, "resume": True, "checkpoint_every": self._every}
+
+    def _drop_checkpoints(self) -> None:
+        """All are of the model before the edit that was just made."""
+        for place in () if self._checkpoint is None else self._checkpoint.glob("*/"):
+            for file in place.glob(NAME.format("*")):
+                file.unlink()
+            with suppress(OSError):  # something else lies there
+                place.rmdir()
 
     def look_again(self) -> list[Row]:
         """Look at the images of all requests of this `Queue` whose edits are in the model; those that came back."""
@@ -320,9 +370,10 @@ class Queue:
         state = None
         if now != self._now or not (self.path / LEDGER).is_file():
             state = bare_model(self.model).state_dict()
-        beside = None if ledgers.WEIGHTS in self._files else self._beside
+        beside = None if self._files else self._beside
         ledgers.commit(
-            self.path, self._name, self._original, now, rows, self._files, state, self._metadata, beside
+            self.path, self._name, self._original, now, rows, self._files, state, self._metadata, beside, self._shard,
+            self._sign,
         )  # fmt: skip
         found = Ledger(self.path)
         self._rows, self._now, self._files = list(found.rows), now, found.files
