@@ -226,7 +226,7 @@ def test_substitutes_are_near_and_of_another_class(mlp):
         ({"latents": None}, TypeError, "^latents: expected a shape"),
         ({"latents": lambda count, generator: torch.rand(3, 6)}, ValueError, "^latents: asked for"),
         ({"draws": 3}, ValueError, "^draws"),
-        ({"latents": 7}, ValueError, r"^latents: the model does not take images of shape \(7,\)"),
+        ({"latents": 7}, ValueError, r"^latents: the model does not take a batch of shape \(\d+, 7\)"),
         ({"targets": 9}, ValueError, "classes 0..4, got 9"),
         ({"targets": [0, 1, 2, 3, 4]}, ValueError, "^targets: expected some class to be left"),
     ],

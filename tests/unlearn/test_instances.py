@@ -107,7 +107,7 @@ def test_a_method_and_a_request_that_do_not_fit_are_both_named(conv_net, digits)
     for text, wrong in (("y", {"y": [10] * COUNT}), ("to", {"goal": "relabel", "y": [1] * COUNT, "to": [12] * COUNT})):
         with pytest.raises(ValueError, match=f"^{text}: the model has classes 0..9, got 1"):
             zsu_fast.forget(conv_net, ForgetInstances(digits.x[:COUNT], **wrong), method="margin")
-    with pytest.raises(ValueError, match="^x: the model does not take images"):
+    with pytest.raises(ValueError, match="^x: the model does not take a batch of shape"):
         zsu_fast.forget(conv_net, ForgetInstances(torch.zeros(2, 3, 8, 8), [0, 1]), method="margin")
     with pytest.raises(ValueError, match="^utility_floor: needs retain_probes or evaluate_on"):
         zsu_fast.forget(conv_net, request(digits), method="margin", utility_floor=0.9)

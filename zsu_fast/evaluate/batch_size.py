@@ -12,9 +12,10 @@ from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zsu_fast.evaluate.free_memory import free_memory, is_out_of_memory
+from zsu_fast.evaluate.free_memory import free_memory
 from zsu_fast.evaluate.given import check_int
 from zsu_fast.lrp.eager import compiled_parts_as_written
+from zsu_fast.model.forward_errors import is_out_of_memory
 
 BatchSize = int | Literal["auto"]
 SHARE = 0.5
