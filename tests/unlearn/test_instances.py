@@ -203,7 +203,7 @@ def test_mixtures_are_between_two_images():
 
 
 def test_mixtures_mirror_what_may_be_mirrored():
-    """A shift leaves all steps of a ramp at 1 but one; mirrored they are at -1, and between these where two are mixed."""
+    """A shift leaves all steps of a ramp at 1 but one; a mirrored one has -1, a mixture what is between."""
     ramps = torch.arange(16.0, dtype=torch.float64).expand(2, 1, 16, 16)
     slopes = {}
     for flips in (None, [False, False], [False, True], [True, True]):
