@@ -202,6 +202,34 @@ def test_mixtures_are_between_two_images():
     assert mixtures(torch.rand(3, 5), 4, torch.Generator()).shape == (4, 5)
 
 
+def test_mixtures_mirror_what_may_be_mirrored():
+    """A shift leaves all steps of a ramp at 1 but one; a mirrored one has -1, a mixture what is between."""
+    ramps = torch.arange(16.0, dtype=torch.float64).expand(2, 1, 16, 16)
+    slopes = {}
+    for flips in (None, [False, False], [False, True], [True, True]):
+        found = mixtures(ramps, 60, torch.Generator().manual_seed(0), None if flips is None else torch.tensor(flips))
+        slopes[str(flips)] = found[:, 0, 0].diff(dim=1).median(1).values
+    for name in ("None", "[False, False]"):
+        torch.testing.assert_close(slopes[name], torch.ones(60).double())
+    one, both = (slopes[name].round(decimals=6) for name in ("[False, True]", "[True, True]"))
+    assert (one == -1).any() and (both == -1).sum() > (one == -1).sum() and (one == 1).sum() > (both == 1).sum()
+
+
+def test_margin_mirrors_what_the_model_answers_alike(conv_net, digits, monkeypatch):
+    given = []
+
+    def spy(images, count, generator, flips):
+        given.append(flips)
+        return mixtures(images, count, generator, flips)
+
+    monkeypatch.setattr("zsu_fast.unlearn.methods.instances.margin.mixtures", spy)
+    asked = ForgetInstances(digits.x[:30], digits.y[:30])
+    with torch.no_grad():
+        alike = conv_net(asked.x).argmax(1) == conv_net(asked.x.flip(3)).argmax(1)
+    zsu_fast.forget(conv_net, asked, method="margin", steps=2)
+    assert 0 < alike.float().mean() < 1 and len(given) == 2 and all(torch.equal(flips, alike) for flips in given)
+
+
 def _given(forward, images, labels, asked=None, retain=None):
     nothing = {"count": lambda images: None, "progress": lambda done, total, text: None}
     return Given(forward, Structure(), (), images, labels, retain, forward, request=asked, **nothing)
