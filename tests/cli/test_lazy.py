@@ -28,9 +28,10 @@ def test_a_shell_completes_their_names_and_options(typed: str, expected: list[st
     assert told.stdout.split() == expected
 
 
-def test_a_mistyped_name_is_told_the_nearest(run) -> None:
-    refused = run("forgett")
-    assert refused.code == 2 and "No such command 'forgett'. Did you mean 'forget'?" in refused.err
+@pytest.mark.parametrize(("line", "nearest"), [(["forgett"], "forget"), (["forget", "instance"], "instances")])
+def test_a_mistyped_name_is_told_the_nearest(run, line: list[str], nearest: str) -> None:
+    refused = run(*line, "python:tinynet:build")
+    assert refused.code == 2 and f"No such command '{line[-1]}'. Did you mean '{nearest}'?" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,9 @@ A few dozen unseen images of the class are enough: the neurons that carry it
 are found by layer-wise relevance propagation, their paths are masked in
 place, and every change is recorded so that it can be undone bit for bit.
 
+Single images, concepts, what a language model says and what a generator
+makes can be forgotten too: zsu-fast forget --help names the commands.
+
 [bold]Start here[/]
 
   zsu-fast demo                       a small network forgets a digit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 import typer
@@ -14,11 +15,12 @@ PLAIN, QUEUE = "class", "requests"
 class ForgetKinds(Group):
     """`forget MODEL ...`, as it was before there were other kinds, is `forget class MODEL ...`.
 
-    With `--requests FILE`, which has the kinds, it is `forget requests MODEL ...`.
+    With `--requests FILE`, which has the kinds, it is `forget requests MODEL ...`. A word that is nearly a kind is refused
+    with the kind's name: models have a colon.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        named = args and args[0] in self.commands
+        named = args and args[0][:1].isalpha() and ":" not in args[0] and get_close_matches(args[0], self.commands)
         queued = any(arg.partition("=")[0] == "--requests" for arg in args)
         return super().parse_args(ctx, args if named else [QUEUE if queued else PLAIN, *args])
 

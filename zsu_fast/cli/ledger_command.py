@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def ledger(
-    folder: Annotated[Path, typer.Argument(help="The folder that forget --requests wrote.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder that forget --requests wrote.", show_default=False)
+    ],
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = 0,

@@ -14,7 +14,8 @@ from zsu_fast.cli.parsing import parse_setting
 def of_method(name: str, *flags: str, panel: str = METHOD, **more: Any) -> Any:
     """The command line's form of a method's option: the same help and default."""
     text, default = OPTIONS[name]
-    return typer.Option(*flags, help=text, show_default=default or False, rich_help_panel=panel, **more)
+    shown = False if default in (None, "False") else default  # that a flag is not set, no flag says
+    return typer.Option(*flags, help=text, show_default=shown, rich_help_panel=panel, **more)
 
 
 def parse_settings(given: list[str] | None, method: str) -> dict[str, Any]:

@@ -19,7 +19,12 @@ from zsu_fast.sharded import written_in
 @one_line_errors
 def restore(
     weights: Annotated[
-        Path, typer.Argument(help="The folder that `forget` wrote, or a file of edited weights.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="FOLDER|WEIGHTS",
+            help="The folder that `forget` wrote, or a file of edited weights.",
+            show_default=False,
+        ),
     ],
     patch: Annotated[
         Path | None,

@@ -18,7 +18,9 @@ from zsu_fast.sharded import written_in
 
 @one_line_errors
 def verify(
-    result: Annotated[Path, typer.Argument(help="The folder that `forget` wrote.", show_default=False)],
+    result: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder that `forget` wrote.", show_default=False)
+    ],
     original: Annotated[
         Path | None, opt.file("The weights before the edit.", panel=None, metavar=None, check=opt.are_weights)
     ] = None,
