@@ -3,8 +3,8 @@
     python -m bench.concepts --data ../shared/data --json bench/results/concepts.json
 
 planted: small nets that learn MNIST digits in colour of which one class bears a red square, several seeds. resnet20: a
-trained ResNet-20 (CIFAR-10) and changes that no class of it has: a square, blue light, no colours. Banks, requests and
-judges are made from different unseen images. Seconds are those of the processor.
+trained ResNet-20 (CIFAR-10) and changes that no class of it has: a square, blue light, no colours; vit: likewise a
+ViT. Banks, requests and judges are made from different unseen images. Seconds are those of the processor.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zsu_fast
-from bench import machine
-from bench.parts import run_parts
+from bench.parts import measured_on, run_parts
 from zsu_fast.concepts import ConceptBank, concept_bank, relevance_concepts
 from zsu_fast.unlearn import ForgetConcept
 
@@ -148,9 +148,9 @@ def _mnist(definitions: Any, split: str) -> tuple[Tensor, Tensor]:
     return (pixels.float() / 255).reshape(-1, 1, 28, 28).repeat(1, 3, 1, 1), labels
 
 
-def resnet20() -> Iterator[Row]:
+def cifar(name: str) -> Iterator[Row]:
     definitions = importlib.import_module("models")
-    net, preprocess = definitions.load("resnet20_cifar10")
+    net, preprocess = definitions.load(name)
     pixels, labels = definitions.images("cifar10_test")
     y = torch.as_tensor(labels).long()
     raw = torch.as_tensor(pixels).float() / 255  # [N, H, W, C]
@@ -173,7 +173,9 @@ def resnet20() -> Iterator[Row]:
         yield forgotten(net, name, bank, sides, retain, judge, edit="erase")
 
 
-PARTS = {"planted": planted, "resnet20": resnet20}
+PARTS: dict[str, Callable[[], Iterator[Row]]] = {
+    "planted": planted, "resnet20": partial(cifar, "resnet20_cifar10"), "vit": partial(cifar, "vit_p8_45k_cifar10"),
+}  # fmt: skip
 
 
 def _arrow(values: list[float | None]) -> str:
@@ -185,7 +187,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         f"% of {2 * ASKED} unseen images told apart by a vector fitted anew (chance: 50), before → after: on the half "
         "that had no part in the edit; on all; by the bank's vector. Accuracy of the classes that use the concept and "
-        f"of the others, in %, on {JUDGE} test images. {machine.in_a_line(results['machine'])}; seconds of processor "
+        f"of the others, in %, on {JUDGE} test images. {measured_on(results)}; seconds of processor "
         "time.",
         "",
         "| net | concept | edit | told apart, held out | all | bank | classes that use it | the others | verdict | s |",

@@ -14,6 +14,7 @@ import importlib
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import zsu_fast
-from bench import machine
 from bench.instance_masks import SCORES, masked
-from bench.parts import run_parts
+from bench.parts import measured_on, run_parts
 from zsu_fast.evaluate import evaluate, membership
 from zsu_fast.unlearn import ForgetInstances
 
@@ -50,11 +50,14 @@ class Bench:
         definitions = importlib.import_module("models")  # stands beside the weights
         self.net, preprocess = definitions.load(name)
 
-        def pair(name: str) -> Pair:
-            pixels, labels = definitions.images(name)
+        def pair(*name: str) -> Pair:
+            pixels, labels = definitions.images(*name)
             return preprocess(pixels), torch.as_tensor(labels).long()
 
-        self.members, (x, y) = pair("cifar10_train_subset"), pair("cifar10_test")
+        sets = [("mnist", "train"), ("mnist", "test")]
+        if not name.endswith("mnist"):
+            sets = [("cifar10_train_subset",), ("cifar10_test",)]
+        self.members, (x, y) = (pair(*some) for some in sets)
         self.unseen, self.test = (x[:UNSEEN], y[:UNSEEN]), (x[-TEST:], y[-TEST:])
 
     def drawn(self, count: int, seed: int) -> Pair:
@@ -123,9 +126,9 @@ def unseen(bench: Bench) -> Iterator[Row]:
         yield found | {"auc": bench.told(net, chosen)}
 
 
-def nets(bench: Bench) -> Iterator[Row]:
-    """Other nets, and more instances at once; both goals."""
-    for name, count, seeds in ((NET, 128, 1), ("resnet56_45k_cifar10", 16, 2), ("vit_p8_45k_cifar10", 16, 3)):
+def nets(bench: Bench, cases: tuple[tuple[str, int, int], ...]) -> Iterator[Row]:
+    """Other nets, and more instances at once; both goals. cases: net, instances, seeds."""
+    for name, count, seeds in cases:
         other = bench if name == NET else Bench(bench.data, name)
         accuracy = other.accuracy(other.net)
         for goal in ("misclassify", "unseen"):
@@ -135,6 +138,13 @@ def nets(bench: Bench) -> Iterator[Row]:
                 growth: dict[str, Any] = {"growth": GROWTH} if count > 16 or goal == "unseen" else {}
                 found = other.forget(net, ForgetInstances(*chosen, goal, **given), "margin", seed, **growth)
                 yield found | {"net": name, "original": accuracy, "auc": other.told(net, chosen)}
+
+
+NETS = {
+    "nets": ((NET, 128, 1), ("resnet56_45k_cifar10", 16, 2)),
+    "vit": (("vit_p8_45k_cifar10", 16, 5),),
+    "mnist": (("lenet5_mnist", 16, 3),),
+}
 
 
 def retained(bench: Bench) -> Iterator[Row]:
@@ -168,8 +178,8 @@ def row(bench: Bench) -> Iterator[Row]:
 
 
 PARTS = {
-    "ours": ours, "nets": nets, "retained": retained, "l2ul": l2ul, "l2ul10": l2ul10, "unseen": unseen, "row": row,
-    "masks": masks,
+    "ours": ours, **{part: partial(nets, cases=cases) for part, cases in NETS.items()}, "retained": retained,
+    "l2ul": l2ul, "l2ul10": l2ul10, "unseen": unseen, "row": row, "masks": masks,
 }  # fmt: skip
 
 
@@ -202,7 +212,7 @@ def table(results: dict[str, Any]) -> str:
     test = "accuracy on the test images"
     lines = [
         f"ResNet-20, CIFAR-10, training images; {TEST} test images, of which the net as it was gets "
-        f"{results['original']:.4f} right. One value for each seed. {machine.in_a_line(results['machine'])}; seconds "
+        f"{results['original']:.4f} right. One value for each seed. {measured_on(results)}; seconds "
         f"of processor time. L2UL is variant adv+imp as its authors have it, 20 examples of each instance by 100 steps "
         f"of PGD, but at most {L2UL['passes']} passes of their 1,000."
     ]
@@ -234,7 +244,7 @@ def table(results: dict[str, Any]) -> str:
              *(", ".join(f"{found['auc'][when]:.3f}" for found in some) for when in ("before", "after")),
              f"{some[0]['original']:.4f}", each(some, "{:.4f}", "test"), each(some, "{}", "steps"),
              each(some, "{:.0f}", "seconds")]
-            for (name, goal, count), some in grouped(parts["nets"], "net", "goal", "count")
+            for (name, goal, count), some in grouped([r for part in NETS for r in parts[part]], "net", "goal", "count")
         ],
     )  # fmt: skip
     lines += section(

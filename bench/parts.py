@@ -40,10 +40,23 @@ def run_parts(
     torch.set_num_threads(1)
     given, facts = start(arguments.folder)
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"kind": kind, "parts": {}}
+    measured = results.setdefault("measured", {})  # each part's machine, day and commit: parts are renewed one by one
+    if "machine" in results:
+        measured |= {part: machine.in_a_line(results["machine"]) for part in results["parts"] if part not in measured}
     results |= {"machine": machine.describe(torch.device("cpu"))} | facts
     for part in arguments.parts.split(","):
         rows: list[dict[str, Any]] = []
         for found in parts[part](*given):
             rows.append(found)
             results["parts"][part] = rows
+            measured[part] = machine.in_a_line(results["machine"])
             path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def measured_on(results: dict[str, Any]) -> str:
+    """In a line: the machine, day and commit of all parts, or of which ones each."""
+    found: dict[str, list[str]] = {}
+    for part in results["parts"]:
+        line = results.get("measured", {}).get(part) or machine.in_a_line(results["machine"])
+        found.setdefault(line, []).append(part)
+    return "; ".join(f"{', '.join(parts)}: {line}" if len(found) > 1 else line for line, parts in found.items())

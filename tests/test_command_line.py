@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,15 +26,21 @@ HEAVY = {
     "torchvision",
     "transformers",
 }
+CHECKS_VALUES = "pydantic"
+"""What typer checks values with: not for help, nor for a word that it does not know."""
 
 RUN_EACH = f"""
 import json, sys
 sys.argv = ["zsu-fast"]
 from typer.testing import CliRunner
 from zsu_fast.cli.app import app
+commands = lambda: [name for name in sys.modules if name.startswith("zsu_fast.cli.") and name.endswith("_command")]
 for arguments in json.loads(sys.stdin.read()):
+    for name in commands():
+        del sys.modules[name]
     done = CliRunner().invoke(app, arguments)
-    print(json.dumps([arguments, done.exit_code, sorted({HEAVY!r} & set(sys.modules))]))
+    heavy = sorted({HEAVY | {CHECKS_VALUES}!r} & set(sys.modules))
+    print(json.dumps([arguments, done.exit_code, heavy, commands()]))
 """
 
 COMMANDS = [
@@ -40,11 +49,10 @@ COMMANDS = [
     ["benchmark"], ["demo"], ["forget", "requests"], ["ledger"],
 ]  # fmt: skip
 FINE = [[], ["--help"], ["--version"], ["benchmark", "--example"], *([*command, "--help"] for command in COMMANDS)]
+MISTYPED = [*([*command, "--no-such-option"] for command in COMMANDS), ["no-such-command"]]
 MODEL = ["python:tinynet:build"]
 WRONG = [
-    *([*command, "--no-such-option"] for command in COMMANDS),
     *([*command] for command in COMMANDS if command not in (["forget"], ["info"], ["demo"])),
-    ["no-such-command"],
     ["demo", "--digit", "ten"],
     ["demo", "--digit", "10"],
     ["info", "absent"],
@@ -86,29 +94,55 @@ def python(*arguments: str, given: str | None = None, folder: Path = ROOT) -> su
     )
 
 
-@pytest.mark.parametrize(("lines", "code"), [(FINE, 0), (WRONG, 2)], ids=["help", "wrong arguments"])
-def test_answers_that_need_no_work_import_nothing_heavy(lines: list[list[str]], code: int, tmp_path: Path) -> None:
+def modules(line: list[str]) -> list[str]:
+    """Of the command that the line asks for."""
+    from zsu_fast.cli import app, forget_kinds
+
+    if not line or line[0] not in app.COMMANDS:
+        return []
+    where = app.COMMANDS[line[0]][0]
+    if line[0] == "forget":
+        kind = forget_kinds.QUEUE if "--requests" in line else forget_kinds.PLAIN
+        where = forget_kinds.KINDS.get(line[1] if line[1:] else kind, forget_kinds.KINDS[kind])[0]
+    return [f"zsu_fast.cli.{where.partition(':')[0]}"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "values"), [(FINE + MISTYPED, False), (WRONG, True)], ids=["help and mistyped words", "wrong values"]
+)
+def test_answers_that_need_no_work_import_only_what_is_asked_for(
+    lines: list[list[str]], values: bool, tmp_path: Path
+) -> None:
     pytest.importorskip("typer")
     done = python("-c", RUN_EACH, given=json.dumps(lines), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
-    # typer's own answer to no arguments at all, which is the help, is 2
-    assert told == [[line, code if line else 2, []] for line in lines]
+    for line, (given, code, imported, commands) in zip(lines, told, strict=True):
+        # typer's own answer to no arguments at all, which is the help, is 2
+        assert (given, code) == (line, 0 if line and line in FINE else 2)
+        assert set(imported) <= ({CHECKS_VALUES} if values else set()) and commands == modules(line), line
 
 
-def test_every_command_is_tried() -> None:
-    from zsu_fast.cli.app import app, forget_app
+def test_every_command_is_tried_and_has_its_own_line_of_help() -> None:
+    pytest.importorskip("typer")
+    from zsu_fast.cli import app, forget_kinds
 
-    named = [[command.name] for command in app.registered_commands]
-    named += [["forget", command.name] for command in forget_app.registered_commands]
-    assert sorted(named) == sorted(command for command in COMMANDS if command != ["forget"])
+    tables: list[tuple[list[str], dict[str, Any]]] = [([], dict(app.COMMANDS)), (["forget"], forget_kinds.KINDS)]
+    _, told = tables[0][1].pop("forget")
+    assert all(kind in told for kind in forget_kinds.KINDS)
+    assert sorted([*group, name] for group, table in tables for name in table) == sorted(COMMANDS[1:])
+    for where, line in (entry for _, table in tables for entry in table.values()):
+        module, _, name = where.partition(":")
+        doc = inspect.getdoc(getattr(import_module(f"zsu_fast.cli.{module}"), name))
+        assert doc is not None and line == " ".join(doc.partition("\n\n")[0].split())
 
 
 def test_the_program_itself_imports_nothing_heavy_for_help() -> None:
     pytest.importorskip("typer")
     done = python("-X", "importtime", "-m", "zsu_fast", "forget", "--help")
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert done.returncode == 0 and "zsu_fast.cli.forget_command" in imported and not imported & HEAVY
+    assert done.returncode == 0 and "zsu_fast.cli.method_options" in imported  # by the command
+    assert not imported & (HEAVY | {CHECKS_VALUES})
 
 
 def test_on_the_command_line_the_package_has_all_when_asked() -> None:

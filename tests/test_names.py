@@ -155,8 +155,10 @@ def commands() -> dict[str, Any]:
     from typer.main import get_command
 
     from zsu_fast.cli.app import app
+    from zsu_fast.cli.lazy import LazyCommand
 
     def walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+        command = command.whole() if isinstance(command, LazyCommand) else command
         yield name, command
         for sub, inner in getattr(command, "commands", {}).items():
             yield from walk(inner, f"{name} {sub}".strip())

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from bench.parts import run_parts
+from bench.parts import measured_on, run_parts
 
 
 def test_parts(tmp_path, monkeypatch):
@@ -24,6 +24,13 @@ def test_parts(tmp_path, monkeypatch):
     assert found["parts"] == {"one": [{"value": 11}], "two": [{"value": 12}]}
     assert found["kind"] == "a kind" and found["folder"] == tmp_path.name and found["machine"]["torch"]
     rows["one"], rows["two"] = 3, 4
-    assert run("--parts", "two")["parts"] == {"one": [{"value": 11}], "two": [{"value": 14}]}
+    found["machine"] |= {"cpu": "an older one", "date": "2020-01-01"}
+    del found["measured"]  # as in files from before there was this
+    file.write_text(json.dumps(found))
+    again = run("--parts", "two")
+    assert again["parts"] == {"one": [{"value": 11}], "two": [{"value": 14}]}
+    assert again["measured"]["one"].startswith("an older one, ") and "2020-01-01" in again["measured"]["one"]
+    assert measured_on(again) == f"one: {again['measured']['one']}; two: {again['measured']['two']}"
+    assert measured_on({"parts": again["parts"], "machine": again["machine"]}) == again["measured"]["two"]
     run("--table")
     assert page.read_text() == "before\n<!-- a -->\n2\n<!-- b -->\nafter\n"

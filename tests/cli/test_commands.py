@@ -347,15 +347,17 @@ def test_debug_shows_the_traceback(workplace, monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(result.exception, ValueError)
 
 
-def test_missing_typer_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_a_missing_extra_is_told_without_a_traceback(missing: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     from zsu_fast.cli import main
 
-    monkeypatch.setitem(sys.modules, "typer", None)
-    for name in [name for name in sys.modules if name.startswith("zsu_fast.cli.")]:
+    monkeypatch.setattr(sys, "argv", ["zsu-fast", "info"])
+    for name in [name for name in sys.modules if name.startswith(("zsu_fast.cli.", f"{missing}."))]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(SystemExit) as stop:
         main()
-    assert stop.value.code == 2 and "zsu-fast[cli]" in capsys.readouterr().err
+    assert stop.value.code == 2 and f'needs {missing}: pip install "zsu-fast[cli]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

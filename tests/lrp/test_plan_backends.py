@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.inductor import compiling_little
 from tests.lrp.test_graphs import Attention, convolutional
 from tests.lrp.test_plan import assert_same, traces
 from zsu_fast import relevance
@@ -80,20 +81,19 @@ def test_auto(make: type, composite: str, device: torch.device) -> None:
     assert len(traces(plan)) == 1
 
 
-def test_inductor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # of nobody else, who may be writing to his
-    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # without a pool of processes
+def test_inductor(tmp_path: Path) -> None:
     model, images, target = (
         nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)),
         torch.rand(4, 6),
         torch.arange(3),
     )
     plan = compile(model, backend="inductor", composite="excitation_backprop")
-    for row in range(2):  # before and after an edit in place
-        found = plan(images[:3], target)
-        assert_close(found, relevance(model, images[:3], target, composite="excitation_backprop"), 1e-5)
-        with torch.no_grad():
-            model[0].weight[row], model[0].bias[row] = 0, 0  # type: ignore[index,operator]
+    with compiling_little(tmp_path):
+        for row in range(2):  # before and after an edit in place
+            found = plan(images[:3], target)
+            assert_close(found, relevance(model, images[:3], target, composite="excitation_backprop"), 1e-5)
+            with torch.no_grad():
+                model[0].weight[row], model[0].bias[row] = 0, 0  # type: ignore[index,operator]
     assert len(traces(plan)) == 1
 
 

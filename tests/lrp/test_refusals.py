@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tests.lrp.nets import VGG, randomize
 from zsu_fast.lrp import Composite, Pass, UncoveredFunctionError, relevance
+from zsu_fast.lrp.engine import HANDLERS
 
 
 class Uses(nn.Module):
@@ -186,8 +187,12 @@ ARGUMENTS = [
     ({"inputs": torch.zeros(2, 4).to_sparse()}, TypeError, "inputs must be a dense .*torch.sparse_coo"),
     ({"inputs": NESTED}, TypeError, "inputs must be a dense .*a nested tensor"),
     ({"inputs": torch.zeros(2, 4, device="meta")}, TypeError, "inputs must be a dense .*meta"),
-    ({"inputs": torch.zeros(2, 4).double()}, TypeError, "inputs must be of .* torch.float32, got torch.float64"),
-    ({"model": nn.Conv1d(1, 1, 1).half(), "inputs": torch.zeros(2, 1, 1)}, TypeError, "inputs must be of .*float16"),
+    ({"inputs": torch.zeros(2, 4).double()}, ValueError, "^inputs: torch.float64, the model is torch.float32"),
+    (
+        {"model": nn.Conv1d(1, 1, 1).half(), "inputs": torch.zeros(2, 1, 1)},
+        ValueError,
+        "^inputs: torch.float32, .* is torch.float16",
+    ),
     ({"model": nn.Linear(4, 3, device="meta")}, ValueError, "(model|inputs).* meta"),
     ({"target": 3}, ValueError, r"0\.\.2, got 3"),
     ({"target": -1}, ValueError, "got -1"),
@@ -322,7 +327,26 @@ def test_an_autograd_function_is_named_with_its_module():
     assert Swish.forward is forward
 
 
-def test_what_a_norm_says_of_the_inputs_names_them() -> None:
+@pytest.mark.parametrize("plan", [False, True])
+@pytest.mark.parametrize(
+    "inputs, words",
+    [
+        (torch.rand(3, 4, 4), r"\(3, 4, 4\), torch.float32: expected 4D input .* \(of one image pass \[None\]\)"),
+        (torch.rand(2, 1, 4, 4), r"\(2, 1, 4, 4\), torch.float32: .* to have 3 channels, but got 1"),
+        (torch.rand(2, 3, 5, 4), r"\(2, 3, 5, 4\), torch.float32: mat1 and mat2 shapes cannot be multiplied"),
+    ],
+    ids=["norm", "convolution", "linear"],
+)
+def test_what_torch_says_of_the_inputs_names_them(inputs: Tensor, words: str, plan: bool) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)).eval()
-    with pytest.raises(ValueError, match=r"inputs: the model does not take them, of shape \[3, 4, 4\]: expected 4D"):
-        relevance(model, torch.rand(3, 4, 4))
+    with pytest.raises(ValueError, match="^inputs: the model does not take a batch of shape " + words):
+        relevance(model, inputs, plan=plan)
+
+
+def test_what_only_the_engine_fails_at_is_not_said_of_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: object) -> Tensor:
+        return torch.ones(2, 3) @ torch.ones(2, 3)
+
+    monkeypatch.setitem(HANDLERS, F.linear, wrong)
+    with pytest.raises(RuntimeError, match="^mat1 and mat2 shapes"):
+        relevance(nn.Linear(4, 3), torch.rand(2, 4))

@@ -18,6 +18,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.nn import functional as F
 
 import zsu_fast
+from tests.inductor import compiling_little
 from zsu_fast.unlearn import Picks
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -128,14 +129,11 @@ def test_torchscript(edited: nn.Module, how: str) -> None:
 
 
 @pytest.mark.slow
-def test_aot_inductor(edited: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aot_inductor(edited: nn.Module, tmp_path: Path) -> None:
     if shutil.which("g++") is None:
         pytest.skip("needs a C++ compiler")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    cheap = {"cpp_cache_precompile_headers": False, "aot_inductor.compile_wrapper_opt_level": "O0"}
-    package = torch._inductor.aoti_compile_and_package(
-        exported(edited), package_path=str(tmp_path / "net.pt2"), inductor_configs=cheap
-    )
+    with compiling_little(tmp_path / "cache"):
+        package = torch._inductor.aoti_compile_and_package(exported(edited), package_path=str(tmp_path / "net.pt2"))
     check(torch._inductor.aoti_load_package(package), edited)
 
 

@@ -49,7 +49,7 @@ def test_graphs_are_the_module_that_they_were_made_from(net, digits, carry):
 
 def test_a_graph_that_takes_one_size_of_batch_says_so(conv_net, digits):
     graph = torch.export.export(conv_net, (digits.unseen_x[:6],)).module()
-    with pytest.raises(ValueError, match=r"probes: the model does not take images of shape .*size\(\)\[0\] == 6"):
+    with pytest.raises(ValueError, match=r"probes: the model does not take a batch of shape .*size\(\)\[0\] == 6"):
         zsu_fast.forget(graph, 3, digits.split(3)[0])
     with pytest.raises(TypeError, match=r"ExportedProgram; pass its \.module\(\)"):
         zsu_fast.forget(torch.export.export(conv_net, (digits.unseen_x[:6],)), 3, digits.split(3)[0])

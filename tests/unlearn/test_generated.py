@@ -205,13 +205,23 @@ def test_substitutes_are_near_and_of_another_class(mlp):
     latents = torch.randn(500, 6, generator=torch.Generator().manual_seed(1))
     own = latents[view(latents).argmax(1) == 2]
     found, reached = displaced(view, own, [2], 64)
-    assert reached.float().mean() > 0.9
+    assert 0.2 < reached.float().mean() < 1
     judged = view(found[reached]).softmax(1).detach()
-    assert bool((judged.argmax(1) != 2).all()) and float(judged.amax(1).median()) >= 0.95
-    others = latents[(view(latents).argmax(1) != 2)]
-    nearest = torch.cdist(own[reached], others).amin(1)
-    assert (found[reached] - own[reached]).norm(dim=1).mean() < nearest.mean()
+    assert bool((judged.argmax(1) != 2).all()) and float(judged.amax(1).min()) >= 0.95
+    way = 0.6 * own.norm(dim=1).mean()  # a judge is fooled by latents that are far away
+    assert (found[reached] - own[reached]).norm(dim=1).max() <= way + 1e-4
+    for latent, substitute in zip(own[~reached], found[~reached], strict=True):
+        nearest = (own[reached] - latent).norm(dim=1).argmin()
+        assert torch.equal(substitute, found[reached][nearest])
     assert last_layer(model, model, latents[:2]) == "4"
+
+
+def test_a_judge_that_is_never_sure_has_substitutes_too(mlp):
+    view = GeneratorView(copy.deepcopy(mlp[0]).eval(), {"judge": copy.deepcopy(mlp[1]).eval()})
+    latents = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
+    own = latents[view(latents).argmax(1) == 2]
+    found, reached = displaced(lambda z: 0.01 * view(z), own, [2], 64)
+    assert reached.any() and bool((view(found).argmax(1) != 2).all())
 
 
 @pytest.mark.parametrize(
@@ -226,7 +236,7 @@ def test_substitutes_are_near_and_of_another_class(mlp):
         ({"latents": None}, TypeError, "^latents: expected a shape"),
         ({"latents": lambda count, generator: torch.rand(3, 6)}, ValueError, "^latents: asked for"),
         ({"draws": 3}, ValueError, "^draws"),
-        ({"latents": 7}, ValueError, r"^latents: the model does not take images of shape \(7,\)"),
+        ({"latents": 7}, ValueError, r"^latents: the model does not take a batch of shape \(\d+, 7\)"),
         ({"targets": 9}, ValueError, "classes 0..4, got 9"),
         ({"targets": [0, 1, 2, 3, 4]}, ValueError, "^targets: expected some class to be left"),
     ],

@@ -107,7 +107,7 @@ def test_a_method_and_a_request_that_do_not_fit_are_both_named(conv_net, digits)
     for text, wrong in (("y", {"y": [10] * COUNT}), ("to", {"goal": "relabel", "y": [1] * COUNT, "to": [12] * COUNT})):
         with pytest.raises(ValueError, match=f"^{text}: the model has classes 0..9, got 1"):
             zsu_fast.forget(conv_net, ForgetInstances(digits.x[:COUNT], **wrong), method="margin")
-    with pytest.raises(ValueError, match="^x: the model does not take images"):
+    with pytest.raises(ValueError, match="^x: the model does not take a batch of shape"):
         zsu_fast.forget(conv_net, ForgetInstances(torch.zeros(2, 3, 8, 8), [0, 1]), method="margin")
     with pytest.raises(ValueError, match="^utility_floor: needs retain_probes or evaluate_on"):
         zsu_fast.forget(conv_net, request(digits), method="margin", utility_floor=0.9)
@@ -200,6 +200,34 @@ def test_mixtures_are_between_two_images():
     moved = mixtures(ramp, 40, torch.Generator().manual_seed(0))
     torch.testing.assert_close(moved.sum((1, 2, 3)), ramp.sum().expand(40))  # nothing is lost at the edges
     assert mixtures(torch.rand(3, 5), 4, torch.Generator()).shape == (4, 5)
+
+
+def test_mixtures_mirror_what_may_be_mirrored():
+    """A shift leaves all steps of a ramp at 1 but one; a mirrored one has -1, a mixture what is between."""
+    ramps = torch.arange(16.0, dtype=torch.float64).expand(2, 1, 16, 16)
+    slopes = {}
+    for flips in (None, [False, False], [False, True], [True, True]):
+        found = mixtures(ramps, 60, torch.Generator().manual_seed(0), None if flips is None else torch.tensor(flips))
+        slopes[str(flips)] = found[:, 0, 0].diff(dim=1).median(1).values
+    for name in ("None", "[False, False]"):
+        torch.testing.assert_close(slopes[name], torch.ones(60).double())
+    one, both = (slopes[name].round(decimals=6) for name in ("[False, True]", "[True, True]"))
+    assert (one == -1).any() and (both == -1).sum() > (one == -1).sum() and (one == 1).sum() > (both == 1).sum()
+
+
+def test_margin_mirrors_what_the_model_answers_alike(conv_net, digits, monkeypatch):
+    given = []
+
+    def spy(images, count, generator, flips):
+        given.append(flips)
+        return mixtures(images, count, generator, flips)
+
+    monkeypatch.setattr("zsu_fast.unlearn.methods.instances.margin.mixtures", spy)
+    asked = ForgetInstances(digits.x[:30], digits.y[:30])
+    with torch.no_grad():
+        alike = conv_net(asked.x).argmax(1) == conv_net(asked.x.flip(3)).argmax(1)
+    zsu_fast.forget(conv_net, asked, method="margin", steps=2)
+    assert 0 < alike.float().mean() < 1 and len(given) == 2 and all(torch.equal(flips, alike) for flips in given)
 
 
 def _given(forward, images, labels, asked=None, retain=None):

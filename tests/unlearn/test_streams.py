@@ -138,12 +138,12 @@ def test_what_is_wrong_with_a_stream_is_said_before_any_edit(conv_net, digits):
     for message, arguments in {
         "^probes: expected finite values": {"probes": Pairs(spoilt, None)},
         "^probes: torch.float64, the model is torch.float32": {"probes": Pairs(probes.double(), None)},
-        r"^probes: the model does not take images of shape \(1, 8, 4\)": {"probes": Pairs(probes[..., :4], None)},
+        r"^probes: the model does not take a batch of shape \(\d, 1, 8, 4\)": {"probes": Pairs(probes[..., :4], None)},
         "^probes: read again, it gives other images or another order": {"probes": shuffled},
         "^retain_probes: hold images of the classes": {"retain_probes": Pairs(digits.unseen_x, digits.unseen_y)},
         "^evaluate_on: holds no image of class 4": {"evaluate_on": Loader(others, labels, 9)},
         "^evaluate_on: expected a pair": {"evaluate_on": Loader(others, None, 9)},
-        r"^evaluate_on: the model does not take images of shape \(1, 8, 4\)": {
+        r"^evaluate_on: the model does not take a batch of shape \(1, 1, 8, 4\)": {
             "evaluate_on": Pairs(digits.unseen_x[..., :4], digits.unseen_y)
         },
     }.items():

@@ -173,7 +173,7 @@ class Deaf(nn.Module):
 
 
 def test_models_and_requests_that_do_not_fit(net):
-    with pytest.raises(ValueError, match="shape: the model does not take images of shape"):
+    with pytest.raises(ValueError, match="shape: the model does not take a batch of shape"):
         zsu_fast.forget(net, 1, replace(SETTINGS, shape=(3, 9, 9, 2)))
     with pytest.raises(ValueError, match=r"target: the model has classes 0\.\.3, got 4"):
         zsu_fast.forget(net, 4, SETTINGS)

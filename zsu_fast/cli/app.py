@@ -6,25 +6,7 @@ from typing import Annotated
 
 import typer
 
-from zsu_fast.cli import (
-    benchmark_command,
-    concepts_command,
-    demo_command,
-    depth_command,
-    evaluate_command,
-    forget_command,
-    forget_concept_command,
-    forget_generator_command,
-    forget_instances_command,
-    forget_kinds,
-    forget_requests_command,
-    forget_text_command,
-    info_command,
-    ledger_command,
-    relevance_command,
-    restore_command,
-    verify_command,
-)
+from zsu_fast.cli.lazy import Group, add_command
 from zsu_fast.version import __version__
 
 HELP = r"""
@@ -60,6 +42,7 @@ place, and every change is recorded so that it can be undone bit for bit.
 """
 
 app = typer.Typer(
+    cls=Group,
     help=HELP,
     rich_markup_mode="rich",
     no_args_is_help=True,
@@ -84,25 +67,39 @@ def _root(
     pass
 
 
-forget_app = typer.Typer(cls=forget_kinds.ForgetKinds)
-forget_app.command("class")(forget_command.forget)
-forget_app.command("instances")(forget_instances_command.forget_instances)
-forget_app.command("concept")(forget_concept_command.forget_concept)
-forget_app.command("text")(forget_text_command.forget_text)
-forget_app.command("generator")(forget_generator_command.forget_generator)
-forget_app.command("requests")(forget_requests_command.forget_requests)
-app.add_typer(
-    forget_app,
-    name="forget",
-    help="Make a model forget a class (or forget instances, concept, text, generator, requests).",
-)
-app.command("evaluate")(evaluate_command.evaluate)
-app.command("depth")(depth_command.depth)
-app.command("restore")(restore_command.restore)
-app.command("verify")(verify_command.verify)
-app.command("ledger")(ledger_command.ledger)
-app.command("relevance")(relevance_command.relevance)
-app.command("concepts")(concepts_command.concepts)
-app.command("info")(info_command.info)
-app.command("benchmark")(benchmark_command.run_benchmark)
-app.command("demo")(demo_command.demo)
+COMMANDS = {
+    "forget": (
+        "forget_kinds:app",
+        "Make a model forget a class (or forget instances, concept, text, generator, requests).",
+    ),
+    "evaluate": ("evaluate_command:evaluate", "Measure what a model knows of a class and of the others."),
+    "depth": (
+        "depth_command:depth",
+        "Attack the features of an edited model, and of the original: how deep did it forget?",
+    ),
+    "restore": (
+        "restore_command:restore",
+        "Undo an edit: write the weights as they were, bit for bit, and verify their hash.",
+    ),
+    "verify": (
+        "verify_command:verify",
+        "Check a result: every hash, and that the model is the original plus exactly the recorded edits.",
+    ),
+    "ledger": (
+        "ledger_command:ledger",
+        "Show the ledger of a queue of requests: status, verdict and evidence of each, hashes before and after.",
+    ),
+    "relevance": (
+        "relevance_command:relevance",
+        "Show which pixels, or tokens, layers and units an answer rests on. The model is not changed.",
+    ),
+    "concepts": ("concepts_command:concepts", "Show what a class is made of. The model is not changed."),
+    "info": ("info_command:info", "Say what is installed, what a patch did, or what a model is made of."),
+    "benchmark": (
+        "benchmark_command:run_benchmark",
+        "Compare methods: models x classes x methods x seeds, each beside the original and a retrained model.",
+    ),
+    "demo": ("demo_command:demo", "Watch a small network forget a digit, and get it back bit for bit."),
+}
+for name, (where, line) in COMMANDS.items():
+    add_command(app, name, where, line)

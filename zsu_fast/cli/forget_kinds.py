@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from typer.core import TyperGroup
+import typer
+
+from zsu_fast.cli.lazy import Group, add_command
 
 PLAIN, QUEUE = "class", "requests"
 
 
-class ForgetKinds(TyperGroup):
+class ForgetKinds(Group):
     """`forget MODEL ...`, as it was before there were other kinds, is `forget class MODEL ...`.
 
     With `--requests FILE`, which has the kinds, it is `forget requests MODEL ...`.
@@ -19,3 +21,35 @@ class ForgetKinds(TyperGroup):
         named = args and args[0] in self.commands
         queued = any(arg.partition("=")[0] == "--requests" for arg in args)
         return super().parse_args(ctx, args if named else [QUEUE if queued else PLAIN, *args])
+
+
+KINDS = {
+    PLAIN: (
+        "forget_command:forget",
+        "Make a model forget a class; write the weights, the undo file, the record and a report.",
+    ),
+    "instances": (
+        "forget_instances_command:forget_instances",
+        "Make a model forget single training images; write the weights, the undo file, the record and a report.",
+    ),
+    "concept": (
+        "forget_concept_command:forget_concept",
+        "Make the features forget a concept; write the weights, the undo file, the record and a report.",
+    ),
+    "text": (
+        "forget_text_command:forget_text",
+        "Make a language model forget what it says of something; write weights, undo file, record and a report.",
+    ),
+    "generator": (
+        "forget_generator_command:forget_generator",
+        "Make a generator make no more of a class, as a classifier tells it, or of given images; write weights, undo "
+        "file, record, report.",
+    ),
+    QUEUE: (
+        "forget_requests_command:forget_requests",
+        "Carry out a queue of requests, one after the other, on one model; into one folder, with a ledger.",
+    ),
+}
+app = typer.Typer(cls=ForgetKinds, rich_markup_mode="rich")
+for kind, (where, line) in KINDS.items():
+    add_command(app, kind, where, line)

@@ -19,7 +19,6 @@ from zsu_fast.cli.console import (
     one_line_errors,
 )
 from zsu_fast.cli.declared import LEDGER, RESUMABLE
-from zsu_fast.cli.ledger_command import ledger_table, said_of
 from zsu_fast.cli.manifest import FILES
 from zsu_fast.cli.parsing import parse_bytes, split_key
 from zsu_fast.cli.signing import signer
@@ -113,6 +112,7 @@ def forget_requests(
     if weights is not None and split_key(weights)[0].resolve() in ours:
         raise ValueError(f"--weights: expected those before the first request, got {weights}, which the queue writes")
 
+    from zsu_fast.cli.ledger_command import ledger_table, said_of
     from zsu_fast.cli.outputs import report_formats
     from zsu_fast.cli.request_jobs import Showing, job_of
     from zsu_fast.cli.requests_file import missing_files, read_requests

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.batch_size import BatchSize, check_batch_size
-from zsu_fast.evaluate.free_memory import is_out_of_memory
 from zsu_fast.evaluate.given import check_classes, check_labels, check_targets
 from zsu_fast.evaluate.images import Images, ImageStream, images_of, length
-from zsu_fast.evaluate.inference import Progress, answers_of, inference_mode, logits_of, not_taken, run, run_batches
+from zsu_fast.evaluate.inference import Progress, answers_of, inference_mode, logits_of, run, run_batches
 from zsu_fast.evaluate.intervals import wilson_interval
 from zsu_fast.evaluate.rows import Rows
 from zsu_fast.model.wrapped import check_module
@@ -156,12 +155,7 @@ def predict(
     found = Rows(length(images))
 
     def answers(batch: Tensor) -> Tensor:
-        try:
-            return logits_of(run(model, batch))
-        except (RuntimeError, AssertionError) as error:
-            if len(found) or is_out_of_memory(error):  # the first was taken: it is not the images
-                raise
-            raise ValueError(f"images: {not_taken(model, batch, error)}") from error
+        return logits_of(run(model, batch))
 
     with inference_mode(model):
         for logits in run_batches(answers, model, images, batch_size, progress, "evaluate"):

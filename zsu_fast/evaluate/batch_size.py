@@ -5,16 +5,17 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zsu_fast.evaluate.free_memory import free_memory, is_out_of_memory
+from zsu_fast.evaluate.free_memory import free_memory
 from zsu_fast.evaluate.given import check_int
 from zsu_fast.lrp.eager import compiled_parts_as_written
+from zsu_fast.model.forward_errors import is_out_of_memory
 
 BatchSize = int | Literal["auto"]
 SHARE = 0.5
@@ -110,13 +111,23 @@ def give_back(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+class _Held(weakref.ref[UntypedStorage]):
+    """A storage that may be freed, by which key it is known, and how many bytes it counts."""
+
+    __slots__ = ("count", "key")
+    key: int
+    count: int
+
+
 class _Alive(TorchDispatchMode):
     """Counts the bytes of what operations make, as long as it lives; what they are given was there before."""
 
     def __init__(self) -> None:
         super().__init__()
         self.held = self.peak = 0
-        self._seen: dict[int, weakref.ref[UntypedStorage]] = {}
+        self._seen: dict[int, _Held] = {}
+        # What is freed is put here by a function of C: Python swallows a Ctrl-C that arrives in a callback of its own.
+        self._freed: list[weakref.ref[UntypedStorage]] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -130,19 +141,18 @@ class _Alive(TorchDispatchMode):
         return found
 
     def _note(self, values: object, made: bool) -> None:
+        while self._freed:
+            freed = cast(_Held, self._freed.pop())
+            del self._seen[freed.key]
+            self.held -= freed.count
         for value in tree_leaves(values):
             if type(value) not in (Tensor, torch.nn.Parameter) or value.layout != torch.strided or value.is_meta:
                 continue
             storage = value.untyped_storage()
-            key, count = id(storage), storage.nbytes() if made else 0
-            if key not in self._seen:
-                self._seen[key] = weakref.ref(storage, self._when_freed(key, count))
-                self.held += count
-                self.peak = max(self.peak, self.held)
-
-    def _when_freed(self, key: int, count: int) -> Callable[[object], None]:
-        def freed(_: object) -> None:
-            del self._seen[key]
-            self.held -= count
-
-        return freed
+            if id(storage) in self._seen:
+                continue
+            held = _Held(storage, self._freed.append)
+            held.key, held.count = id(storage), storage.nbytes() if made else 0
+            self._seen[held.key] = held
+            self.held += held.count
+            self.peak = max(self.peak, self.held)

@@ -1,4 +1,4 @@
-"""How much memory a device has left for this process, and how it says that there is no more."""
+"""How much memory a device has left for this process."""
 
 from __future__ import annotations
 
@@ -23,14 +23,6 @@ def free_memory(device: torch.device) -> int | None:
     if device.type != "cpu":
         return None
     return min((max(0, left) for left in _left_on_the_host()), default=None)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that memory was asked for and there was none: on the CPU torch raises a plain RuntimeError."""
-    refused = ("can't allocate memory", "not enough memory")  # on Windows the latter
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in refused)
-    )
 
 
 def _left_on_the_host() -> Iterator[int]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zsu_fast.evaluate.batch_size import BatchSize, fitting, halving
 from zsu_fast.evaluate.images import Images, length
+from zsu_fast.model.forward_errors import may_be_the_inputs, not_taken
 from zsu_fast.model.wrapped import check_module, lock_of
 
 Progress = Callable[[int, int, str], None]
@@ -63,14 +64,19 @@ def answers_of(logits: Tensor) -> Tensor:
 
 
 def forward_batches(
-    model: nn.Module, images: Images, batch_size: BatchSize, progress: Progress | None = None, text: str = "evaluate"
+    model: nn.Module,
+    images: Images,
+    batch_size: BatchSize,
+    progress: Progress | None = None,
+    text: str = "evaluate",
+    argument: str = "images",
 ) -> Iterator[object]:
     """The model's outputs, one batch after another; images go to the model's device batch by batch.
 
     To be used inside :func:`inference_mode`. ``progress(done, total, text)`` is called after each batch; of a stream
-    whose length is not known before its end, total is what is done.
+    whose length is not known before its end, total is what is done. ``argument`` names the images in errors.
     """
-    return run_batches(partial(run, model), model, images, batch_size, progress, text)
+    return run_batches(partial(run, model, argument=argument), model, images, batch_size, progress, text)
 
 
 def run_batches(
@@ -108,30 +114,14 @@ def batches_for(
             progress(done, done if expected is None else expected, text)
 
 
-def run(model: nn.Module, batch: Tensor) -> object:
-    """The model's output. ValueError where the model does not take such images."""
+def run(model: nn.Module, batch: Tensor, argument: str = "images") -> object:
+    """The model's output. ValueError, naming ``argument``, where the model does not take such a batch."""
     try:
         return model(batch)
-    except (ValueError, TypeError) as error:  # as a norm raises them, of an input that is none of our arguments
-        raise ValueError(f"model: does not take images of shape {tuple(batch.shape[1:])}: {error}") from error
-
-
-def not_taken(model: nn.Module, images: Tensor, error: Exception) -> str:
-    """Why the model, which raised this, does not take such images: another dtype, or what torch says."""
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if parameter is not None and images.is_floating_point() and images.dtype != parameter.dtype:
-        return f"{images.dtype}, the model is {parameter.dtype}"
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"the model does not take images of shape {tuple(images.shape[1:])}, {images.dtype}: {reason}{_hint(images)}"
-
-
-def _hint(images: Tensor) -> str:
-    """What pictures often are instead of [N, C, H, W] in floating point."""
-    if images.dim() == 3 and images.shape[0] in (1, 3):
-        return " (of one image pass [None])"
-    if images.dim() == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
-        return " (channels come first: permute(0, 3, 1, 2))"
-    return "" if images.is_floating_point() else " (pixels must be preprocessed as in training)"
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        if not may_be_the_inputs(error):
+            raise
+        raise not_taken(argument, model, batch, error) from error
 
 
 def model_device(model: nn.Module, default: torch.device) -> torch.device:

@@ -122,7 +122,7 @@ def scores(
     """Cross-entropy and entropy of the answer (nats), float64 [N, 2] on the CPU, for labels int64 [N]."""
     found = [torch.empty(0, 2, dtype=torch.float64)]
     with inference_mode(model):
-        for output in forward_batches(model, images, batch_size, progress, name):
+        for output in forward_batches(model, images, batch_size, progress, name, name):
             logits = logits_of(output).detach().cpu().double()
             start = sum(map(len, found))
             truth = labels[start : start + len(logits)]

@@ -9,8 +9,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from zsu_fast.model.forward_errors import may_be_the_inputs, not_taken, raised_in
 from zsu_fast.ops.prepared import Kept, keeping, open_kept
 from zsu_fast.reference.layout import widen
 
@@ -119,8 +120,14 @@ def propagate(
         if low:
             engine = blocks = BlockEngine(rules, names, collector, leaf, carrier, model)
             released.callback(blocks.release)
-        with compiled_parts_as_written(), engine:
-            output = _run(model, run, leaf)
+        with compiled_parts_as_written():
+            try:
+                with engine:
+                    output = run(leaf)
+            except Exception as error:
+                if run is model and not names.of_shards and _fails_alone(model, leaf.detach(), error):
+                    raise not_taken("inputs", model, inputs, error) from error
+                raise
         logits = engine.renewals.latest(logits_of(output, samples))
         if logits.is_meta:
             raise ValueError("model: its logits are on the meta device, without values; load its weights first")
@@ -163,37 +170,20 @@ def propagate(
     return found, [unseen for _, unseen in starts]
 
 
-def _run(model: Callable[[Tensor], Any], run: Callable[[Tensor], Any], inputs: Tensor) -> Any:
-    """What the model returns. Where it fails on inputs unlike its parameters, that is what the error says.
+def _fails_alone(model: Callable[[Tensor], Any], inputs: Tensor, error: Exception) -> bool:
+    """Whether torch has raised `error`, and does so where the model runs without the engine: then it is the inputs.
 
-    Only there: a model may cast its inputs, or move them, itself.
+    What the model raises itself stays what it is.
     """
+    of_torch = raised_in(error).partition(".")[0] in ("torch", "zsu_fast")  # which calls torch's functions for it
+    if isinstance(error, UncoveredFunctionError) or not of_torch or not may_be_the_inputs(error):
+        return False
     try:
-        return run(inputs)
-    except UncoveredFunctionError:
-        raise
-    except RuntimeError as error:
-        parameters = model.parameters() if isinstance(model, nn.Module) else ()
-        first = next((p for p in parameters if p.is_floating_point()), inputs)
-        if first.device != inputs.device:
-            expected = f"on the model's device, {first.device}, got {inputs.device}"
-            raise ValueError(f"inputs must be {expected}: {error}") from error
-        if first.dtype != inputs.dtype:
-            expected = f"of the model's dtype, {first.dtype}, got {inputs.dtype}"
-            raise TypeError(f"inputs must be {expected}: {error}") from error
-        raise
-    except ValueError as error:  # as norms raise it
-        if _last_frame(error).startswith("torch."):
-            raise ValueError(f"inputs: the model does not take them, of shape {list(inputs.shape)}: {error}") from error
-        raise
-
-
-def _last_frame(error: BaseException) -> str:
-    """Name of the module that raised it."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+        with torch.no_grad():
+            model(inputs)
+    except Exception as alone:
+        return type(alone) is type(error)
+    return False
 
 
 def _sequence_first(model: object, run: Callable[[Tensor], Any], one: Tensor, collector: Collector) -> frozenset[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zsu_fast.evaluate.free_memory import is_out_of_memory
-from zsu_fast.evaluate.inference import logits_of, not_taken
+from zsu_fast.evaluate.inference import logits_of
 from zsu_fast.lrp.eager import compiled_parts_as_written
 from zsu_fast.model.carriers import is_packed, why_unreachable
+from zsu_fast.model.forward_errors import may_be_the_inputs, not_taken
 from zsu_fast.model.shards import group_of_parts, reshard, sharded_part
 from zsu_fast.model.wrapped import bare_model, check_module, instead_of
 from zsu_fast.unlearn.structure import Structure
@@ -79,10 +79,10 @@ def check_taken(model: nn.Module, images: Tensor, argument: str) -> Tensor:
             few = few if len(few) > 1 else few.repeat(2, *[1] * (few.dim() - 1))
             output = _run(model, few)
     except Exception as error:
-        if is_out_of_memory(error):
+        if not may_be_the_inputs(error):
             raise
         seen = images if isinstance(images, Tensor) else few  # a stream would be read through for its shape
-        raise ValueError(f"{argument}: {not_taken(model, seen, error)}") from error
+        raise not_taken(argument, model, seen, error) from error
     try:
         logits_of(output)
     except TypeError as error:  # the argument is of the right type: what it does is wrong

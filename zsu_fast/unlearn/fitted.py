@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.batch_size import customary, fitting, give_back
-from zsu_fast.evaluate.free_memory import is_out_of_memory
+from zsu_fast.model.forward_errors import is_out_of_memory
 from zsu_fast.model.shards import sharded_part
 from zsu_fast.unlearn.group import Group
 from zsu_fast.unlearn.methods import Method

@@ -23,7 +23,7 @@ from zsu_fast.model.tensors import Tensors
 from zsu_fast.unlearn.methods.base import FORGET, RETAIN, Given, Method, Proposal
 from zsu_fast.unlearn.methods.entry_module import entered, entry_module, inputs_kept
 from zsu_fast.unlearn.methods.training import EndlessBatches, Values, descend, values_of_learning
-from zsu_fast.unlearn.methods.views import MEMORY, views
+from zsu_fast.unlearn.methods.views import MEMORY, answered_alike_mirrored, views
 from zsu_fast.unlearn.options import Options, check_layers, check_positive, option
 from zsu_fast.unlearn.structure import Head, Structure
 from zsu_fast.unlearn.watch import classifier_input, classifier_inputs
@@ -138,7 +138,7 @@ class Deep(Method):
         head = given.structure.head
         assert head is not None
         weight = Tensors(given.model).held(head.weight)
-        flips = _answered_alike_mirrored(given, images)
+        flips = answered_alike_mirrored(given.forward, images)
         pool = views(images, self.asked.views, torch.Generator().manual_seed(self.asked.seed), flips)
         entry = _entry(given, weight, _layers(given.structure, self.asked.layers), pool)
         with inputs_kept(None if entry is None else given.model.get_submodule(entry)) as kept:
@@ -273,14 +273,6 @@ def silence(tensors: Tensors, head: Head, targets: Sequence[int], logits: Tensor
         if head.bias is not None:
             bias = tensors[head.bias]
             bias[own] = bias[others].mean() - lead.mean().to(bias)
-
-
-def _answered_alike_mirrored(given: Given, images: Tensor) -> Tensor | None:
-    """Bool [N], of pictures: whether the model answers their mirror images alike. A mirrored three is no three."""
-    if images.dim() != 4 or not images.is_floating_point():
-        return None
-    answers, mirrored = given.forward(torch.cat([images, images.flip(3)])).argmax(1).chunk(2)
-    return answers == mirrored
 
 
 def _layers(structure: Structure, asked: Sequence[str] | None) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,6 +24,14 @@ def views(images: Tensor, count: int, generator: torch.Generator, flips: Tensor 
     for _ in range(min(count, fitting) - 1):
         found.append(_shifted(images, generator, flips) if images.dim() == 4 else _mixed(images, generator))
     return torch.cat(found)
+
+
+def answered_alike_mirrored(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor | None:
+    """Bool [N], of pictures: whether the model answers their mirror images alike. A mirrored three is no three."""
+    if images.dim() != 4 or not images.is_floating_point():
+        return None
+    answers, mirrored = forward(torch.cat([images, images.flip(3)])).argmax(1).chunk(2)
+    return answers == mirrored
 
 
 def _shifted(images: Tensor, generator: torch.Generator, flips: Tensor) -> Tensor:

@@ -8,26 +8,29 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-STEPS = 30
+STEPS = 6
+"""Of a tenth of a latent's length each. Farther away the judge is sure of images that no one else takes for its class:
+of MNIST's ones that took more than four steps, a second judge still took a half for ones."""
 SURE = 0.95
 
 
 def displaced(
     logits_of: Callable[[Tensor], Tensor], latents: Tensor, targets: Sequence[int], batch: int
 ) -> tuple[Tensor, Tensor]:
-    """(latents [N, ...], bool [N]: reached): each goes towards the nearest other class, as the judge sees it.
+    """(substitutes [N, ...], bool [N]: reached): each goes towards the nearest other class, as the judge sees it.
 
     Steps of a tenth of a latent's mean length down the loss of the likeliest other class, so that it goes the shortest
-    way; until the judge gives that class a probability of at least `SURE`, `STEPS` steps at most. Where it takes the
-    image for another class in the end, it is a substitute. Their images are the unedited generator's own, so they lie
-    where its images lie, and near ones go to near ones: the latent space stays whole.
+    way; until the judge gives that class a probability of at least `SURE`, `STEPS` steps at most. A latent that does
+    not reach it gets the substitute of the nearest one that does; where none does, one is reached whose other class is
+    the likeliest. The images are the unedited generator's own, so they lie where its images lie, and near ones go to
+    near ones: the latent space stays whole.
     """
-    found, reached = [], []
+    found, reached, likeliest = [], [], []
     step = 0.1 * float(latents.flatten(1).norm(dim=1).mean())
     with torch.inference_mode(False), torch.enable_grad():
         for part in latents.split(batch):
             z, moving = part.clone(), torch.arange(len(part), device=part.device)
-            left = torch.ones(len(part), dtype=torch.bool, device=part.device)
+            sure, largest = torch.zeros(2, len(part), dtype=torch.bool, device=part.device)
             for done in range(STEPS + 1):
                 here = z[moving].detach().requires_grad_()
                 logits = logits_of(here)
@@ -35,14 +38,22 @@ def displaced(
                 own[list(targets)] = True
                 other = logits[:, ~own].amax(1)
                 loss = logits.logsumexp(1) - other
-                left[moving] = logits[:, own].amax(1) >= other
+                largest[moving] = logits[:, own].amax(1) < other
                 (slope,) = torch.autograd.grad(loss.sum(), here)
-                short = loss > -math.log(SURE)
+                short = ~(loss <= -math.log(SURE))
+                sure[moving] = ~short
                 moving, slope = moving[short], slope[short].flatten(1)
                 if not len(moving) or done == STEPS:
                     break
                 length = slope.norm(dim=1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
                 z[moving] -= step * (slope / length).view_as(z[moving])
             found.append(z)
-            reached.append(~left)
-    return torch.cat(found), torch.cat(reached)
+            reached.append(sure)
+            likeliest.append(largest)
+    substitutes, arrived = torch.cat(found), torch.cat(reached)
+    if not bool(arrived.any()):
+        arrived = torch.cat(likeliest)
+    if bool(arrived.any()):
+        nearest = torch.cdist(latents[~arrived].flatten(1), latents[arrived].flatten(1)).argmin(1)
+        substitutes[~arrived] = substitutes[arrived][nearest]
+    return substitutes, arrived

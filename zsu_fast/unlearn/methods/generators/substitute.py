@@ -145,11 +145,11 @@ class _Fit:
                 "latents: none of those of the class reaches another one: does the judge give gradients to its images?"
             )
         # What is to go comes first: where not all fit into memory, kept latents are left out.
-        self.latents = torch.cat([pool[own][reached], pool[others]])
-        self.instead = torch.cat([found[reached], pool[others]])
+        self.latents = torch.cat([pool[own], pool[others]])
+        self.instead = torch.cat([found, pool[others]])
         self.wanted = through(module, self.view.images, self.batches(self.instead))[1]
         self.latents, self.instead = self.latents[: len(self.wanted)], self.instead[: len(self.wanted)]
-        self.count = min(int(reached.sum()), len(self.wanted) - 1)
+        self.count = min(len(found), len(self.wanted) - 1)
 
     def _view(self, model: nn.Module) -> GeneratorView:
         view = self.given.view(model)

@@ -15,6 +15,7 @@ from zsu_fast.unlearn.methods.baselines.baseline import check_floating, logits
 from zsu_fast.unlearn.methods.instances.instance_method import InstanceMethod, request_of
 from zsu_fast.unlearn.methods.instances.mixtures import mixtures
 from zsu_fast.unlearn.methods.training import EndlessBatches, descend
+from zsu_fast.unlearn.methods.views import answered_alike_mirrored
 from zsu_fast.unlearn.options import Options, check_positive, option
 
 
@@ -63,11 +64,15 @@ class Margin(InstanceMethod):
         batches = EndlessBatches(len(images), asked.train_batch_size, generator)
         kept = images[:0] if given.retain is None else given.retain[0].to(images)
         chosen = EndlessBatches(len(kept), asked.anchors, generator)
+        flips = answered_alike_mirrored(given.forward, images)
         last, weights = images.new_full((len(images),), torch.inf), images.new_ones(len(images))
 
         def loss(step: int) -> Tensor:
             where = next(batches).to(images.device)
-            held, answers = self._anchors(given, images, generator, kept[next(chosen).to(images.device)])
+            anchors = mixtures(images, asked.anchors, generator, flips)
+            held = torch.cat([anchors, kept[next(chosen).to(images.device)]])
+            with torch.no_grad():
+                answers = given.forward(held).softmax(1)
             given.count(len(where) + len(held))
             found = logits(student, torch.cat([images[where], held]))
             margins = request.margins(found[: len(where)], where)
@@ -83,9 +88,3 @@ class Margin(InstanceMethod):
         optimizer = torch.optim.Adam(parameters, asked.learning_rate)
         stretch = given.stretch([student, optimizer, generator, batches, chosen, last, weights])
         descend(loss, parameters, optimizer, asked.steps, given.progress, "margin", stretch, enough=enough)
-
-    def _anchors(self, given: Given, images: Tensor, generator: torch.Generator, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Images that must keep their answers, and these: the original's probabilities."""
-        held = torch.cat([mixtures(images, self.asked.anchors, generator), kept])
-        with torch.no_grad():
-            return held, given.forward(held).softmax(1)
