@@ -298,14 +298,14 @@ class Queue:
                     new = replace(new, images=images, left=left, left_now=left)
                 others = self._looked_at(others, job.id)
             self._commit([*others, new], after)
-            if new.in_place:
-                self._drop_checkpoints()
         except BaseException:
             # What is on the disk may be the old or the new: who opens the folder next sees which.
             if result.patch.entries:
                 result.patch.revert(self.model)
             self.close()
             raise
+        if new.in_place:
+            self._drop_checkpoints(job.id)
         return new
 
     def kept_for(self, id: str, method: str) -> dict[str, Any]:
@@ -314,12 +314,16 @@ class Queue:
             return {}
         return {"checkpoint": self._checkpoint / id, "resume": True, "checkpoint_every": self._every}
 
-    def _drop_checkpoints(self) -> None:
-        """All are of the model before the edit that was just made."""
-        for place in () if self._checkpoint is None else self._checkpoint.glob("*/"):
-            for file in place.glob(NAME.format("*")):
-                file.unlink()
-            with suppress(OSError):  # something else lies there
+    def _drop_checkpoints(self, id: str) -> None:
+        """All are of the model before the edit that this request has just made."""
+        if self._checkpoint is None:
+            return
+        places = {self._checkpoint / id}
+        for file in list(self._checkpoint.glob(f"*/{NAME.format('*')}")):
+            file.unlink()
+            places.add(file.parent)
+        for place in places:
+            with suppress(OSError):  # it is not there, or something else lies in it
                 place.rmdir()
 
     def look_again(self) -> list[Row]:
