@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,12 +17,6 @@ from tests.distributed.test_fsdp import classifier
 from zsu_fast.unlearn import model_digest
 
 pytestmark = needs_gloo
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks(2) as ranks:
-        yield ranks
 
 
 def as_torchrun_says() -> None:

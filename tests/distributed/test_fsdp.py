@@ -1,7 +1,6 @@
 """FSDP2 models: each process holds a part of every parameter. Relevance is that of the whole model."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,12 +17,6 @@ from zsu_fast.lrp.distributed import is_freed
 from zsu_fast.model.shards import is_sharded
 
 pytestmark = needs_gloo
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks(2) as ranks:
-        yield ranks
 
 
 class Net(nn.Module):
@@ -262,9 +255,8 @@ def in_copies() -> None:
     same_edit(part, plain, probes, budget=3)  # some processes have no row of the classifier
 
 
-def test_copies_of_parts(tmp_path: Path) -> None:
-    with Ranks(4) as four:
-        four.run(in_copies)
+def test_copies_of_parts(four: Ranks) -> None:
+    four.run(in_copies)
 
 
 def refusals() -> None:

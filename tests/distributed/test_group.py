@@ -3,7 +3,6 @@
 import copy
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -56,12 +55,6 @@ def given() -> dict[str, Any]:
         "retain": (x[others[:90]], y[others[:90]]),
         "judging": (x[judging], y[judging]),
     }
-
-
-@pytest.fixture(scope="module")
-def four() -> Iterator[Ranks]:
-    with Ranks(4) as ranks:
-        yield ranks
 
 
 def outcome(model: nn.Module, result: Any) -> dict[str, Any]:
@@ -231,6 +224,18 @@ def replicas(given: dict[str, Any]) -> dict[str, Any]:
             found[name] = model_digest(model) if zsu_fast.forget(model, 3, probes, group=group).patch.entries else ""
         except ValueError as error:
             found[name] = f"{error} {model_digest(model) == before}"
+    for name, probes, options in (
+        ("learned", given["probes"], {"method": "neggrad", "epochs": 1, "budget": 1}),
+        ("learned from own", own, {"method": "neggrad", "epochs": 1, "budget": 1}),
+        ("own budget", given["probes"], {"budget": 1 + rank}),
+    ):
+        model = DistributedDataParallel(copy.deepcopy(given["net"]))
+        before = model_digest(model)
+        try:
+            zsu_fast.forget(model, 3, probes, **options)
+            found[name] = model_digest(model)
+        except ValueError as error:
+            found[name] = f"{error} {model_digest(model) == before}"
     for name, picks in (("picks", Picks(neurons={"hidden": [rank]})), ("same picks", Picks(neurons={"hidden": [1]}))):
         model = DistributedDataParallel(copy.deepcopy(given["net"]))
         before = model_digest(model)
@@ -252,6 +257,10 @@ def test_replicas_with_probes_of_their_own_are_refused_before_any_edit(given: di
     refused = "not the same in all processes of this model, which would diverge; for one decision on what replicas "
     refused += "(DDP) bring, give group=torch.distributed.group.WORLD"
     assert found[0]["own"] == found[0]["compiled"] == f"probes: {refused} True"
+    assert found[0]["learned from own"] == f"probes: {refused} True"
+    assert "not the same in all processes of this model" in found[0]["own budget"]
+    assert found[0]["own budget"].endswith(" True")
+    assert found[0]["learned"] != model_digest(given["net"]) and " " not in found[0]["learned"]
     assert found[0]["picks"] == f"picks: {refused} True"
     assert found[0]["select"] == f"probes: {refused}"
     model = copy.deepcopy(given["net"])

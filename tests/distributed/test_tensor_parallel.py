@@ -1,7 +1,6 @@
 """Tensor-parallel models: relevance is that of the whole model, up to the order of sums."""
 
 import copy
-from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
@@ -15,12 +14,6 @@ from zsu_fast.lrp import AlphaBeta, Composite, Gamma
 from zsu_fast.lrp.tensor_parallel import Rowwise
 
 pytestmark = needs_gloo
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks(2) as ranks:
-        yield ranks
 
 
 class Block(nn.Module):

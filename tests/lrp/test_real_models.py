@@ -76,8 +76,9 @@ def test_trained_models(data_dir: Path, name: str) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["lenet5_mnist", "resnet20_cifar10", "vit_mnist", "efficientnet_lite0_imagenet"])
-@pytest.mark.parametrize("composite", ["epsilon", "epsilon_plus_flat"])
+@pytest.mark.parametrize("name, composite", [
+    ("lenet5_mnist", "epsilon_plus_flat"), ("resnet20_cifar10", "epsilon_plus_flat"), ("vit_mnist", "epsilon"),
+])  # fmt: skip
 def test_plans(data_dir: Path, name: str, composite: str) -> None:
     model, x = load(data_dir, name), torch.randn(SHAPES[name])
     plan = compile(model, x, composite=composite)

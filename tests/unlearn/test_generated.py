@@ -28,6 +28,9 @@ class Deconvolutions(nn.Module):
         return self.net(z)
 
 
+BATCH = 512  # latents are small
+
+
 @pytest.fixture(scope="module")
 def mlp():
     return generator_and_judges()
@@ -46,7 +49,7 @@ def forgotten(mlp):
     model, judge, second = copy.deepcopy(mlp)
     request = ForgetGenerated(2, judge, 6, second=second, draws=3000)
     before = [state(part) for part in (model, judge, second)]
-    result = zsu_fast.forget(model, request, method="substitute", utility_floor=0.7, until=0.02)
+    result = zsu_fast.forget(model, request, batch_size=BATCH, method="substitute", utility_floor=0.7, until=0.02)
     return model, judge, second, request, before, result
 
 
@@ -106,7 +109,7 @@ def test_the_closed_form_alone_with_masked_units(mlp):
     """No training: units of the last hidden layer are silent for every input, and the last layer is another one."""
     model, judge, _ = copy.deepcopy(mlp)
     options = {"tuning_steps": 0, "until": 0.1, "utility_floor": 0.5, "masked": 0.1}
-    result = zsu_fast.forget(model, ForgetGenerated(2, judge, 6, draws=2000), method="substitute", **options)
+    result = zsu_fast.forget(model, ForgetGenerated(2, judge, 6, draws=2000), batch_size=BATCH, method="substitute", **options)
     assert result.reached and result.record["mode"] == "closed form"
     assert {len(units) for units in result.picks.values()} == {5} and set(result.picks) == {"2"}
     assert {entry.tensor for entry in result.patch.entries} == {"2.weight", "2.bias", "4.weight", "4.bias"}
@@ -122,14 +125,14 @@ def test_what_cannot_be_reached_leaves_the_model(mlp):
     before = state(model)
     options = {"tuning_steps": 0, "rounds": 1, "masked": 0.0}
     result = zsu_fast.forget(
-        model, ForgetGenerated(2, judge, torch.randn(700, 6)), method="substitute", until=0.0, **options
+        model, ForgetGenerated(2, judge, torch.randn(700, 6)), method="substitute", until=0.0, batch_size=BATCH, **options
     )
     assert result.verdict.level == "not reached" and not result.patch.entries and same(state(model), before)
     dead = judge_of(torch.zeros(10, 10), 1)
     with torch.no_grad():
         dead[2].weight.zero_()
         dead[2].bias.copy_(torch.tensor([1.0, 0, 0, 0, 0]))
-    result = zsu_fast.forget(model, ForgetGenerated(2, dead, torch.randn(700, 6)), method="substitute")
+    result = zsu_fast.forget(model, ForgetGenerated(2, dead, torch.randn(700, 6)), batch_size=BATCH, method="substitute")
     assert result.verdict.level == "invalid" and "hardly makes it" in result.verdict.sentence
     assert same(state(model), before)
 
@@ -277,7 +280,7 @@ def test_a_generator_that_is_called_otherwise(mlp):
     request = ForgetGenerated(
         2, judge, torch.randn(1500, 6), generate=lambda model, z: model(z[:, :2], z[:, 2:])
     )  # fmt: skip
-    result = zsu_fast.forget(Two(model), request, method="substitute", until=0.05, utility_floor=0.5)
+    result = zsu_fast.forget(Two(model), request, batch_size=BATCH, method="substitute", until=0.05, utility_floor=0.5)
     assert result.reached and all(entry.tensor.startswith("net.") for entry in result.patch.entries)
 
 
@@ -292,7 +295,7 @@ def test_cascade(mlp, with_critic):
     before = [state(part) for part in (model, judge, critic)]
     request = ForgetGenerated(2, judge, latents, discriminator=critic if with_critic else None)
     options = {"steps": 400, "learning_rate": 2e-3, "until": 0.05, "utility_floor": 0.5}
-    result = zsu_fast.forget(model, request, method="cascade", **options)
+    result = zsu_fast.forget(model, request, batch_size=BATCH, method="cascade", **options)
     assert result.reached, result.summary()
     assert same(state(judge), before[1]) and same(state(critic), before[2])
     seen = result.record["evaluation"]
