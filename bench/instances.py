@@ -143,7 +143,7 @@ def nets(bench: Bench, cases: tuple[tuple[str, int, int], ...]) -> Iterator[Row]
 NETS = {
     "nets": ((NET, 128, 1), ("resnet56_45k_cifar10", 16, 2)),
     "vit": (("vit_p8_45k_cifar10", 16, 5),),
-    "mnist": (("lenet5_mnist", 16, 3),),
+    "mnist": (("lenet5_mnist", 16, 2),),
 }
 
 
