@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import zsu_fast
 from bench import machine
+from bench.parts import in_lines
 from bench.report import insert_table
 from zsu_fast.unlearn import ForgetGenerated
 from zsu_fast.unlearn.generator_view import GeneratorView, Seen, look
@@ -222,9 +223,9 @@ def cells(row: Row) -> list[str]:
 
 def table(results: dict[str, Any]) -> str:
     parts = results["parts"]
-    where = machine.in_a_line(results["machine"])
-    found = []
-    for row in sorted(parts["ours"], key=lambda row: row["digit"]):
+    found, mine = [], {row["digit"]: row for row in sorted(parts["ours"], key=lambda row: row["digit"])}
+    where = in_lines((f"digit {digit}", row["measured"]) for digit, row in mine.items())
+    for row in mine.values():
         found.append([str(row["digit"]), row["verdict"], row["mode"] or "", *cells(row), f"{row['seconds']:.1f}"])
     columns = ["digit", "verdict", "edit", *FIGURES, "seconds"]
     lines = lines_of(
@@ -232,7 +233,6 @@ def table(results: dict[str, Any]) -> str:
         f"least 93 %, Fréchet at most 5 % more, confident at least 80 %). {where}; seconds of processor time.",
         columns, found,
     )  # fmt: skip
-    mine = {row["digit"]: row for row in parts["ours"]}
     beside = []
     for row in (row for row in parts["gradient"] if row["digit"] in mine):
         for name, one in (("`substitute`", mine[row["digit"]]), (f"gradient, {PEER_STEPS} steps", row)):
@@ -287,7 +287,7 @@ def main() -> None:
         rows = results["parts"].get(name, []) if name == "ours" else []
         results["parts"][name] = [row for row in rows if row["digit"] not in bench.digits]
         for row in PARTS[name](bench):
-            results["parts"][name].append(row)
+            results["parts"][name].append(row | {"measured": machine.in_a_line(results["machine"])})
             path.write_text(json.dumps(results, indent=1) + "\n")
             print(name, row, flush=True)
 

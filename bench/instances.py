@@ -13,7 +13,7 @@ import copy
 import importlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,10 @@ class Bench:
             pixels, labels = definitions.images(*name)
             return preprocess(pixels), torch.as_tensor(labels).long()
 
-        sets = [("mnist", "train"), ("mnist", "test")]
-        if not name.endswith("mnist"):
-            sets = [("cifar10_train_subset",), ("cifar10_test",)]
-        self.members, (x, y) = (pair(*some) for some in sets)
+        if name.endswith("mnist"):
+            self.members, (x, y) = pair("mnist", "train"), pair("mnist", "test")
+        else:
+            self.members, (x, y) = pair("cifar10_train_subset"), pair("cifar10_test")
         self.unseen, self.test = (x[:UNSEEN], y[:UNSEEN]), (x[-TEST:], y[-TEST:])
 
     def drawn(self, count: int, seed: int) -> Pair:
@@ -143,7 +143,7 @@ def nets(bench: Bench, cases: tuple[tuple[str, int, int], ...]) -> Iterator[Row]
 NETS = {
     "nets": ((NET, 128, 1), ("resnet56_45k_cifar10", 16, 2)),
     "vit": (("vit_p8_45k_cifar10", 16, 5),),
-    "mnist": (("lenet5_mnist", 16, 3),),
+    "mnist": (("lenet5_mnist", 16, 2),),
 }
 
 
@@ -177,7 +177,7 @@ def row(bench: Bench) -> Iterator[Row]:
             yield found | {"left": int((net(x[:last]).argmax(1) == y[:last]).sum())}
 
 
-PARTS = {
+PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "ours": ours, **{part: partial(nets, cases=cases) for part, cases in NETS.items()}, "retained": retained,
     "l2ul": l2ul, "l2ul10": l2ul10, "unseen": unseen, "row": row, "masks": masks,
 }  # fmt: skip

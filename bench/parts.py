@@ -55,8 +55,13 @@ def run_parts(
 
 def measured_on(results: dict[str, Any]) -> str:
     """In a line: the machine, day and commit of all parts, or of which ones each."""
+    measured = results.get("measured", {})
+    return in_lines((part, measured.get(part) or machine.in_a_line(results["machine"])) for part in results["parts"])
+
+
+def in_lines(named: Iterable[tuple[str, str]]) -> str:
+    """(name, line) pairs: each line once, behind its names where there are several."""
     found: dict[str, list[str]] = {}
-    for part in results["parts"]:
-        line = results.get("measured", {}).get(part) or machine.in_a_line(results["machine"])
-        found.setdefault(line, []).append(part)
-    return "; ".join(f"{', '.join(parts)}: {line}" if len(found) > 1 else line for line, parts in found.items())
+    for name, line in named:
+        found.setdefault(line, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {line}" if len(found) > 1 else line for line, names in found.items())

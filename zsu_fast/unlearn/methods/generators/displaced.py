@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 STEPS = 6
-"""Of a tenth of a latent's length each. Farther away the judge is sure of images that no one else takes for its class:
-of MNIST's ones that took more than four steps, a second judge still took a half for ones."""
+"""Each of a tenth of a latent's length. Farther away lie images that no one but the judge takes for another class: of
+the ones of an MNIST generator that went half a length or more, a second judge took 74 % for ones (nearer: 3 %)."""
 SURE = 0.95
 
 
