@@ -109,7 +109,9 @@ def test_the_closed_form_alone_with_masked_units(mlp):
     """No training: units of the last hidden layer are silent for every input, and the last layer is another one."""
     model, judge, _ = copy.deepcopy(mlp)
     options = {"tuning_steps": 0, "until": 0.1, "utility_floor": 0.5, "masked": 0.1}
-    result = zsu_fast.forget(model, ForgetGenerated(2, judge, 6, draws=2000), batch_size=BATCH, method="substitute", **options)
+    result = zsu_fast.forget(
+        model, ForgetGenerated(2, judge, 6, draws=2000), batch_size=BATCH, method="substitute", **options
+    )
     assert result.reached and result.record["mode"] == "closed form"
     assert {len(units) for units in result.picks.values()} == {5} and set(result.picks) == {"2"}
     assert {entry.tensor for entry in result.patch.entries} == {"2.weight", "2.bias", "4.weight", "4.bias"}
@@ -125,14 +127,21 @@ def test_what_cannot_be_reached_leaves_the_model(mlp):
     before = state(model)
     options = {"tuning_steps": 0, "rounds": 1, "masked": 0.0}
     result = zsu_fast.forget(
-        model, ForgetGenerated(2, judge, torch.randn(700, 6)), method="substitute", until=0.0, batch_size=BATCH, **options
+        model,
+        ForgetGenerated(2, judge, torch.randn(700, 6)),
+        method="substitute",
+        until=0.0,
+        batch_size=BATCH,
+        **options,
     )
     assert result.verdict.level == "not reached" and not result.patch.entries and same(state(model), before)
     dead = judge_of(torch.zeros(10, 10), 1)
     with torch.no_grad():
         dead[2].weight.zero_()
         dead[2].bias.copy_(torch.tensor([1.0, 0, 0, 0, 0]))
-    result = zsu_fast.forget(model, ForgetGenerated(2, dead, torch.randn(700, 6)), batch_size=BATCH, method="substitute")
+    result = zsu_fast.forget(
+        model, ForgetGenerated(2, dead, torch.randn(700, 6)), batch_size=BATCH, method="substitute"
+    )
     assert result.verdict.level == "invalid" and "hardly makes it" in result.verdict.sentence
     assert same(state(model), before)
 

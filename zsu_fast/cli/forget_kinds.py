@@ -15,8 +15,8 @@ PLAIN, QUEUE = "class", "requests"
 class ForgetKinds(Group):
     """`forget MODEL ...`, as it was before there were other kinds, is `forget class MODEL ...`.
 
-    With `--requests FILE`, which has the kinds, it is `forget requests MODEL ...`. A word that is nearly a kind is refused
-    with the kind's name: models have a colon.
+    With `--requests FILE`, which has the kinds, it is `forget requests MODEL ...`. A word that is nearly a kind is
+    refused with the kind's name: models have a colon.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
