@@ -17,8 +17,8 @@ from zsu_fast.unlearn.queue import queue as live
 MODEL = ("python:tinynet:build", "-w", "weights.safetensors")
 ROWS = [
     {"id": "a-1", "target": "2", "probes": "class2.npz", "eval": "test.npz", "note": "letter, of 3 May"},
-    {"id": "a-2", "kind": "instances", "images": "few.npz", "eval": "test.npz", "learning_rate": 0.01,
-     "utility_floor": 0.3},
+    {"id": "a-2", "kind": "instances", "images": "few.npz", "goal": "relabel", "to": "0", "eval": "test.npz",
+     "learning_rate": 0.01, "utility_floor": 0.3},
     {"id": "a-3", "target": "nw", "probes": "probes.npz", "eval": "test.npz"},
 ]  # fmt: skip
 
@@ -97,7 +97,9 @@ def test_a_queue_goes_on_with_what_is_new_and_refuses_what_changed(few, run, fol
         refused.code == 2
         and "request 'a-1': is in the ledger already, and target was ['2'] and is ['3']" in refused.err
     )
-    np.savez(few.folder / "few.npz", x=few.images[:4], y=few.labels[:4])
+    with np.load(few.folder / "few.npz") as five:
+        four = {name: array[:4] for name, array in five.items()}
+    np.savez(few.folder / "few.npz", **four)
     refused = run("forget", *MODEL, "--requests", write(few.folder, ROWS), "-o", folder, "--no-report")
     assert refused.code == 2 and "a-2" in refused.err and "the images given as --images are others" in refused.err
     (few.folder / "few.npz").unlink()  # as who withdrew them may ask

@@ -30,7 +30,7 @@ from .collector import Collector
 from .composites import Composite, composite_of
 from .conservation import Ledger
 from .eager import compiled_parts_as_written, function_modes_as_found
-from .engine import Engine, UncoveredFunctionError
+from .engine import Engine
 from .graph import check_graph, lowest_edges
 from .models import checked_model, logits_of
 from .names import Names
@@ -176,7 +176,8 @@ def _fails_alone(model: Callable[[Tensor], Any], inputs: Tensor, error: Exceptio
     What the model raises itself stays what it is.
     """
     of_torch = raised_in(error).partition(".")[0] in ("torch", "zsu_fast")  # which calls torch's functions for it
-    if isinstance(error, UncoveredFunctionError) or not of_torch or not may_be_the_inputs(error):
+    own_kind = type(error).__module__ != "builtins"  # such as UncoveredFunctionError: it says itself what is wrong
+    if own_kind or not of_torch or not may_be_the_inputs(error):
         return False
     try:
         with torch.no_grad():

@@ -24,6 +24,13 @@ from .starts import Unseen
 _one_at_a_time = threading.RLock()  # torch notes for all threads that it traces
 
 
+class UnplannableError(ValueError):
+    """No one graph stands for the model."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"model: it cannot be planned, because {reason}")
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """The passes for inputs of one shape, as graphs that read the live weights of the model.
@@ -70,10 +77,10 @@ class Trace:
 def trace(model: nn.Module, inputs: Tensor, targets: Sequence[Tensor | None], request: Request) -> Trace:
     """The passes of a model, checked on two inputs to give the bits that they give without a graph.
 
-    ValueError for a model that no one graph stands for.
+    UnplannableError for a model that no one graph stands for.
     """
     if (part := sharded_part(model)) is not None:
-        raise ValueError(f"model: it cannot be planned, because {part}; use relevance without a plan")
+        raise UnplannableError(f"{part}; use relevance without a plan")
     given = [target for target in targets if target is not None]
     names: list[str] = []
 
@@ -98,7 +105,7 @@ def trace(model: nn.Module, inputs: Tensor, targets: Sequence[Tensor | None], re
                 graph = make_fx(passes)(inputs, *given)
             except Exception as error:
                 text = str(error).partition("\n")[0]
-                raise ValueError(f"model: it cannot be planned, because torch cannot trace it ({text})") from error
+                raise UnplannableError(f"torch cannot trace it ({text})") from error
             other = torch.empty_like(inputs).copy_(inputs.flip(tuple(range(inputs.dim())))).mul_(0.5)
             if other.stride() == inputs.stride():
                 samples.append((other, passes(other, *given)))
@@ -146,19 +153,19 @@ def _layout(node: Node) -> tuple[object, ...]:
 
 
 class _Watch(TorchDispatchMode):
-    """ValueError for an operator whose result is not a matter of its operands alone, or goes where no graph sees it."""
+    """UnplannableError: an operator whose result depends on more than its operands, or goes where no graph sees it."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tags = func.tags
         if torch.Tag.nondeterministic_seeded in tags and _argument(func, args, kwargs or {}, "dropout_p") != 0:
-            raise ValueError(f"model: it cannot be planned, because it draws random numbers ({func})")
+            raise UnplannableError(f"it draws random numbers ({func})")
         if torch.Tag.data_dependent_output in tags:
-            raise ValueError(f"model: it cannot be planned, because Python reads values of its tensors ({func})")
+            raise UnplannableError(f"Python reads values of its tensors ({func})")
         if torch.Tag.dynamic_output_shape in tags and (
             func is not _aten.index.Tensor
             or any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
         ):
-            raise ValueError(f"model: it cannot be planned, because shapes depend on values ({func})")
+            raise UnplannableError(f"shapes depend on values ({func})")
         return func(*args, **(kwargs or {}))
 
 
@@ -212,12 +219,12 @@ def _split(graph: GraphModule, weights: set[int]) -> tuple[tuple[Tensor, ...], G
 
 
 def _compare(expected: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-    """ValueError if a graph gives other bits than the passes (on a GPU, whose sums have no fixed order: values)."""
+    """UnplannableError if a graph gives other bits than the passes; on a GPU, where sums have no fixed order, values."""
     for one, other in zip(expected, outputs, strict=True):
         exact = not one.is_cuda
         scale = 0.0 if exact or not one.numel() else float(one.abs().amax())
         if not torch.allclose(one, other, 0.0 if exact else 1e-2, 1e-3 * scale, equal_nan=True):
-            raise ValueError(
-                "model: it cannot be planned, because a graph of it gives other values than the model itself: it draws "
-                "random numbers, or depends on values in ways that no graph sees"
+            raise UnplannableError(
+                "a graph of it gives other values than the model itself: it draws random numbers, or depends on values "
+                "in ways that no graph sees"
             )

@@ -206,7 +206,9 @@ class Queue:
                 "probes: expected images, by which the request is known again, got SyntheticProbes; give as target the "
                 "request that zsu_fast.unlearn.synthesise makes of the original model, before the queue is opened"
             )
-        own = {name: options.pop(name) for name in ("checkpoint", "resume", "checkpoint_every") if name in options}
+        own: dict[str, Any] = {
+            name: options.pop(name) for name in ("checkpoint", "resume", "checkpoint_every") if name in options
+        }
 
         def request() -> Request:
             if not isinstance(target, (ForgetClass, Request)):
