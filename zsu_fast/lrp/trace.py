@@ -219,7 +219,7 @@ def _split(graph: GraphModule, weights: set[int]) -> tuple[tuple[Tensor, ...], G
 
 
 def _compare(expected: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-    """UnplannableError if a graph gives other bits than the passes; on a GPU, where sums have no fixed order, values."""
+    """UnplannableError if a graph gives other bits than the passes (on a GPU, whose sums have no order: values)."""
     for one, other in zip(expected, outputs, strict=True):
         exact = not one.is_cuda
         scale = 0.0 if exact or not one.numel() else float(one.abs().amax())
