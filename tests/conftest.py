@@ -37,8 +37,10 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
+def seeded() -> Iterator[None]:
     torch.manual_seed(0)
+    yield
+    assert torch.is_grad_enabled(), "the tests after this one would run without gradients"
 
 
 @pytest.fixture
