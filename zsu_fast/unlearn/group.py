@@ -198,7 +198,8 @@ class Processes(Group):
         except RuntimeError as error:  # the store is not there, either, where the process that held it is gone
             with suppress(RuntimeError):
                 self._store.set(_GONE, "")
-            raise RuntimeError("group: one of its processes has ended, or cannot be reached") from error
+            said = str(error).partition("\n")[0]  # a time-out reads otherwise than a closed connection
+            raise RuntimeError(f"group: one of its processes has ended, or cannot be reached ({said})") from error
 
 
 def together(group: Group, work: Callable[[], _Value]) -> _Value:
