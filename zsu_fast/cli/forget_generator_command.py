@@ -131,70 +131,40 @@ def forget_generator(
         raise ValueError("--target and --second-judge are for a class, not beside --items")
     if items is None and (unseen is not None or instead is not None):
         raise ValueError("--unseen and --instead go with --items")
-    low, high = parse_range(pixels)
+    if items is not None and unseen is None:
+        raise ValueError("--unseen: needed with --items: images that the generator was not trained on")
+    if (judge is None and judge_weights is not None) or (second_judge is None and second_weights is not None):
+        raise ValueError("--judge-weights goes with --judge, and --second-weights with --second-judge")
+    bounds = parse_range(pixels)
     kept = opt.kept(checkpoint, resume, checkpoint_every, out)
 
-    from torch import Tensor
-
-    from zsu_fast.cli.forget_items import items_page, items_request
+    from zsu_fast.cli import forget_generator_run as work
     from zsu_fast.cli.forget_run import Run
-    from zsu_fast.cli.judges import judge_of, read_latents
-    from zsu_fast.cli.made import made_of, made_of_class
     from zsu_fast.cli.models import load_model
     from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
-    from zsu_fast.cli.session import check_device, open_session
-    from zsu_fast.report import Report
-    from zsu_fast.report.generator import GeneratorReport
-    from zsu_fast.unlearn import ForgetGenerated, ForgetItems
-    from zsu_fast.unlearn import forget as forget_request
+    from zsu_fast.cli.session import check_device
 
     check_device(device)
-    latents = read_latents(latent)
     if method is None:
         method = "substitute" if items is None else "hunt"
     settings = parse_settings(other, method)
     for name, value in (("until", until), ("utility_floor", utility_floor)):
         if value is not None:
             settings[name] = value
-    nothing: dict[str, Any] = {"classes": None, "mean": None, "std": None, "size": None}
+    made: dict[str, Any] = {"latent": parse_latent(latent), "bounds": bounds, "draws": draws, "seed": seed}
+    judged_by = None if judge is None else (judge, judge_weights)
+    second = None if second_judge is None else (second_judge, second_weights)
     formats = report_formats(report, report_format)
     with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author, max_shard_size)) as folder:
-        session = classifier = second = None
-        if judge is not None:
-            session = open_session(judge, judge_weights, device=device, batch_size=250, **nothing)
-            classifier = judge_of(session.loaded, low, high, "--judge")
-        loaded = load_model(model, weights, device=device)
-        if second_judge is not None:
-            other_one = load_model(second_judge, second_weights, device=device)
-            second = judge_of(other_one, low, high, "--second-judge")
-        request: ForgetGenerated | ForgetItems
-        shown = before = None
-        if items is not None:
-            bounds = (low, high)
-            request = items_request(items, unseen, instead, latents, bounds, classifier, device, draws=draws, seed=seed)
-        else:
-            assert session is not None and classifier is not None and target
-            request = ForgetGenerated(
-                session.targets(target),
-                classifier,
-                latents.to(device) if isinstance(latents, Tensor) else latents,
-                second=second,
-                draws=draws,
-                seed=seed,
-            )
-            shown, before = made_of_class(loaded.model, request, low, high)
+        session = work.GeneratorSession(load_model(model, weights, device=device), 1, device)
         with console.progress() as progress:
-            result = forget_request(
-                loaded.model, request, method=method, progress=progress, **({"seed": seed} | settings | kept)
-            )
-        page: Report | None = None
-        if report and isinstance(request, ForgetItems):
-            page = items_page(loaded, request, result, (low, high), photos)
-        elif report:
-            assert session is not None and shown is not None and before is not None
-            after = made_of(loaded.model, request, shown, low, high)
-            page = GeneratorReport(
-                model=loaded.spec, record=result.record, picks=result.picks, names=session.names, made=(before, after)
-            )
-        write_and_tell(console, folder, loaded, Run(result, report=page), time.perf_counter() - started)
+            given: dict[str, Any] = {"seed": seed, "progress": progress} | settings | kept
+            if items is not None and unseen is not None:
+                asked = work.read_items(session, items, unseen, instead, judged_by, **made)
+                result, page = work.forget_items_and_look(session, asked, bounds, method, given, report, photos)
+            else:
+                assert judged_by is not None and target
+                request, names = work.read_class(session, target, judged_by, second, **made)
+                result, page = work.forget_class_and_look(session, request, names, bounds, method, given, report)
+        write_and_tell(console, folder, session.loaded, Run(result, report=page), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))

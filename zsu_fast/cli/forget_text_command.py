@@ -69,22 +69,11 @@ def forget_text(
     ] = None,
     seed: opt.Seed = 0,
     other: opt.Settings = None,
-    float32: Annotated[
-        bool,
-        typer.Option("--float32", help="Convert weights of half precision, which no training takes.",
-                     rich_help_panel=opt.MODEL),
-    ] = False,
+    float32: opt.Float32 = False,
     report: opt.Report = True,
     report_format: opt.ReportFormat = None,
     author: opt.Author = None,
-    texts_shown: Annotated[
-        bool,
-        typer.Option(
-            "--texts/--no-texts",
-            help="Show questions, answers and sensitive words in the report; who gets the page then has them.",
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = False,
+    texts_shown: opt.TextsShown = False,
     checkpoint: opt.Checkpoint = None,
     resume: opt.Resume = False,
     checkpoint_every: opt.CheckpointEvery = 30.0,
@@ -123,13 +112,11 @@ def forget_text(
     keeping = opt.kept(checkpoint, resume, checkpoint_every, out)
 
     from zsu_fast.cli.forget_run import Run
-    from zsu_fast.cli.forget_text_run import read_texts, texts_of, words_table
+    from zsu_fast.cli.forget_text_run import forget_and_look, held, read_texts, words_table
     from zsu_fast.cli.language_models import load_language_model
     from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
     from zsu_fast.cli.session import check_device
-    from zsu_fast.report.text import TextReport
     from zsu_fast.unlearn import ForgetText, sensitive_words
-    from zsu_fast.unlearn import forget as forget_request
 
     check_device(device)
     settings = parse_settings(other, method)
@@ -147,13 +134,10 @@ def forget_text(
         loaded, tokenizer = load_language_model(model, weights, device=device, float32=float32)
         with console.progress() as progress:
             asked = sensitive_words(loaded.model, asked, tokenizer, by=words, seed=seed, progress=progress)
-            request = ForgetText(asked, tokenizer, kept, [(record.prompt, record.response) for record in texts])
+            request = ForgetText(asked, tokenizer, kept, held(texts))
             given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "until": until} | settings | keeping
-            shown = texts_of(loaded.model, request) if report and texts_shown else {}
-            result = forget_request(loaded.model, request, method=method, progress=progress, **given)
-            if result.patch.entries:
-                shown |= {name: shown[name].answered(loaded.model, request) for name in ("forgotten", "kept") if shown}
-            page = TextReport(model=loaded.spec, record=result.record, picks=result.picks, **shown) if report else None
+            given["progress"] = progress
+            result, page = forget_and_look(loaded, request, method, given, report, texts_shown)
         console.show(words_table(asked))
         write_and_tell(console, folder, loaded, Run(result, report=page), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))

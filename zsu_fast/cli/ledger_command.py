@@ -57,9 +57,10 @@ def ledger_table(rows: Sequence[Row]) -> Table:
 
 def said_of(rows: Sequence[Row]) -> list[str]:
     """Which came back."""
+    from zsu_fast.report.queue import how_many
+
     return [
-        f"{row.id} CAME BACK{f' with {row.came_back_with}' if row.came_back_with else ''}: of its {row.images} images "
-        f"{row.left_now} are not forgotten, {row.left} were right after it"
+        f"{row.id} CAME BACK{f' with {row.came_back_with}' if row.came_back_with else ''}: {how_many(row)}"
         for row in rows
         if row.in_place and row.came_back
     ]

@@ -110,6 +110,12 @@ Classes = Annotated[
         show_default="read off the weights",
     ),
 ]
+Float32 = Annotated[
+    bool,
+    typer.Option(
+        "--float32", help="Convert weights of half precision, which no training of texts takes.", rich_help_panel=MODEL
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...", rich_help_panel=MODEL)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in one forward pass.", rich_help_panel=MODEL)]
 
@@ -240,6 +246,14 @@ Photos = Annotated[
     typer.Option(
         "--photos/--no-photos",
         help="Show the images themselves in the report; who gets the page then has them.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+TextsShown = Annotated[
+    bool,
+    typer.Option(
+        "--texts/--no-texts",
+        help="Show questions, answers and sensitive words in the report; who gets the page then has them.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -53,9 +53,13 @@ class Session:
         for remark in images.left_out():
             self.note(f"{option}: {remark}")
         self.adopt(images)
-        if self.sources is not None:
-            self.sources[option] = images.digests()
+        self.was_given(option, images.digests)
         return images
+
+    def was_given(self, option: str, digests: Callable[[], list[bytes]]) -> None:
+        """Keep them in `sources`, if these are kept."""
+        if self.sources is not None:
+            self.sources[option] = digests()
 
     def read_labelled(self, path: Path, option: str) -> ImageSet:
         found = self.read(path, option)
