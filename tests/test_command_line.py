@@ -82,6 +82,13 @@ WRONG = [
     ["forget", "generator", *MODEL, "--latent", "64", "--items", "absent"],
     ["forget", "generator", *MODEL, "--latent", "64", "--range", "1"],
     ["forget", "generator", *MODEL, "--latent", "absent.npz"],
+    ["forget", "generator", *MODEL, "--latent", "64", "--judge", "resnet18", "-t", "1"],
+    ["forget", "text", "timm:resnet18", "-r", "."],
+    ["forget", "resnet18", "-t", "1", "-p", "."],
+    ["evaluate", "python:tinynet", "-i", ".", "-t", "1"],
+    ["relevance", "hf:absent", "-i", "."],
+    ["verify", "."],
+    ["restore", "."],
     ["verify", ".", "--original", "absent"],
     ["verify", ".", "--images", ".", "--images", "absent"],
 ]  # fmt: skip

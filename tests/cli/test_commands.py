@@ -343,7 +343,7 @@ def test_debug_shows_the_traceback(workplace, monkeypatch: pytest.MonkeyPatch) -
     from zsu_fast.cli.app import app
 
     monkeypatch.chdir(workplace.folder)
-    result = CliRunner().invoke(app, ["evaluate", "nothing", "-i", "test.npz", "-t", "1", "--debug"])
+    result = CliRunner().invoke(app, ["evaluate", "python:nothing:build", "-i", "test.npz", "-t", "1", "--debug"])
     assert isinstance(result.exception, ValueError)
 
 

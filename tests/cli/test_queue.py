@@ -231,6 +231,7 @@ def test_yaml_and_csv_say_the_same(tmp_path):
         ({"kind": "text", "records": "r", "words": "guess"}, "words: expected subject, attnlrp"),
         ({"kind": "text", "records": "r", "method": "deep"}, "'deep' does not take requests of kind 'text'"),
         ({"kind": "generator", "target": 3, "judge": "python:a:b"}, "latent: a request of kind 'generator' needs it"),
+        ({"kind": "generator", "target": 3, "judge": "net", "latent": 6}, "judge must be timm:NAME, torchvision"),
         ({"kind": "items", "items": "i", "unseen": "u", "latent": "a"}, "latent must be the shape of a latent"),
         ({"kind": "items", "items": "i", "unseen": "u", "latent": 6, "range": "1"}, "range must be the least"),
         ({"kind": "items", "items": "i", "unseen": "u", "latent": 6, "draws": "few"}, "draws: expected a whole number"),

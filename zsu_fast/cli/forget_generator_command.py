@@ -13,13 +13,13 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.declared import GENERATOR_METHODS
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.parsing import parse_latent, parse_range
+from zsu_fast.cli.parsing import parse_latent, parse_model, parse_range
 
 JUDGE = "Judges"
 
 
 def _judge(help: str) -> Any:
-    return typer.Option(help=help, rich_help_panel=JUDGE, show_default=False)
+    return typer.Option(help=help, rich_help_panel=JUDGE, show_default=False, callback=opt.refusing(parse_model))
 
 
 @one_line_errors

@@ -13,6 +13,7 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, exit_code, one_line_errors
 from zsu_fast.cli.declared import TEXT_METHODS, WAYS_TO_WORDS
 from zsu_fast.cli.method_options import parse_settings
+from zsu_fast.cli.parsing import LANGUAGE_SOURCES, parse_model
 
 TEXTS = "Texts"
 
@@ -26,6 +27,7 @@ def forget_text(
             help="hf:DIR (a local folder of transformers: model and tokenizer), or python:package.module:callable "
             "(returns both).",
             show_default=False,
+            callback=opt.refusing(lambda spec, _: parse_model(spec, sources=LANGUAGE_SOURCES)),
         ),
     ],
     records: Annotated[

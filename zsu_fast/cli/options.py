@@ -11,7 +11,7 @@ import typer
 from zsu_fast.class_names import read_class_names
 from zsu_fast.cli.console import INPUT_ERRORS, set_verbosity, tell_error
 from zsu_fast.cli.declared import RESUMABLE
-from zsu_fast.cli.parsing import parse_bytes, parse_numbers, parse_setting, parse_size, split_key
+from zsu_fast.cli.parsing import parse_bytes, parse_model, parse_numbers, parse_setting, parse_size, split_key
 
 MODEL = "Model"
 IMAGES = "Images"
@@ -88,6 +88,7 @@ Model = Annotated[
         "and its preprocessing: {mean, std, size}, or a callable of a picture, as torchvision's transforms, or of a "
         "list of them).",
         show_default=False,
+        callback=refusing(lambda spec, _: parse_model(spec)),
     ),
 ]
 Weights = Annotated[

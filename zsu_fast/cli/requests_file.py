@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zsu_fast.cli.declared import WAYS_TO_WORDS
-from zsu_fast.cli.parsing import parse_latent, parse_range, split_key
+from zsu_fast.cli.parsing import parse_latent, parse_model, parse_range, split_key
 from zsu_fast.extras import require
 from zsu_fast.unlearn import method_options
 from zsu_fast.unlearn.forget import configured
@@ -231,11 +231,18 @@ def _way_to_words(text: str, name: str) -> str:
     return text
 
 
+def _model(text: str, name: str) -> str:
+    parse_model(text, name)
+    return text
+
+
 _PARSED: Mapping[str, Callable[[str, str], Any]] = {
     "latent": parse_latent,
     "range": parse_range,
     "draws": _count,
     "words": _way_to_words,
+    "judge": _model,
+    "second_judge": _model,
 }
 
 

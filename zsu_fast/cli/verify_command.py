@@ -68,9 +68,9 @@ def verify(
     if holds(result, LEDGER) and (patch is not None or images):
         raise ValueError("--patch, --images: are for the result of one request, not for a queue")
 
-    from zsu_fast.cli.verify_run import check_edit, check_queue, roles_of
-
     if holds(result, LEDGER):
+        from zsu_fast.cli.verify_run import check_queue
+
         found = check_queue(result, original, public_key)
         for problem in found["problems"]:
             console.show(f"WRONG: {problem}")
@@ -86,6 +86,9 @@ def verify(
         return
     settle_left_over(result, NAMES, "the result")
     content = read_result(result)
+
+    from zsu_fast.cli.verify_run import check_edit, roles_of
+
     undo = patch or patch_file(content, result)
     problems = wrong_files(content, result, undo)
     checks: dict[str, Any] = {"files": not problems}
