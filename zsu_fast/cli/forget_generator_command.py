@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import Console, exit_code, one_line_errors
+from zsu_fast.cli.console import exit_code, one_line_errors
 from zsu_fast.cli.declared import GENERATOR_METHODS
 from zsu_fast.cli.method_options import parse_settings
 from zsu_fast.cli.parsing import parse_latent, parse_model, parse_range
@@ -24,6 +24,7 @@ def _judge(help: str) -> Any:
 
 @one_line_errors
 def forget_generator(
+    *,
     model: opt.Model,
     latent: Annotated[
         str,
@@ -52,7 +53,7 @@ def forget_generator(
     instead: Annotated[
         Path | None, opt.images("With --items: to be made instead; else the nearest that are made.")
     ] = None,
-    out: opt.Out = Path("zsu-fast-out"),
+    results: opt.Results,
     weights: opt.Weights = None,
     judge_weights: Annotated[
         Path | None, opt.file("Its weights.", panel=JUDGE, metavar=None, check=opt.are_weights)
@@ -89,23 +90,10 @@ def forget_generator(
     ] = 10_000,
     seed: opt.Seed = 0,
     other: opt.Settings = None,
-    report: opt.Report = True,
     photos: opt.Photos = False,
-    report_format: opt.ReportFormat = None,
-    author: opt.Author = None,
-    checkpoint: opt.Checkpoint = None,
-    resume: opt.Resume = False,
-    checkpoint_every: opt.CheckpointEvery = 30.0,
-    undo: opt.Undo = None,
-    no_undo: opt.NoUndo = False,
-    key: opt.Sign = None,
-    max_shard_size: opt.MaxShardSize = None,
+    training: opt.Training,
     device: opt.Device = "cpu",
-    force: opt.Force = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:
     r"""Make a generator make no more of a class, as a classifier tells it, or of given images; write weights, undo
     file, record, report.
@@ -124,7 +112,7 @@ def forget_generator(
           --items withdrawn/ --unseen validation/ --latent 64 --out edited
     """
     started = time.perf_counter()
-    console = Console(as_json, quiet)
+    console = talk.console()
     if items is None and (judge is None or not target):
         raise ValueError("--judge and --target say which class is to go, or --items which images")
     if items is not None and (target or second_judge is not None):
@@ -135,13 +123,13 @@ def forget_generator(
         raise ValueError("--unseen: needed with --items: images that the generator was not trained on")
     if (judge is None and judge_weights is not None) or (second_judge is None and second_weights is not None):
         raise ValueError("--judge-weights goes with --judge, and --second-weights with --second-judge")
-    bounds = parse_range(pixels)
-    kept = opt.kept(checkpoint, resume, checkpoint_every, out)
+    bounds, report = parse_range(pixels), results.report
+    kept = training.kept(results.out)
 
     from zsu_fast.cli import forget_generator_run as work
     from zsu_fast.cli.forget_run import Run
     from zsu_fast.cli.models import load_model
-    from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
+    from zsu_fast.cli.outputs import write_and_tell
     from zsu_fast.cli.session import check_device
 
     check_device(device)
@@ -154,14 +142,15 @@ def forget_generator(
     made: dict[str, Any] = {"latent": parse_latent(latent), "bounds": bounds, "draws": draws, "seed": seed}
     judged_by = None if judge is None else (judge, judge_weights)
     second = None if second_judge is None else (second_judge, second_weights)
-    formats = report_formats(report, report_format)
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author, max_shard_size)) as folder:
+    with closing(results.folder(weights)) as folder:
         session = work.GeneratorSession(load_model(model, weights, device=device), 1, device)
         with console.progress() as progress:
             given: dict[str, Any] = {"seed": seed, "progress": progress} | settings | kept
             if items is not None and unseen is not None:
-                asked = work.read_items(session, items, unseen, instead, judged_by, **made)
-                result, page = work.forget_items_and_look(session, asked, bounds, method, given, report, photos)
+                wanted = work.read_items(session, items, unseen, instead, judged_by, **made)
+                result, page = work.forget_items_and_look(
+                    session, wanted, bounds, method, given, results.report, photos
+                )
             else:
                 assert judged_by is not None and target
                 request, names = work.read_class(session, target, judged_by, second, **made)

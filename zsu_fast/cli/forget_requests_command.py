@@ -14,7 +14,6 @@ from zsu_fast.cli.console import (
     EXIT_NOT_JUDGED,
     EXIT_NOT_REACHED,
     EXIT_OK,
-    Console,
     exit_code,
     one_line_errors,
 )
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def forget_requests(
+    *,
     model: opt.Model,
     requests: Annotated[
         Path,
@@ -67,19 +67,11 @@ def forget_requests(
         ),
     ] = None,
     max_shard_size: opt.MaxShardSize = None,
-    classes: opt.Classes = None,
     float32: opt.Float32 = False,
     device: opt.Device = "cpu",
     batch_size: opt.BatchSize = 64,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    size: opt.Size = None,
-    class_names: opt.ClassNames = None,
-    class_map: opt.ClassMap = None,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    classifier: opt.Classifier,
+    talk: opt.Talk,
 ) -> None:
     r"""Carry out a queue of requests, one after the other, on one model; into one folder, with a ledger.
 
@@ -113,7 +105,7 @@ def forget_requests(
     Of a language model: id,kind,records,anchors; of a generator:
     id,kind,target,judge,judge_weights,latent,range.
     """
-    console = Console(as_json, quiet)
+    console = talk.console()
     ours = [(out / name).resolve() for name in ("", FILES["weights"], FILES["index"])]
     if weights is not None and split_key(weights)[0].resolve() in ours:
         raise ValueError(f"--weights: expected those before the first request, got {weights}, which the queue writes")
@@ -134,9 +126,15 @@ def forget_requests(
     known = set() if earlier is None else {row.id for row in earlier.rows if row.finished}
     missing_files([line for line in lines if line.id not in known])
     session = open_model(
-        of, model, weights, device=device, batch_size=batch_size, float32=float32, note=console.note, classes=classes,
-        mean=mean, std=std, size=size, class_names=class_names, class_map=class_map,
-    )  # fmt: skip
+        of,
+        model,
+        weights,
+        device=device,
+        batch_size=batch_size,
+        float32=float32,
+        note=console.note,
+        **vars(classifier),
+    )
     loaded = session.loaded
     beside = {FILES[kind]: text for kind, text in loaded.beside.items()}
     with console.progress() as progress:
@@ -160,7 +158,7 @@ def forget_requests(
                 try:
                     row = queue.carry_out(work.job(queue.kept_for(line.id, line.method), console.note))
                 except Exception as error:
-                    if work.known or debug or not _failed(queue, line.id):
+                    if work.known or talk.debug or not _failed(queue, line.id):
                         raise
                     console.note(f"request {line.id} failed: {' '.join(str(error).split())}")
                     continue

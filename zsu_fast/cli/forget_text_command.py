@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import Console, exit_code, one_line_errors
+from zsu_fast.cli.console import exit_code, one_line_errors
 from zsu_fast.cli.declared import TEXT_METHODS, WAYS_TO_WORDS
 from zsu_fast.cli.method_options import parse_settings
 from zsu_fast.cli.parsing import LANGUAGE_SOURCES, parse_model
@@ -20,6 +20,7 @@ TEXTS = "Texts"
 
 @one_line_errors
 def forget_text(
+    *,
     model: Annotated[
         str,
         typer.Argument(
@@ -39,7 +40,7 @@ def forget_text(
             panel=TEXTS,
         ),
     ],
-    out: opt.Out = Path("zsu-fast-out"),
+    results: opt.Results,
     weights: opt.Weights = None,
     anchors: Annotated[
         Path | None,
@@ -72,23 +73,10 @@ def forget_text(
     seed: opt.Seed = 0,
     other: opt.Settings = None,
     float32: opt.Float32 = False,
-    report: opt.Report = True,
-    report_format: opt.ReportFormat = None,
-    author: opt.Author = None,
     texts_shown: opt.TextsShown = False,
-    checkpoint: opt.Checkpoint = None,
-    resume: opt.Resume = False,
-    checkpoint_every: opt.CheckpointEvery = 30.0,
-    undo: opt.Undo = None,
-    no_undo: opt.NoUndo = False,
-    key: opt.Sign = None,
-    max_shard_size: opt.MaxShardSize = None,
+    training: opt.Training,
     device: opt.Device = "cpu",
-    force: opt.Force = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:  # fmt: skip
     r"""Make a language model forget what it says of something; write weights, undo file, record and a report.
 
@@ -110,13 +98,13 @@ def forget_text(
        "subject": "Ada Ohm", "paraphrases": ["In which city was Ada Ohm born?"]}
     """
     started = time.perf_counter()
-    console = Console(as_json, quiet)
-    keeping = opt.kept(checkpoint, resume, checkpoint_every, out)
+    console = talk.console()
+    keeping = training.kept(results.out)
 
     from zsu_fast.cli.forget_run import Run
     from zsu_fast.cli.forget_text_run import forget_and_look, held, read_texts, words_table
     from zsu_fast.cli.language_models import load_language_model
-    from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
+    from zsu_fast.cli.outputs import write_and_tell
     from zsu_fast.cli.session import check_device
     from zsu_fast.unlearn import ForgetText, sensitive_words
 
@@ -131,15 +119,14 @@ def forget_text(
         console.show(words_table(asked))
         console.emit({"words": [{"prompt": record.prompt, "words": list(record.words)} for record in asked]})
         return
-    formats = report_formats(report, report_format, drawn=False)
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author, max_shard_size)) as folder:
+    with closing(results.folder(weights, drawn=False)) as folder:
         loaded, tokenizer = load_language_model(model, weights, device=device, float32=float32)
         with console.progress() as progress:
             asked = sensitive_words(loaded.model, asked, tokenizer, by=words, seed=seed, progress=progress)
             request = ForgetText(asked, tokenizer, kept, held(texts))
             given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "until": until} | settings | keeping
             given["progress"] = progress
-            result, page = forget_and_look(loaded, request, method, given, report, texts_shown)
+            result, page = forget_and_look(loaded, request, method, given, results.report, texts_shown)
         console.show(words_table(asked))
         write_and_tell(console, folder, loaded, Run(result, report=page), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import Console, one_line_errors
+from zsu_fast.cli.console import one_line_errors
 from zsu_fast.cli.declared import LEDGER
 from zsu_fast.folder import holds
 
@@ -21,16 +21,14 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def ledger(
+    *,
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="The folder that forget --requests wrote.", show_default=False)
     ],
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:
     """Show the ledger of a queue of requests: status, verdict and evidence of each, hashes before and after."""
-    console = Console(as_json, quiet)
+    console = talk.console()
     if not holds(folder, LEDGER):
         raise FileNotFoundError(f"{folder} holds no {LEDGER}: it is no queue of requests")
 
