@@ -68,6 +68,8 @@ WRONG = [
     ["evaluate", *MODEL, "-i", ".", "-t", "1", "--class-names", "absent.txt"],
     ["evaluate", *MODEL, "-i", ".", "-t", "1", "--batch-size", "0"],
     ["depth", *MODEL, "-w", "absent", "--original", "absent", "-l", ".", "-i", ".", "-t", "1"],
+    ["depth", *MODEL, "--relearn-by", "lion:1e-4"],
+    ["depth", *MODEL, "--relearn-by", "adam:0"],
     ["relevance", *MODEL, "-i", "absent"],
     ["relevance", *MODEL, "-i", ".", "-c", "magic"],
     ["concepts", *MODEL, "-i", "absent", "-t", "1"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,13 @@ ATTACKER = "The attacker"
 
 def _setting(text: str, flag: str = "--relearn-by") -> tuple[str, float]:
     optimizer, _, rate = text.partition(":")
+    known = dict(RELEARN_BY)
     try:
-        return optimizer, float(rate)
+        if optimizer in known and 0 < float(rate) < math.inf:
+            return optimizer, float(rate)
     except ValueError:
-        raise ValueError(f"{flag}: expected OPTIMIZER:RATE, such as adam:1e-4, got {text!r}") from None
+        pass
+    raise ValueError(f"{flag}: expected {' or '.join(known)}, and a rate, such as adam:1e-4, got {text!r}")
 
 
 @one_line_errors
