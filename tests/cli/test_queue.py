@@ -143,6 +143,13 @@ def test_the_original_is_not_written_among_the_undo_files(run, folder):
     assert refused.code == 2 and "lies in the folder of the queue" in refused.err and undo.read_bytes() == before
 
 
+def test_one_request_is_not_written_over_a_queue(run, folder):
+    before = (folder / "model.safetensors").read_bytes()
+    refused = run("forget", *MODEL, "-t", 2, "-p", "class2.npz", "-o", folder, "--force", "--no-report")
+    assert refused.code == 2 and "is the folder of a queue of requests: give another folder" in refused.err
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
 def test_a_ledger_is_signed(few, run, folder, tmp_path):
     ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
     serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
@@ -270,6 +277,7 @@ def test_a_column_of_another_kind_is_an_option_here(tmp_path):
         ("id,target,probes\na,3,p\nA,3,p\n", "has the id 'A' twice"),
         ("id,target,probes\na,3,p,q\n", "more cells than columns"),
         ("id,target,probes\n", "holds no request"),
+        ("id;target;probes\na;3;p\n", "expected columns parted by commas, got 'id;target;probes'"),
         ("id,target,probes,target \na,3,p,4\n", "two columns are called 'target'"),
         ("id,target,probes,options\na,3,p,seed=3\n", "options: expected a mapping"),
     ],

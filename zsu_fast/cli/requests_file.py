@@ -122,6 +122,8 @@ def _csv(file: Path) -> list[dict[str, Any]]:
         reader = csv.DictReader(opened, strict=True)
         rows = list(reader)
     columns = [name.strip() for name in reader.fieldnames or ()]
+    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
+        raise ValueError(f"--requests: {file}: expected columns parted by commas, got {columns[0]!r}")
     if twice := next((name for name in columns if columns.count(name) > 1), None):
         raise ValueError(f"--requests: {file}: two columns are called {twice!r}")
     found = []
