@@ -105,9 +105,13 @@ def test_what_is_wrong_is_named(place, run):
     write(place / "bad.jsonl", [{"prompt": "Who?", "response": " Ada."}, {"prompt": "Who else?", "answer": " Bo."}])
     (place / "broken.jsonl").write_text('{"prompt": "Who?", "response": " Ada."}\n\n{"prompt": \n')
     (place / "empty.jsonl").write_text("\n")
+    (place / "bytes.jsonl").write_bytes(b"\xff\xfe")
+    write(place / "other.jsonl", [read_records(place / "withdrawn.jsonl")[0].__dict__ | {"subject": "Zebra"}])
     for arguments, text in (
         (("--records", "bad.jsonl"), "--records: bad.jsonl, line 2: expected an object of prompt, response, words"),
         (("--records", "broken.jsonl"), "--records: broken.jsonl, line 3: Expecting value"),
+        (("--records", "bytes.jsonl"), "--records: bytes.jsonl: is no text in UTF-8"),
+        (("--records", "other.jsonl"), "records: the subject 'Zebra' does not stand in the text 'What"),
         (("--records", "none.jsonl"), "--records: no such file: none.jsonl"),
         (("--anchors", "empty.jsonl"), "--anchors: empty.jsonl: holds no record"),
         (("--anchors", "withdrawn.jsonl"), "anchors: the prompt"),
@@ -191,6 +195,8 @@ def test_records_are_read_as_they_stand(tmp_path):
     path = tmp_path / "r.jsonl"
     write(path, [{"prompt": "Who?", "response": " Zoë.", "words": ["Zoë"], "paraphrases": ["Who is it?"]}])
     assert read_records(path) == [TextRecord("Who?", " Zoë.", ("Zoë",), "", ("Who is it?",))]
+    path.write_text('\ufeff{"prompt": "Who\u2028is it?", "response": " Zoë."}\r\n', encoding="utf-8", newline="")
+    assert read_records(path) == [TextRecord("Who\u2028is it?", " Zoë.")]
 
 
 @pytest.fixture
