@@ -146,6 +146,7 @@ def test_items_go(gan, run, tmp_path):
     for more, text in (
         ((), "--judge and --target say which class is to go, or --items which images"),
         (files[:2], "--unseen: needed with --items"),
+        (("--items", "unseen.npz", *files[2:]), "--items: 16 of these 16 images are among those of --unseen"),
         ((*files, "--judge-weights", "j.safetensors"), "--judge-weights goes with --judge"),
         ((*files, "--target", 1), "--target and --second-judge are for a class"),
         (("--unseen", "unseen.npz"), "--judge and --target"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zsu_fast.class_names import ClassNames
-from zsu_fast.cli.images import read_images
+from zsu_fast.cli.images import ImageSet, read_images
 from zsu_fast.cli.judges import Judge, judge_of, read_latents
 from zsu_fast.cli.made import made_of, made_of_class, pixels_of
 from zsu_fast.cli.models import load_model
@@ -77,16 +77,22 @@ def read_items(
     """The request. ValueError, naming the option, for files that hold no such images."""
     low, high = bounds
 
-    def read(path: Path, option: str) -> Tensor:
+    def read(path: Path, option: str) -> ImageSet:
         images = read_images(path, {}, option)
         session.was_given(option, images.digests)
+        return images
+
+    def made(images: ImageSet) -> Tensor:
         return (images.tensor(Preprocess()) * (high - low) + low).to(session.device)
 
+    asked, others = read(items, "--items"), read(unseen, "--unseen")
+    if shared := asked.shared_with(others):
+        raise ValueError(f"--items: {shared} of these {len(asked)} images are among those of --unseen")
     return ForgetItems(
-        read(items, "--items"),
+        made(asked),
         session.latents(latent),
-        read(unseen, "--unseen"),
-        instead=None if instead is None else read(instead, "--instead"),
+        made(others),
+        instead=None if instead is None else made(read(instead, "--instead")),
         classifier=None if judge is None else session.judge("--judge", *judge, bounds)[0],
         **more,
     )
