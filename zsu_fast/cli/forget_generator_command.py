@@ -148,12 +148,10 @@ def forget_generator(
             given: dict[str, Any] = {"seed": seed, "progress": progress} | settings | kept
             if items is not None and unseen is not None:
                 wanted = work.read_items(session, items, unseen, instead, judged_by, **made)
-                result, page = work.forget_items_and_look(
-                    session, wanted, bounds, method, given, results.report, photos
-                )
+                result, page = work.forget_items_and_look(session, bounds, wanted, method, given, report, photos)
             else:
                 assert judged_by is not None and target
                 request, names = work.read_class(session, target, judged_by, second, **made)
-                result, page = work.forget_class_and_look(session, request, names, bounds, method, given, report)
+                result, page = work.forget_class_and_look(session, names, bounds, request, method, given, report)
         write_and_tell(console, folder, session.loaded, Run(result, report=page), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))

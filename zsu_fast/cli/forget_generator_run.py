@@ -100,9 +100,9 @@ def read_items(
 
 def forget_class_and_look(
     session: GeneratorSession,
-    request: ForgetGenerated,
     names: ClassNames,
     bounds: tuple[float, float],
+    request: ForgetGenerated,
     method: str,
     given: dict[str, Any],
     report: bool,
@@ -119,8 +119,8 @@ def forget_class_and_look(
 
 def forget_items_and_look(
     session: GeneratorSession,
-    request: ForgetItems,
     bounds: tuple[float, float],
+    request: ForgetItems,
     method: str,
     given: dict[str, Any],
     report: bool,

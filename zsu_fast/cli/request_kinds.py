@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +132,7 @@ def _instances(session: Session, line: Line) -> Asked:
     goal = line.given.get("goal", "misclassify")
     request = forget_instances_run.read_instances(session, images, goal, line.given.get("to"), line.path("unseen"))
 
-    def work(given: dict[str, Any], showing: Showing) -> Run:
-        return _run(forget_instances_run.forget_and_look(
-            session, request, line.method, given | beside, showing.report, showing.itself
-        ))  # fmt: skip
-
-    return Asked(work, lambda: request)
+    return _asked(line, request, partial(forget_instances_run.forget_and_look, session), beside)
 
 
 def _concept(session: Session, line: Line) -> Asked:
@@ -148,12 +144,7 @@ def _concept(session: Session, line: Line) -> Asked:
         line.given.get("used_by"), line.seed,
     )  # fmt: skip
 
-    def work(given: dict[str, Any], showing: Showing) -> Run:
-        return _run(forget_concept_run.forget_and_look(
-            session, request, line.method, given | beside, showing.report, showing.itself
-        ))  # fmt: skip
-
-    return Asked(work, lambda: request)
+    return _asked(line, request, partial(forget_concept_run.forget_and_look, session), beside)
 
 
 def _text(session: Session, line: Line) -> Asked:
@@ -172,12 +163,7 @@ def _text(session: Session, line: Line) -> Asked:
     held_out = forget_text_run.held(records("held_out"))
     request = ForgetText(asked, session.tokenizer, records("anchors"), held_out)
 
-    def work(given: dict[str, Any], showing: Showing) -> Run:
-        return _run(forget_text_run.forget_and_look(
-            session.loaded, request, line.method, given, showing.report, showing.itself
-        ))  # fmt: skip
-
-    return Asked(work, lambda: request)
+    return _asked(line, request, partial(forget_text_run.forget_and_look, session.loaded))
 
 
 def _generator(session: Session, line: Line) -> Asked:
@@ -187,12 +173,8 @@ def _generator(session: Session, line: Line) -> Asked:
     made = _made(line)
     request, names = forget_generator_run.read_class(session, line.given["target"], judge, second, **made)
 
-    def work(given: dict[str, Any], showing: Showing) -> Run:
-        return _run(forget_generator_run.forget_class_and_look(
-            session, request, names, made["bounds"], line.method, given, showing.report
-        ))  # fmt: skip
-
-    return Asked(work, lambda: request)
+    look = partial(forget_generator_run.forget_class_and_look, session, names, made["bounds"])
+    return _asked(line, request, lambda *given: look(*given[:-1]))  # what is made is shown in any case
 
 
 def _items(session: Session, line: Line) -> Asked:
@@ -203,12 +185,7 @@ def _items(session: Session, line: Line) -> Asked:
     judge = _judge(line, "judge", "judge_weights")
     request = forget_generator_run.read_items(session, items, unseen, instead, judge, **made)
 
-    def work(given: dict[str, Any], showing: Showing) -> Run:
-        return _run(forget_generator_run.forget_items_and_look(
-            session, request, made["bounds"], line.method, given, showing.report, showing.itself
-        ))  # fmt: skip
-
-    return Asked(work, lambda: request if can_look(request) else None)
+    return _asked(line, request, partial(forget_generator_run.forget_items_and_look, session, made["bounds"]))
 
 
 def _judge(line: Line, name: str, weights: str) -> tuple[str, Path | None] | None:
@@ -220,8 +197,16 @@ def _made(line: Line) -> dict[str, Any]:
     return {"latent": line.given["latent"], "bounds": line.given.get("range", (0.0, 1.0)), "seed": line.seed} | draws
 
 
-def _run(found: tuple[ForgetResult, Any]) -> Run:
-    return Run(found[0], report=found[1])
+def _asked(
+    line: Line, request: Request, look: Callable[..., tuple[ForgetResult, Any]], beside: dict[str, Any] | None = None
+) -> Asked:
+    """look: forgets and looks at it, as the command of that kind does. beside: what it is given beside the request."""
+
+    def work(given: dict[str, Any], showing: Showing) -> Run:
+        result, page = look(request, line.method, given | (beside or {}), showing.report, showing.itself)
+        return Run(result, report=page)
+
+    return Asked(work, lambda: request if can_look(request) else None)
 
 
 _READERS: Mapping[str, Callable[[Session, Line], Asked]] = {
