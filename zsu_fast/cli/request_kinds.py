@@ -131,7 +131,6 @@ def _instances(session: Session, line: Line) -> Asked:
     beside = session.retain_and_eval(line.path("retain"), line.path("eval"))
     goal = line.given.get("goal", "misclassify")
     request = forget_instances_run.read_instances(session, images, goal, line.given.get("to"), line.path("unseen"))
-
     return _asked(line, request, partial(forget_instances_run.forget_and_look, session), beside)
 
 
@@ -143,7 +142,6 @@ def _concept(session: Session, line: Line) -> Asked:
         session, inside, without, line.given.get("concept"), line.path("bank"), line.given.get("layer"),
         line.given.get("used_by"), line.seed,
     )  # fmt: skip
-
     return _asked(line, request, partial(forget_concept_run.forget_and_look, session), beside)
 
 
@@ -162,7 +160,6 @@ def _text(session: Session, line: Line) -> Asked:
     asked = sensitive_words(session.loaded.model, records("records"), session.tokenizer, by=by, seed=line.seed)
     held_out = forget_text_run.held(records("held_out"))
     request = ForgetText(asked, session.tokenizer, records("anchors"), held_out)
-
     return _asked(line, request, partial(forget_text_run.forget_and_look, session.loaded))
 
 
@@ -172,7 +169,6 @@ def _generator(session: Session, line: Line) -> Asked:
     assert judge is not None
     made = _made(line)
     request, names = forget_generator_run.read_class(session, line.given["target"], judge, second, **made)
-
     look = partial(forget_generator_run.forget_class_and_look, session, names, made["bounds"])
     return _asked(line, request, lambda *given: look(*given[:-1]))  # what is made is shown in any case
 
@@ -184,7 +180,6 @@ def _items(session: Session, line: Line) -> Asked:
     made = _made(line)
     judge = _judge(line, "judge", "judge_weights")
     request = forget_generator_run.read_items(session, items, unseen, instead, judge, **made)
-
     return _asked(line, request, partial(forget_generator_run.forget_items_and_look, session, made["bounds"]))
 
 
