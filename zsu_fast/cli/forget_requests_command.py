@@ -126,14 +126,7 @@ def forget_requests(
     known = set() if earlier is None else {row.id for row in earlier.rows if row.finished}
     missing_files([line for line in lines if line.id not in known])
     session = open_model(
-        of,
-        model,
-        weights,
-        device=device,
-        batch_size=batch_size,
-        float32=float32,
-        note=console.note,
-        **vars(classifier),
+        of, model, weights, device=device, batch_size=batch_size, float32=float32, note=console.note, **vars(classifier)
     )
     loaded = session.loaded
     beside = {FILES[kind]: text for kind, text in loaded.beside.items()}

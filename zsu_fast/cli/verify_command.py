@@ -61,8 +61,8 @@ def verify(
     """
     console = talk.console()
     if not result.is_dir():
-        raise FileNotFoundError(f"{result}: no such folder")
-
+        what = "a file, and not the folder that it lies in" if result.is_file() else "no such folder"
+        raise FileNotFoundError(f"{result}: {what}")
     if holds(result, LEDGER) and (patch is not None or images):
         raise ValueError("--patch, --images: are for the result of one request, not for a queue")
 
