@@ -72,7 +72,9 @@ def test_a_class_goes_and_comes_back(gan, run, tmp_path):
     pytest.importorskip("matplotlib")
     model, out = gan[0], tmp_path / "o"
     second = ("--second-judge", "python:tinygan:judge", "--second-weights", "j.safetensors")
-    result = run(*forget("--target", 1, "--latent", 6, "--draws", 1000, *second, "-o", out, "--json"))
+    Path("names.txt").write_text("up\ndown\nleft\nright\n")
+    named = ("--target", "down", "--class-names", "names.txt")
+    result = run(*forget(*named, "--latent", 6, "--draws", 1000, *second, "-o", out, "--json"))
     assert result.code == 0, result.err
     found = result.json
     assert found["verdict"]["level"] == "answers" and found["verdict"]["judged_by"] == "fresh latents"
@@ -83,7 +85,7 @@ def test_a_class_goes_and_comes_back(gan, run, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == names
     page = (out / "report.html").read_text()
     assert "What is made instead" in page and page.count('alt="after"') == page.count('alt="before"') == 12
-    assert "of 1000 fresh latents" in page
+    assert "of 1000 fresh latents" in page and "Make no more of down (class 1)" in page
     written = load_model("python:tinygan:generator", out / "model.safetensors").model
     assert model_digest(written) == found["record"]["model"]["after"] != model_digest(model)
     assert run("verify", out, "--original", "g.safetensors").code == 0
@@ -163,10 +165,11 @@ def test_a_queue_of_a_generator(gan, run, tmp_path):
         made = (model(torch.randn(17, 6, generator=torch.Generator().manual_seed(8)))[:, 0] + 1) / 2
     for name, images in (("items", made[:1]), ("unseen", 0.9 * made[1:] + 0.1 * made[1:].roll(3, 2))):
         np.savez(f"{name}.npz", x=(images * 255).round().to(torch.uint8).numpy())
+    Path("names.txt").write_text("up\ndown\nleft\nright\n")
     judged = {"judge": "python:tinygan:judge", "judge_weights": "j.safetensors", "range": "-1,1", "until": 0.03}
     rows = [
         {"id": "g-1", "kind": "generator", "target": 1, "latent": 6, "draws": 1000, "utility_floor": 0.5, **judged},
-        {"id": "g-2", "kind": "generator", "target": "2", "latent": "z.npz", "utility_floor": 0.3, **judged},
+        {"id": "g-2", "kind": "generator", "target": "left", "latent": "z.npz", "utility_floor": 0.3, **judged},
         {"id": "g-3", "kind": "items", "items": "items.npz", "unseen": "unseen.npz", "latent": 6, "range": "-1,1",
          "draws": 300, "utility_floor": 0, "steps": 100},
     ]  # fmt: skip
@@ -177,7 +180,8 @@ def test_a_queue_of_a_generator(gan, run, tmp_path):
              for name, value in row.items()} for row in rows
         ]))  # fmt: skip
         queue = ("--requests", tmp_path / "q.yaml", "-o", tmp_path / "q", "--json")
-        return run("forget", "python:tinygan:generator", "-w", "g.safetensors", *queue)
+        names = ("--class-names", "names.txt")
+        return run("forget", "python:tinygan:generator", "-w", "g.safetensors", *queue, *names)
 
     result = carried_out(*rows[:1])
     assert result.code == 0, result.err

@@ -62,6 +62,7 @@ def forget_generator(
     second_weights: Annotated[
         Path | None, opt.file("Its weights.", panel=JUDGE, metavar=None, check=opt.are_weights)
     ] = None,
+    class_names: Annotated[str | None, opt.class_names("the judge's classes", JUDGE)] = None,
     pixels: Annotated[
         str,
         typer.Option(
@@ -143,7 +144,7 @@ def forget_generator(
     judged_by = None if judge is None else (judge, judge_weights)
     second = None if second_judge is None else (second_judge, second_weights)
     with closing(results.folder(weights)) as folder:
-        session = work.GeneratorSession(load_model(model, weights, device=device), 1, device)
+        session = work.GeneratorSession(load_model(model, weights, device=device), 1, device, class_names=class_names)
         with console.progress() as progress:
             given: dict[str, Any] = {"seed": seed, "progress": progress} | settings | kept
             if items is not None and unseen is not None:

@@ -16,7 +16,7 @@ from zsu_fast.cli.judges import Judge, judge_of, read_latents
 from zsu_fast.cli.made import made_of, made_of_class, pixels_of
 from zsu_fast.cli.models import load_model
 from zsu_fast.cli.preprocess import Preprocess
-from zsu_fast.cli.session import Session
+from zsu_fast.cli.session import Session, named
 from zsu_fast.model.tensors import model_digest
 from zsu_fast.report import Report
 from zsu_fast.report.generator import GeneratorReport
@@ -29,12 +29,14 @@ from zsu_fast.unlearn.checkpoint import digest_of
 class GeneratorSession(Session):
     """A generator that makes pixels of any range, and the judges of what it makes, each loaded once."""
 
+    class_names: str | None = None  # of the judges' classes, as the user gave them
     judges: dict[tuple[str, Path | None], Session] = field(default_factory=dict)
 
     def judge(self, option: str, spec: str, weights: Path | None, bounds: tuple[float, float]) -> tuple[Judge, Session]:
         """The classifier as a judge of images between these bounds, and its session, which knows its classes."""
         if (spec, weights) not in self.judges:
-            self.judges[spec, weights] = Session(load_model(spec, weights, device=self.device), 1, self.device)
+            loaded = named(load_model(spec, weights, device=self.device), self.class_names)
+            self.judges[spec, weights] = Session(loaded, 1, self.device)
         found = self.judges[spec, weights]
         self.was_given(option, lambda: [bytes.fromhex(model_digest(found.loaded.model))])
         return judge_of(found.loaded, *bounds, option), found

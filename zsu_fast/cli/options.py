@@ -174,18 +174,22 @@ Size = Annotated[
         callback=refusing(parse_size),
     ),
 ]
-ClassNames = Annotated[
-    str | None,
-    typer.Option(
+
+
+def class_names(of: str, panel: str = MODEL) -> Any:
+    """--class-names. of: whose they are."""
+    return typer.Option(
         "--class-names",
         metavar="FILE",
-        help="Names of the classes: .txt (a name a line), .csv (index, name), .json (a list, index -> name, or an HF "
+        help=f"Names of {of}: .txt (a name a line), .csv (index, name), .json (a list, index -> name, or an HF "
         "config.json); or imagenet, for its 1,000 names and WordNet ids (from timm).",
-        rich_help_panel=MODEL,
+        rich_help_panel=panel,
         show_default="the model's, where it has them",
         callback=refusing(lambda source, flag: source == "imagenet" or read_class_names(source, flag)),
-    ),
-]
+    )
+
+
+ClassNames = Annotated[str | None, class_names("the classes")]
 ClassMap = Annotated[
     Path | None,
     file(

@@ -13,7 +13,7 @@ from zsu_fast.cli.forget_generator_run import GeneratorSession
 from zsu_fast.cli.forget_run import Images, Run, read_forget_images, run_forget
 from zsu_fast.cli.language_models import load_language_model
 from zsu_fast.cli.models import load_model
-from zsu_fast.cli.requests_file import CLASSIFIER, LANGUAGE_MODEL, Line
+from zsu_fast.cli.requests_file import CLASSIFIER, GENERATOR, LANGUAGE_MODEL, Line
 from zsu_fast.cli.session import Session, check_device, open_session
 from zsu_fast.evaluate.texts import Tokenizer
 from zsu_fast.unlearn import ForgetClass, ForgetResult, ForgetText, SyntheticProbes, TextRecord, sensitive_words
@@ -68,6 +68,7 @@ def open_model(
         if float32:
             raise ValueError("--float32: is for requests to a language model")
         return open_session(spec, weights, device=device, batch_size=batch_size, note=note, **images)
+    class_names = images.pop("class_names") if of == GENERATOR else None  # of its judge
     for name, value in images.items():
         if value is not None:
             raise ValueError(f"--{name.replace('_', '-')}: is for requests to a classifier, these are to {of}")
@@ -77,7 +78,8 @@ def open_model(
         return TextSession(loaded, batch_size, device, note=note, tokenizer=tokenizer)
     if float32:
         raise ValueError(f"--float32: is for requests to a language model, these are to {of}")
-    return GeneratorSession(load_model(spec, weights, device=device, note=note), batch_size, device, note=note)
+    loaded = load_model(spec, weights, device=device, note=note)
+    return GeneratorSession(loaded, batch_size, device, note=note, class_names=class_names)
 
 
 def read(session: Session, line: Line) -> Asked:
