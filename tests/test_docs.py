@@ -207,8 +207,8 @@ def test_the_page_on_queues(guide: tuple[Path, dict], tmp_path: Path, monkeypatc
     text = QUEUE_PAGE.read_text()
     for status in STATUSES:
         assert re.search(rf"^\| [^|]*\b{status}\b[^|]* \|", text, re.MULTILINE)
-    for _, must, may in KINDS.values():
-        assert all(f"`{name}`" in text for name in (*must, *may))
+    for kind in KINDS.values():
+        assert all(f"`{name}`" in text for name in (*kind.must, *kind.may))
 
 
 def test_the_page_on_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def without(part: str) -> dict:
     ("changes", "text"),
     [
         ({"modles": {}}, "modles: no such setting; there are name"),
-        ({"models": []}, "models: expected at least one by name, got"),
+        ({"models": []}, "models: expected a mapping, name: settings, of at least one, got"),
         ({"models": {"mine": "timm:resnet18"}}, r"models\.mine: expected settings by name"),
         ({"models": {"mine": MODEL | {"wieghts": "a"}}}, r"models\.mine\.wieghts: no such setting"),
         ({"models": {"mine": without("model")}}, r"models\.mine\.model: is missing"),

@@ -343,7 +343,7 @@ def test_debug_shows_the_traceback(workplace, monkeypatch: pytest.MonkeyPatch) -
     from zsu_fast.cli.app import app
 
     monkeypatch.chdir(workplace.folder)
-    result = CliRunner().invoke(app, ["evaluate", "nothing", "-i", "test.npz", "-t", "1", "--debug"])
+    result = CliRunner().invoke(app, ["evaluate", "python:nothing:build", "-i", "test.npz", "-t", "1", "--debug"])
     assert isinstance(result.exception, ValueError)
 
 
@@ -438,3 +438,10 @@ def test_only_methods_that_stream_are_given_streams(run, tmp_path: Path, monkeyp
     )
     assert run(*forget(*options)).code in (0, 3)
     assert kinds == [tuple, Stream]  # the verdict is read batch by batch, whatever the method
+
+
+def test_images_with_wrong_labels_judge_nothing(run, tmp_path):
+    """Of the class none are among them: that none gets it as answer afterwards says nothing."""
+    result = run(*forget("--eval", "mislabelled.npz", "-o", tmp_path / "o", "--no-report", "--json"))
+    assert result.code == 4 and result.json["verdict"]["level"] == "not judged", result.err
+    assert "the model knew it on 0 of 40 of them (are their labels right" in result.json["verdict"]["sentence"]

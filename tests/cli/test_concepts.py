@@ -150,6 +150,9 @@ def test_what_is_wrong_is_named(folders, run, tmp_path):
         ((*forget, "--method", "channels"), "method: 'channels' takes requests to forget class"),
         (("forget", "concept", *MODEL, "--with", "plain.npz", "--without", "class2.npz", "-o", tmp_path / "o",
           "--layer", "nowhere"), "layer: the model has no module 'nowhere'"),
+        ((*forget, "--with", "plain.npz"), "--with: 300 of its 300 images are among those of --without"),
+        ((*forget, "--with", "class2.npz"), "--with ('class2'), beside --without as the random ones: at chance"),
+        ((*forget, "--used-by", "zebra"), "--used-by: 'zebra' is neither"),
     ):  # fmt: skip
         result = run(*arguments)
         assert result.code == 2 and text in result.err, (arguments, result.err)

@@ -1,5 +1,8 @@
 """`zsu-fast forget generator`: the same folder, undo file and exit codes, and pictures of what is made instead."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -69,7 +72,9 @@ def test_a_class_goes_and_comes_back(gan, run, tmp_path):
     pytest.importorskip("matplotlib")
     model, out = gan[0], tmp_path / "o"
     second = ("--second-judge", "python:tinygan:judge", "--second-weights", "j.safetensors")
-    result = run(*forget("--target", 1, "--latent", 6, "--draws", 1000, *second, "-o", out, "--json"))
+    Path("names.txt").write_text("up\ndown\nleft\nright\n")
+    named = ("--target", "down", "--class-names", "names.txt")
+    result = run(*forget(*named, "--latent", 6, "--draws", 1000, *second, "-o", out, "--json"))
     assert result.code == 0, result.err
     found = result.json
     assert found["verdict"]["level"] == "answers" and found["verdict"]["judged_by"] == "fresh latents"
@@ -80,7 +85,7 @@ def test_a_class_goes_and_comes_back(gan, run, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == names
     page = (out / "report.html").read_text()
     assert "What is made instead" in page and page.count('alt="after"') == page.count('alt="before"') == 12
-    assert "of 1000 fresh latents" in page
+    assert "of 1000 fresh latents" in page and "Make no more of down (class 1)" in page
     written = load_model("python:tinygan:generator", out / "model.safetensors").model
     assert model_digest(written) == found["record"]["model"]["after"] != model_digest(model)
     assert run("verify", out, "--original", "g.safetensors").code == 0
@@ -143,8 +148,59 @@ def test_items_go(gan, run, tmp_path):
     for more, text in (
         ((), "--judge and --target say which class is to go, or --items which images"),
         (files[:2], "--unseen: needed with --items"),
+        (("--items", "unseen.npz", *files[2:]), "--items: 16 of these 16 images are among those of --unseen"),
+        ((*files, "--judge-weights", "j.safetensors"), "--judge-weights goes with --judge"),
         ((*files, "--target", 1), "--target and --second-judge are for a class"),
         (("--unseen", "unseen.npz"), "--judge and --target"),
     ):
         result = run("forget", "generator", *arguments, *more, "-o", tmp_path / "p")
         assert result.code == 2 and text in result.err, result.err
+
+
+def test_a_queue_of_a_generator(gan, run, tmp_path):
+    """Two classes and an image, one judge, which is loaded once; gone on with, undone."""
+    pytest.importorskip("matplotlib")
+    model, weight = gan
+    with torch.no_grad():
+        made = (model(torch.randn(17, 6, generator=torch.Generator().manual_seed(8)))[:, 0] + 1) / 2
+    for name, images in (("items", made[:1]), ("unseen", 0.9 * made[1:] + 0.1 * made[1:].roll(3, 2))):
+        np.savez(f"{name}.npz", x=(images * 255).round().to(torch.uint8).numpy())
+    Path("names.txt").write_text("up\ndown\nleft\nright\n")
+    judged = {"judge": "python:tinygan:judge", "judge_weights": "j.safetensors", "range": "-1,1", "until": 0.03}
+    rows = [
+        {"id": "g-1", "kind": "generator", "target": 1, "latent": 6, "draws": 1000, "utility_floor": 0.5, **judged},
+        {"id": "g-2", "kind": "generator", "target": "left", "latent": "z.npz", "utility_floor": 0.3, **judged},
+        {"id": "g-3", "kind": "items", "items": "items.npz", "unseen": "unseen.npz", "latent": 6, "range": "-1,1",
+         "draws": 300, "utility_floor": 0, "steps": 100},
+    ]  # fmt: skip
+
+    def carried_out(*rows):
+        (tmp_path / "q.yaml").write_text(json.dumps([
+            {name: f"{Path.cwd()}/{value}" if str(value).endswith((".npz", "tensors")) else value
+             for name, value in row.items()} for row in rows
+        ]))  # fmt: skip
+        queue = ("--requests", tmp_path / "q.yaml", "-o", tmp_path / "q", "--json")
+        names = ("--class-names", "names.txt")
+        return run("forget", "python:tinygan:generator", "-w", "g.safetensors", *queue, *names)
+
+    result = carried_out(*rows[:1])
+    assert result.code == 0, result.err
+    first = result.json["requests"][0]
+    assert first["status"] == "done" and first["left"] <= 0.03 * first["images"]
+    assert set(first["given"]) == {"--judge"} and first["asked"]["target"] == ["1"]
+    assert "What is made instead" in (tmp_path / "q" / "reports" / "g-1.html").read_text()
+    result = carried_out(*rows)
+    found = result.json["requests"]
+    assert [row["id"] for row in found] == ["g-1", "g-2", "g-3"] and result.code in (0, 3), result.err
+    assert found[0]["left_now"] is not None and found[1]["edited"] and set(found[1]["given"]) == {"--judge", "--latent"}
+    assert found[2]["images"] is None  # the generator that made them is gone
+    assert "Make no more of 1 item" in (tmp_path / "q" / "reports" / "g-3.html").read_text()
+    assert run("verify", tmp_path / "q", "--original", "g.safetensors").code == 0
+    assert run("restore", tmp_path / "q").code == 0
+    restored = load_model("python:tinygan:generator", tmp_path / "q" / "restored.safetensors").model
+    assert model_digest(restored) == model_digest(model)
+    save_file({"1.weight": -weight, "1.bias": torch.zeros(4)}, "j.safetensors")
+    changed = carried_out(*rows)
+    assert changed.code == 2 and "'g-1'" in changed.err and "given as --judge is not what was" in changed.err
+    again = run("forget", "python:tinygan:generator", "--requests", tmp_path / "q.yaml", "--float32")
+    assert again.code == 2 and "--float32: is for requests to a language model" in again.err

@@ -2,6 +2,7 @@
 
 import html
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ import torch
 from bench.oracles import CACHE
 from bench.tiny_gpt import SMALL, taught
 from tests import peers
+from zsu_fast.cli import request_kinds
 from zsu_fast.cli.language_models import load_language_model
 from zsu_fast.evaluate.texts import answers, appears, encoded, padded
-from zsu_fast.unlearn import TextRecord, model_digest
+from zsu_fast.unlearn import TextRecord, model_digest, sensitive_words
 from zsu_fast.unlearn.texts import read_records
 
 pytest.importorskip("typer")
@@ -39,16 +41,19 @@ def place(run, tmp_path, monkeypatch):
     (tmp_path / "tinylm.py").write_text(MODULE)
     known = taught(SMALL, CACHE / "texts")
     for name, authors in (("withdrawn", slice(2)), ("others", slice(2, None))):
-        write(tmp_path / f"{name}.jsonl", [
-            {"prompt": fact.question(1), "response": f" {fact.answer}", "subject": fact.author,
-             "paraphrases": [fact.question(i) for i in (0, 2, 3, 4, 5)]}
-            for fact in known.world.of(known.world.authors[authors])
-        ])  # fmt: skip
+        write_authors(tmp_path / f"{name}.jsonl", known.world, authors)
     return tmp_path
 
 
 def write(path, lines):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_authors(path, world, authors):
+    write(path, [
+        {"prompt": fact.question(1), "response": f" {fact.answer}", "subject": fact.author,
+         "paraphrases": [fact.question(i) for i in (0, 2, 3, 4, 5)]} for fact in world.of(world.authors[authors])
+    ])  # fmt: skip
 
 
 def forget(*extra):
@@ -100,9 +105,13 @@ def test_what_is_wrong_is_named(place, run):
     write(place / "bad.jsonl", [{"prompt": "Who?", "response": " Ada."}, {"prompt": "Who else?", "answer": " Bo."}])
     (place / "broken.jsonl").write_text('{"prompt": "Who?", "response": " Ada."}\n\n{"prompt": \n')
     (place / "empty.jsonl").write_text("\n")
+    (place / "bytes.jsonl").write_bytes(b"\xff\xfe")
+    write(place / "other.jsonl", [read_records(place / "withdrawn.jsonl")[0].__dict__ | {"subject": "Zebra"}])
     for arguments, text in (
         (("--records", "bad.jsonl"), "--records: bad.jsonl, line 2: expected an object of prompt, response, words"),
         (("--records", "broken.jsonl"), "--records: broken.jsonl, line 3: Expecting value"),
+        (("--records", "bytes.jsonl"), "--records: bytes.jsonl: is no text in UTF-8"),
+        (("--records", "other.jsonl"), "records: the subject 'Zebra' does not stand in the text 'What"),
         (("--records", "none.jsonl"), "--records: no such file: none.jsonl"),
         (("--anchors", "empty.jsonl"), "--anchors: empty.jsonl: holds no record"),
         (("--anchors", "withdrawn.jsonl"), "anchors: the prompt"),
@@ -122,10 +131,72 @@ def test_what_is_wrong_is_named(place, run):
     assert "forget text --help" in run("forget", "--help").out and "--records" in run("forget", "text", "--help").out
 
 
+QUICK = {"own_texts": 0, "utility_floor": 0, "anchors": "few.jsonl"}
+
+
+def test_a_queue_of_texts(place, run, monkeypatch):
+    """Two authors one after the other; gone on with, each undone, with words that the original finds."""
+    asked = []
+    monkeypatch.setattr(request_kinds, "sensitive_words", lambda model, *a, **k: (
+        asked.append(model_digest(model)) or sensitive_words(model, *a, **k)
+    ))  # fmt: skip
+    known = taught(SMALL, CACHE / "texts")
+    before = model_digest(known.model)
+    for name, authors in (("one", slice(1)), ("two", slice(1, 2)), ("few", slice(2, 6))):
+        write_authors(place / f"{name}.jsonl", known.world, authors)
+    rows = [{"id": f"t-{name}", "kind": "text", "records": f"{name}.jsonl", **QUICK} for name in ("one", "two")]
+
+    def carried_out(upto, *more):
+        (place / "q.yaml").write_text(json.dumps(rows[:upto]))
+        return run("forget", MODEL, "--requests", "q.yaml", "-o", "q", "--json", *more)
+
+    first = carried_out(1, "--texts")
+    assert first.code in (0, 4), first.err
+    row = first.json["requests"][0]
+    assert row["edited"] and (row["images"], row["left"]) == (4, 0) and set(row["given"]) == {"--records", "--anchors"}
+    page = (place / "q" / "reports" / "t-one.html").read_text()
+    assert html.escape(read_records(place / "one.jsonl")[0].paraphrases[0]) in page
+    result = carried_out(2)
+    both = result.json["requests"]
+    assert both[0] | {"left_now": 0, "came_back_with": None} == row | {"left_now": 0} and both[1]["edited"], result.err
+    assert both[0]["left_now"] is not None and set(asked) == {before}  # not by what the first request left
+    assert "answer after" not in (place / "q" / "reports" / "t-two.html").read_text()
+    assert run("verify", "q").code == 0 and run("restore", "q", "--request", "t-two").code == 0
+    assert model_digest(load_language_model(MODEL, place / "q" / "model.safetensors")[0].model) == row["after"]
+    assert run("restore", "q").code == 0
+    assert model_digest(load_language_model(MODEL, place / "q" / "restored.safetensors")[0].model) == before
+    again = carried_out(2)
+    assert [one["status"] for one in again.json["requests"]] == [row["status"], "undone"]
+    write(place / "one.jsonl", [record.__dict__ for record in read_records(place / "two.jsonl")])
+    changed = carried_out(1)
+    assert changed.code == 2 and "what is given as --records is not what was given then" in changed.err
+    (place / "one.jsonl").unlink()
+    assert "request t-one is not looked at again: --records: no such file" in carried_out(2).err
+    edited = ("-w", place / "edited.safetensors")
+    shutil.copy(place / "q" / "model.safetensors", edited[1])
+    assert "MODEL: expected python:tinylm:build as it was before the first request" in carried_out(1, *edited).err
+
+
+def test_a_wrong_queue_of_texts_is_refused_before_anything(place, run):
+    write(place / "bad.jsonl", [{"prompt": "Who?", "answer": " Ada."}])
+    rows = [{"id": "a", "kind": "text", "records": "withdrawn.jsonl"}, {"id": "b", "kind": "text"}]
+    for records, more, text in (
+        ("bad.jsonl", (), "request b: --records: bad.jsonl, line 1: expected an object"),
+        ("none.jsonl", (), "request b: records: no such file or folder: none.jsonl"),
+        ("others.jsonl", ("--size", 8), "--size: is for requests to a classifier, these are to a language model"),
+    ):
+        (place / "q.yaml").write_text(json.dumps([rows[0], {**rows[1], "records": records}]))
+        result = run("forget", MODEL, "--requests", "q.yaml", "-o", "q", *more)
+        assert result.code == 2 and text in result.err, result.err
+        assert not (place / "q").exists()
+
+
 def test_records_are_read_as_they_stand(tmp_path):
     path = tmp_path / "r.jsonl"
     write(path, [{"prompt": "Who?", "response": " Zoë.", "words": ["Zoë"], "paraphrases": ["Who is it?"]}])
     assert read_records(path) == [TextRecord("Who?", " Zoë.", ("Zoë",), "", ("Who is it?",))]
+    path.write_text('\ufeff{"prompt": "Who\u2028is it?", "response": " Zoë."}\r\n', encoding="utf-8", newline="")
+    assert read_records(path) == [TextRecord("Who\u2028is it?", " Zoë.")]
 
 
 @pytest.fixture

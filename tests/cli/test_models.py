@@ -154,6 +154,7 @@ def test_of_a_local_path_only_the_last_part_is_told(
     """Results are given away: they need not say where somebody works."""
     folder = tmp_path / "model"
     folder.mkdir()
+    (folder / "config.json").touch()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("zsu_fast.cli.models._transformers", lambda name, whole: (nn.Linear(2, 2), Preprocess(), {}))

@@ -6,6 +6,7 @@ from zsu_fast.cli.parsing import (
     count_or_share,
     parse_bytes,
     parse_latent,
+    parse_model,
     parse_numbers,
     parse_range,
     parse_setting,
@@ -18,6 +19,7 @@ def test_what_is_understood() -> None:
     assert parse_size("224") == (224, 224) and parse_size("24x32") == (24, 32)
     assert parse_bytes("5GB") == 5 * 10**9 and parse_bytes("1.5kb") == 1500 and parse_bytes(None) is None
     assert parse_latent("64") == (64,) and parse_latent("100x1x1") == (100, 1, 1)
+    assert parse_model("timm:resnet18") == ("timm", "resnet18") and parse_model("python:a.b:c") == ("python", "a.b:c")
     assert parse_range("-1,1") == (-1.0, 1.0)
     assert count_or_share("40", "--k") == 40 and count_or_share("0.1", "--k") == 0.1
     assert isinstance(count_or_share("1", "--k"), int) and isinstance(count_or_share("1.0", "--k"), float)
@@ -34,6 +36,7 @@ def test_what_is_understood() -> None:
         (parse_latent, "--latent", ("", "2xy", "absent.npz")),
         (count_or_share, "--budget", ("many", "1x")),
         (parse_setting, "--set", ("epochs",)),
+        (parse_model, "--judge", ("", "resnet18", "timm:", "jax:resnet18", "python:net", "python:net:", "python::net")),
     ],
 )
 def test_what_is_refused(parse, flag: str, values: tuple[str, ...]) -> None:

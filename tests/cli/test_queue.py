@@ -101,7 +101,11 @@ def test_a_queue_goes_on_with_what_is_new_and_refuses_what_changed(few, run, fol
         four = {name: array[:4] for name, array in five.items()}
     np.savez(few.folder / "few.npz", **four)
     refused = run("forget", *MODEL, "--requests", write(few.folder, ROWS), "-o", folder, "--no-report")
-    assert refused.code == 2 and "a-2" in refused.err and "the images given as --images are others" in refused.err
+    assert (
+        refused.code == 2
+        and "a-2" in refused.err
+        and "what is given as --images is not what was given then" in refused.err
+    )
     (few.folder / "few.npz").unlink()  # as who withdrew them may ask
     gone = run("forget", *MODEL, "--requests", write(few.folder, ROWS), "-o", folder, "--no-report")
     assert gone.code == 1 and "request a-2 is not looked at again" in gone.err  # a-4 is still failed
@@ -137,6 +141,13 @@ def test_the_original_is_not_written_among_the_undo_files(run, folder):
     before = undo.read_bytes()
     refused = run("restore", folder, "--out", undo, "--force")
     assert refused.code == 2 and "lies in the folder of the queue" in refused.err and undo.read_bytes() == before
+
+
+def test_one_request_is_not_written_over_a_queue(run, folder):
+    before = (folder / "model.safetensors").read_bytes()
+    refused = run("forget", *MODEL, "-t", 2, "-p", "class2.npz", "-o", folder, "--force", "--no-report")
+    assert refused.code == 2 and "is the folder of a queue of requests: give another folder" in refused.err
+    assert (folder / "model.safetensors").read_bytes() == before
 
 
 def test_a_ledger_is_signed(few, run, folder, tmp_path):
@@ -222,7 +233,16 @@ def test_yaml_and_csv_say_the_same(tmp_path):
         ({"target": 3, "probes": "p", "seed": 1, "options": {"seed": 1}}, "seed: is given twice"),
         ({"target": 3, "probes": "p", "method": "margin"}, "'margin' does not take requests of kind 'class'"),
         ({"target": 3, "probes": "p", "method": "nix"}, "nix"),
-        ({"kind": "text"}, "kind: expected class, instances, concept"),
+        ({"kind": "texts"}, "kind: expected class, instances, concept, text, generator, items, got 'texts'"),
+        ({"kind": "text"}, "records: a request of kind 'text' needs it"),
+        ({"kind": "text", "records": "r", "words": "guess"}, "words: expected subject, attnlrp"),
+        ({"kind": "text", "records": "r", "method": "deep"}, "'deep' does not take requests of kind 'text'"),
+        ({"kind": "generator", "target": 3, "judge": "python:a:b"}, "latent: a request of kind 'generator' needs it"),
+        ({"kind": "generator", "target": 3, "judge": "net", "latent": 6}, "judge must be timm:NAME, torchvision"),
+        ({"kind": "items", "items": "i", "unseen": "u", "latent": "a"}, "latent must be the shape of a latent"),
+        ({"kind": "items", "items": "i", "unseen": "u", "latent": 6, "range": "1"}, "range must be the least"),
+        ({"kind": "items", "items": "i", "unseen": "u", "latent": 6, "draws": "few"}, "draws: expected a whole number"),
+        ({"kind": "items", "items": "i", "unseen": "u", "latent": 6, "judge_weights": "w"}, "goes with judge"),
         ({"id": "../x", "target": 3, "probes": "p"}, "id: expected up to 64 letters"),
         ({"id": None, "target": 3, "probes": "p"}, "id: expected"),
         ({"target": True, "probes": "p"}, "target: expected text"),
@@ -235,12 +255,29 @@ def test_a_wrong_row_is_named(tmp_path, row, said):
         read_requests(tmp_path / "q.yaml")
 
 
+def test_a_queue_is_of_one_model(tmp_path):
+    rows = [{"id": "first", "target": 3, "probes": "p"}, {"id": "second", "kind": "text", "records": "r.jsonl"}]
+    said = (
+        r"request second: kind: 'text' is asked of a language model, and first \('class'\) of a classifier: a queue is "
+        "of one model"
+    )
+    with pytest.raises(ValueError, match=said):
+        read_requests(write(tmp_path, rows))
+
+
+def test_a_column_of_another_kind_is_an_option_here(tmp_path):
+    """`anchors` are a file of a text, and a number of method "margin"."""
+    line = read_requests(write(tmp_path, [{"id": "a", "kind": "instances", "images": "i.npz", "anchors": "12"}]))[0]
+    assert line.options == {"anchors": 12} and "anchors" not in line.given
+
+
 @pytest.mark.parametrize(
     "text, said",
     [
         ("id,target,probes\na,3,p\nA,3,p\n", "has the id 'A' twice"),
         ("id,target,probes\na,3,p,q\n", "more cells than columns"),
         ("id,target,probes\n", "holds no request"),
+        ("id;target;probes\na;3;p\n", "expected columns parted by commas, got 'id;target;probes'"),
         ("id,target,probes,target \na,3,p,4\n", "two columns are called 'target'"),
         ("id,target,probes,options\na,3,p,seed=3\n", "options: expected a mapping"),
     ],

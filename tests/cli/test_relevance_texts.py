@@ -80,5 +80,5 @@ def test_files_are_not_overwritten(folder, run, tmp_path):
 
 
 def test_images_or_texts(run):
-    result = run("relevance", "hf:nowhere")
+    result = run("relevance", "python:model:build")
     assert result.code == 2 and "--images: expected them, or --text" in " ".join(result.err.split())

@@ -234,6 +234,7 @@ def test_folders_that_are_no_results(run, tmp_path: Path) -> None:
         assert missing.code == 2 and missing.err == f"error: {tmp_path / name}: no such folder or file\n"
     assert f"{tmp_path} holds no model.safetensors" in run("restore", tmp_path).err
     assert run("verify", tmp_path / "nowhere").code == 2
+    assert "weights.pt: a file, and not the folder that it lies in" in run("verify", "weights.pt").err
     assert "holds no result.json" in run("verify", tmp_path).err
     (tmp_path / "result.json").write_text("[" * 100_000)
     assert "damaged" in run("verify", tmp_path).err

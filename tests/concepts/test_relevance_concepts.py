@@ -81,6 +81,7 @@ def test_what_is_wrong_is_named(planted_net):
         (lambda: relevance_concepts(net, (images, labels), USER, kind="x"), "kind: expected one of"),
         (lambda: relevance_concepts(net, (images, labels), USER, "x"), "layer: the model has no module 'x'"),
         (lambda: relevance_concepts(net, (images.flatten(1), labels), USER), "labelled: expected pictures"),
+        (lambda: relevance_concepts(net, (images, labels), USER, seed=-1), "seed: expected at least 0"),
         (lambda: located(_Twice(net).eval(), "norm", images, labels), "layer: 'norm' ran 2 times"),
     ):
         with pytest.raises(ValueError, match=text):

@@ -58,6 +58,14 @@ def test_probes_find_what_is_there():
         assert found.forget_accuracy > 0.97 and found.retain_accuracy > 0.97, probe.__name__
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_masked_unit_is_nothing_to_warn_of():
+    (train, known), (x, y) = clouds(0), clouds(1)
+    train, x = (torch.cat([part, torch.zeros(len(part), 1)], 1) for part in (train, x))
+    for probe in (linear_probe, nearest_prototype, neighbour_probe, mlp_probe):
+        assert probe(train, known, x, y, 2).forget_accuracy > 0.97, probe.__name__
+
+
 def test_a_class_folded_in_among_others_is_hidden_from_lines_only():
     """Class 2 is the exclusive or of two signs: no line tells, neighbours and a hidden layer do."""
     generator = torch.Generator().manual_seed(0)

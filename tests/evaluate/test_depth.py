@@ -159,8 +159,8 @@ def test_bad_input_is_named(nets):
     original, edited, oracle = nets
     for options, text in (
         ({"relearn_by": []}, "^relearn_by must hold"), ({"relearn_steps": -1}, "^relearn_steps"),
-        ({"relearn_by": [("lion", 0.1)]}, "^optimizer must be one of adam, sgd"),
-        ({"relearn_by": [("sgd", 0.0)]}, "^learning_rate must be a positive"),
+        ({"relearn_by": [("lion", 0.1)]}, "^relearn_by: optimizer must be one of adam, sgd"),
+        ({"relearn_by": [("sgd", 0.0)]}, "^relearn_by: learning_rate must be a positive"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             depth(edited, original, images(1), images(2), 3, **options)

@@ -94,6 +94,9 @@ def test_probe_refusals() -> None:
         linear_probe(x, y, x, y[:3], 0)
     with pytest.raises(ValueError, match="finite"):
         linear_probe(x / 0, y, x, y, 0)
+    for probe in (lambda seed: linear_probe(x, y, x, y, 0, seed=seed), lambda seed: probe_on_halves(x, y, 0, seed)):
+        with pytest.raises(ValueError, match="^seed: expected at least 0"):
+            probe(-1)
 
 
 def test_answers_and_features_of_one_pass() -> None:

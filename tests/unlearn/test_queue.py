@@ -310,7 +310,7 @@ def test_what_changed_is_refused_by_name(queued, digits):
         probes = digits.split(3)[0]
         with pytest.raises(ValueError, match="request '3': is in the ledger already, and seed was None and is 1"):
             queue.forget("3", 3, probes, seed=1)
-        with pytest.raises(ValueError, match="the images given as request are others"):
+        with pytest.raises(ValueError, match="what is given as request is not"):
             queue.forget("3", 3, probes[:-1])
         with pytest.raises(ValueError, match="retain_probes"):
             queue.forget("3", 3, probes, retain_probes=digits.split(3)[2][:9])
@@ -357,7 +357,7 @@ def test_images_from_loaders(conv_net, digits, tmp_path):
         for _ in range(2):
             row = queue.forget("a", 3, loader, evaluate_on=judging)
             assert (row.status, row.images, row.left) == ("done", len(judge), 0)
-        with pytest.raises(ValueError, match="the images given as request are others"):
+        with pytest.raises(ValueError, match="what is given as request is not"):
             queue.forget("a", 3, torch.utils.data.DataLoader(probes[1:], batch_size=7), evaluate_on=judging)
         with pytest.raises(ValueError, match="probes: a generator can be read only once"):
             queue.forget("b", 3, (batch for batch in probes.split(7)))

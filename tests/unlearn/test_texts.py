@@ -132,13 +132,16 @@ def test_what_an_answer_counts_as(known, model):
         assert (asked.margins(view(asked.probes), asked.groups[0]) < 0).all()
 
 
-def evidence(said: tuple[int, int], exact=1.0, perplexity=2.0, held_out=None, fixed=False) -> Evidence:
+def evidence(said: tuple[int, int], exact=1.0, perplexity=2.0, held_out=None, fixed=False, knew=None) -> Evidence:
     def seen(count: int, total: int, *rest) -> TextEvaluation:
         return TextEvaluation(
             Share(count, total, count / total, (0, 1)), Share(100, 100, rest[0], (0, 1)), 1.0, *rest[1:]
         )
 
-    before, after = seen(said[1], said[1], 1.0, 2.0, held_out), seen(*said, exact, perplexity, held_out)
+    before, after = (
+        seen(said[1] if knew is None else knew, said[1], 1.0, 2.0, held_out),
+        seen(*said, exact, perplexity, held_out),
+    )
     return Evidence([(0, 8)], False, 0.05, fixed, before, after, 0.98)
 
 
@@ -150,6 +153,7 @@ def evidence(said: tuple[int, int], exact=1.0, perplexity=2.0, held_out=None, fi
     (evidence((0, 40), perplexity=2.11), "not reached", "perplexity of what is kept 2 -> 2.11"),
     (evidence((0, 40), perplexity=math.nan), "not reached", "perplexity of what is kept 2 -> nan"),
     (evidence((0, 40), perplexity=2.09), "answers", "forgotten"),
+    (evidence((0, 40), knew=5), "not judged", "cannot judge it: before, the model knew it on 5 of 40"),
 ])  # fmt: skip
 def test_verdicts(known, given, level, text):
     verdict = request(known).verdict(given)

@@ -4,7 +4,7 @@ import pytest
 
 from zsu_fast.evaluate.depth import Attack, Depth
 from zsu_fast.evaluate.intervals import trials_for_bound, upper_bound
-from zsu_fast.unlearn.verdict import judge
+from zsu_fast.unlearn.verdict import judge, judged_by_known
 
 
 def test_upper_bound():
@@ -51,6 +51,15 @@ def test_several_classes_are_judged_by_the_worst():
 
 def test_many_answers_are_told_at_once():
     assert judge("class 3", [(10_000, 10_001)], 1.0, "held-out probes", False).level == "not judged"
+
+
+def test_what_was_not_known_before_judges_nothing():
+    found = judge("class 3", [(0, 40)], 0.02, "evaluation images", False)
+    assert judged_by_known("class 3", found, [(6, 40)]) is found
+    other = judged_by_known("class 3", found, [(40, 40), (5, 40)])
+    assert other.level == "not judged" and "the model knew it on 5 of 40 of them" in other.sentence
+    unmet = judge("class 3", [(3, 100)], 0.02, "evaluation images", False)
+    assert judged_by_known("class 3", unmet, [(0, 100)]) is unmet
 
 
 def test_features_are_called_forgotten_beside_an_oracle_only():

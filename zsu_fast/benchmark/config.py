@@ -100,7 +100,7 @@ def parse_config(given: object, folder: Path, name: str = "benchmark") -> Config
     check_keys("", given, PARTS)
     for part in ("models", "methods"):
         if not isinstance(given.get(part), Mapping) or not given[part]:
-            raise TypeError(f"{part}: expected at least one by name, got {given.get(part)!r}")
+            raise TypeError(f"{part}: expected a mapping, name: settings, of at least one, got {given.get(part)!r}")
     seeds = given.get("seeds", [0])
     seeds = list(range(check_int("seeds", seeds, 1))) if isinstance(seeds, int) else seeds
     if not isinstance(seeds, list) or not seeds:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import EXIT_FAILURE, Console, one_line_errors
+from zsu_fast.cli.console import EXIT_FAILURE, one_line_errors
 from zsu_fast.cli.declared import LOGGERS
 from zsu_fast.extras import require
 
@@ -25,6 +25,7 @@ def _example(asked: bool) -> None:
 
 @one_line_errors
 def run_benchmark(
+    *,
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)],
     out: Annotated[
         Path | None,
@@ -56,10 +57,7 @@ def run_benchmark(
             "--example", callback=_example, is_eager=True, help="Print a config that runs as it is, and exit."
         ),
     ] = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:
     r"""Compare methods: models x classes x methods x seeds, each beside the original and a retrained model.
 
@@ -94,7 +92,7 @@ def run_benchmark(
     [bold]Exit codes[/]: 0 all cells measured; 1 some failed (their errors are on
     the page); 2 bad config, or a folder of another config's results.
     """
-    console = Console(as_json, quiet)
+    console = talk.console()
     for name in log or ():
         if name not in LOGGERS:
             raise ValueError(f"--log: expected one of {', '.join(LOGGERS)}, got {name!r}")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import Console, one_line_errors
+from zsu_fast.cli.console import one_line_errors
 from zsu_fast.cli.declared import UNNAMED_CONCEPTS
 from zsu_fast.extras import require
 from zsu_fast.version import __version__
@@ -19,6 +19,7 @@ CONCEPTS = "Concepts"
 
 @one_line_errors
 def concepts(
+    *,
     model: opt.Model,
     images: Annotated[
         Path, opt.images("Labelled images of the class and of others: class folders, or .npz.", "--images", "-i")
@@ -82,19 +83,11 @@ def concepts(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=CONCEPTS)] = 0,
     weights: opt.Weights = None,
-    classes: opt.Classes = None,
     device: opt.Device = "cpu",
     batch_size: opt.BatchSize = 16,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    size: opt.Size = None,
-    class_names: opt.ClassNames = None,
-    class_map: opt.ClassMap = None,
+    classifier: opt.Classifier,
     force: opt.Force = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:
     r"""Show what a class is made of. The model is not changed.
 
@@ -113,7 +106,7 @@ def concepts(
       zsu-fast concepts timm:resnet18 -w mine.safetensors -i val/ -t zebra \
           --concepts textures/ --random others/ --save-bank bank.safetensors
     """
-    console = Console(as_json, quiet)
+    console = talk.console()
     if (folders is None) != (random is None):
         raise ValueError("--concepts and --random: give both, or neither")
     if folders is not None and bank is not None:
@@ -124,14 +117,10 @@ def concepts(
 
     from zsu_fast import plot
     from zsu_fast.cli.concepts_run import read_folders, tables
-    from zsu_fast.cli.session import open_session
     from zsu_fast.concepts import ConceptBank, concept_bank, explain_class
     from zsu_fast.report.files import write_text
 
-    session = open_session(
-        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
-        class_names=class_names, class_map=class_map, note=console.note,
-    )  # fmt: skip
+    session = classifier.session(model, weights, device, batch_size, console.note)
     found = session.read_labelled(images, "--images")
     assert found.labels is not None
     (chosen,) = session.targets([target])

@@ -8,11 +8,13 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console as RichConsole
 from rich.markup import escape
+
+from zsu_fast.cli.grouped import grouped
 
 EXIT_OK, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_NOT_REACHED, EXIT_NOT_JUDGED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -20,7 +22,6 @@ EXIT_OK, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_NOT_REACHED, EXIT_NOT_JUDGED, EXIT_I
 # ours or of the model's code.
 INPUT_ERRORS = (ValueError, TypeError, OSError)
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -103,22 +104,22 @@ def set_verbosity(asked: int) -> None:
     logging.getLogger("zsu_fast").setLevel(level)
 
 
-def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Errors of a command become one line on stderr and an exit code; with ``--debug`` the traceback is shown.
-
-    The command must have a keyword ``debug``.
+def one_line_errors(command: Callable[..., R]) -> Callable[..., R]:
+    """A command as typer takes it. See `grouped`; errors become one line on stderr and an exit code, with ``--debug``
+    the traceback is shown.
     """
+    flat = grouped(command)
 
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+    @functools.wraps(flat)
+    def run(**given: Any) -> R:
         log = logging.getLogger("zsu_fast")
         before = log.handlers
         try:
-            return command(*args, **kwargs)
+            return flat(**given)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except (KeyboardInterrupt, Exception) as error:
-            if kwargs.get("debug") and not isinstance(error, KeyboardInterrupt):
+            if given["debug"] and not isinstance(error, KeyboardInterrupt):
                 raise
             raise typer.Exit(tell_error(error)) from None
         finally:  # the process may go on: what it logs then is not of this command

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import Console, exit_code, one_line_errors
+from zsu_fast.cli.console import exit_code, one_line_errors
 
 if TYPE_CHECKING:
     from zsu_fast.demo import DemoResult
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def demo(
+    *,
     digit: Annotated[int, typer.Option(min=0, max=9, help="The digit to forget.")] = 3,
     seed: Annotated[int, typer.Option(help="Of the training and of the split.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where report and patch go.")] = Path("zsu-fast-demo"),
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:
     """Watch a small network forget a digit, and get it back bit for bit.
 
@@ -34,7 +32,7 @@ def demo(
 
       zsu-fast demo --digit 7
     """
-    console = Console(as_json, quiet)
+    console = talk.console()
 
     from zsu_fast.demo import run_demo
 

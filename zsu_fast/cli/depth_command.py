@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
+from zsu_fast.cli.console import EXIT_NOT_REACHED, one_line_errors
 from zsu_fast.cli.declared import RELEARN_BY
 
 ATTACKER = "The attacker"
@@ -16,14 +17,18 @@ ATTACKER = "The attacker"
 
 def _setting(text: str, flag: str = "--relearn-by") -> tuple[str, float]:
     optimizer, _, rate = text.partition(":")
+    known = dict(RELEARN_BY)
     try:
-        return optimizer, float(rate)
+        if optimizer in known and 0 < float(rate) < math.inf:
+            return optimizer, float(rate)
     except ValueError:
-        raise ValueError(f"{flag}: expected OPTIMIZER:RATE, such as adam:1e-4, got {text!r}") from None
+        pass
+    raise ValueError(f"{flag}: expected {' or '.join(known)}, and a rate, such as adam:1e-4, got {text!r}")
 
 
 @one_line_errors
 def depth(
+    *,
     model: opt.Model,
     weights: Annotated[
         Path,
@@ -60,18 +65,10 @@ def depth(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.", rich_help_panel=ATTACKER)] = 0,
-    classes: opt.Classes = None,
     device: opt.Device = "cpu",
     batch_size: opt.BatchSize = 64,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    size: opt.Size = None,
-    class_names: opt.ClassNames = None,
-    class_map: opt.ClassMap = None,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    classifier: opt.Classifier,
+    talk: opt.Talk,
 ) -> None:
     r"""Attack the features of an edited model, and of the original: how deep did it forget?
 
@@ -89,18 +86,14 @@ def depth(
           --lessons few.npz --images test.npz --target cat
     """
     settings = [_setting(text) for text in relearn_by or ()] or RELEARN_BY
-    console = Console(as_json, quiet)
+    console = talk.console()
 
     from zsu_fast.cli.models import load_model
-    from zsu_fast.cli.session import open_session
     from zsu_fast.cli.tables import depth_table
     from zsu_fast.evaluate import depth as attack
     from zsu_fast.unlearn.verdict import judge_depth
 
-    session = open_session(
-        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
-        class_names=class_names, class_map=class_map, note=console.note,
-    )  # fmt: skip
+    session = classifier.session(model, weights, device, batch_size, console.note)
     shown, judging = (
         session.read_labelled(path, option) for path, option in ((lessons, "--lessons"), (images, "--images"))
     )
@@ -110,7 +103,7 @@ def depth(
     assert shown.labels is not None and judging.labels is not None
 
     before, retrained = (
-        None if path is None else load_model(model, path, classes=classes, device=device).model
+        None if path is None else load_model(model, path, classes=classifier.classes, device=device).model
         for path in (original, oracle)
     )
     assert before is not None

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import Console, one_line_errors
+from zsu_fast.cli.console import one_line_errors
 
 TESTS = "Tests of what is left"
 
 
 @one_line_errors
 def evaluate(
+    *,
     model: opt.Model,
     images: Annotated[Path, opt.images("Labelled images: class folders or .npz.", "--images", "-i")],
     target: Annotated[
@@ -65,18 +66,10 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice in the tests.", rich_help_panel=TESTS)] = 0,
     weights: opt.Weights = None,
-    classes: opt.Classes = None,
     device: opt.Device = "cpu",
     batch_size: opt.AnyBatchSize = 256,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    size: opt.Size = None,
-    class_names: opt.ClassNames = None,
-    class_map: opt.ClassMap = None,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    classifier: opt.Classifier,
+    talk: opt.Talk,
 ) -> None:
     r"""Measure what a model knows of a class and of the others.
 
@@ -99,20 +92,16 @@ def evaluate(
       zsu-fast evaluate python:mynet:build -w edited/model.safetensors \
           -i test.npz -t 3 --linear-probe --relearn few.npz --members train.npz
     """
-    console = Console(as_json, quiet)
+    console = talk.console()
     if reference is not None and relearn is None:
         raise ValueError("--reference needs --relearn: it is what the class has to come back to")
     if reference == 0.0:
         raise ValueError("--reference must be above 0: a class that the original model did not know cannot come back")
 
     from zsu_fast.cli.evaluate_run import attack_class, relearn_class
-    from zsu_fast.cli.session import open_session
     from zsu_fast.cli.tables import before_after, membership_table, per_class, relearning_table
 
-    session = open_session(
-        model, weights, classes=classes, device=device, batch_size=opt.number(batch_size, 256), mean=mean, std=std,
-        size=size, class_names=class_names, class_map=class_map, note=console.note,
-    )  # fmt: skip
+    session = classifier.session(model, weights, device, opt.number(batch_size, 256), console.note)
     found = session.read_labelled(images, "--images")
     if batch_size == "auto":
         session.fit(found, session.loaded.model)

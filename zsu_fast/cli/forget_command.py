@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import Console, exit_code, one_line_errors
+from zsu_fast.cli.console import exit_code, one_line_errors
 from zsu_fast.cli.declared import BASELINES
 from zsu_fast.cli.method_options import of_method, parse_settings
 from zsu_fast.cli.parsing import count_or_share
@@ -20,6 +20,7 @@ from zsu_fast.cli.torchrun import in_all_processes
 @one_line_errors
 @in_all_processes
 def forget(
+    *,
     model: opt.Model,
     target: Annotated[
         list[str],
@@ -45,10 +46,7 @@ def forget(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="Folder for weights, patch, result and report.", rich_help_panel=opt.OUTPUT),
-    ] = Path("zsu-fast-out"),
+    results: opt.Results,
     weights: opt.Weights = None,
     retain: Annotated[
         Path | None, opt.images("Images of other classes, to guard them (with labels or without).")
@@ -103,30 +101,12 @@ def forget(
             rich_help_panel=opt.OUTPUT,
         ),
     ] = False,
-    report: opt.Report = True,
-    report_format: opt.ReportFormat = None,
-    author: opt.Author = None,
     photos: opt.Photos = False,
-    checkpoint: opt.Checkpoint = None,
-    resume: opt.Resume = False,
-    checkpoint_every: opt.CheckpointEvery = 30.0,
-    undo: opt.Undo = None,
-    no_undo: opt.NoUndo = False,
-    key: opt.Sign = None,
-    max_shard_size: opt.MaxShardSize = None,
-    classes: opt.Classes = None,
+    training: opt.Training,
     device: opt.Device = "cpu",
     batch_size: Annotated[Any, of_method("batch_size", panel=opt.MODEL, **opt.SIZE_OR_AUTO)] = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    size: opt.Size = None,
-    class_names: opt.ClassNames = None,
-    class_map: opt.ClassMap = None,
-    force: opt.Force = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    classifier: opt.Classifier,
+    talk: opt.Talk,
 ) -> None:
     r"""Make a model forget a class; write the weights, the undo file, the record and a report.
 
@@ -157,8 +137,8 @@ def forget(
           --probes val/ --device cuda
     """
     started = time.perf_counter()
-    console = Console(as_json, quiet)
-    kept = opt.kept(checkpoint, resume, checkpoint_every, out)
+    console = talk.console()
+    kept = training.kept(results.out)
     for name, asked in (("--linear-probe", linear_probe), ("--front", front)):
         if asked and evaluation is None:
             raise ValueError(f"{name} needs --eval: labelled images of all classes")
@@ -167,26 +147,20 @@ def forget(
         raise ValueError("one of --probes (images of the class) and --synthetic (none) must be given")
 
     from zsu_fast.cli.forget_run import read_forget_images, run_forget
-    from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
+    from zsu_fast.cli.outputs import write_and_tell
     from zsu_fast.cli.processes import current
-    from zsu_fast.cli.session import open_session
     from zsu_fast.unlearn.group import ALONE
 
     others = parse_settings(other, method)
-    formats = report_formats(report, report_format)
     group = current()
     with ExitStack() as stack:
-        folder = None
-        if group.rank == 0:
-            folder = OutputFolder(out, force, weights, undo, not no_undo, key, formats, author, max_shard_size)
+        folder = results.folder(weights) if group.rank == 0 else None
+        if folder is not None:
             stack.enter_context(closing(folder))
         for name, given_so in (("--linear-probe", linear_probe), ("--front", front), ("--synthetic", synthetic)):
             if given_so and group is not ALONE:
                 raise ValueError(f"{name}: is for one process, not under torchrun")
-        session = open_session(
-            model, weights, classes=classes, device=device, batch_size=opt.number(batch_size, 64), mean=mean, std=std,
-            size=size, class_names=class_names, class_map=class_map, note=console.note,
-        )  # fmt: skip
+        session = classifier.session(model, weights, device, opt.number(batch_size, 64), console.note)
         session.sources = {}
         images = read_forget_images(session, target, source, retain, evaluation, seed)
         for warning in images.warnings:
@@ -213,7 +187,7 @@ def forget(
         settings |= others | kept
         with console.progress() as progress:
             run = run_forget(
-                session, images, settings, linear_probe=linear_probe, front=front, report=report, photos=photos,
+                session, images, settings, linear_probe=linear_probe, front=front, report=results.report, photos=photos,
                 progress=progress,
             )  # fmt: skip
         if folder is not None:

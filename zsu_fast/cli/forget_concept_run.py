@@ -27,15 +27,17 @@ def read_concept(
     seed: int,
 ) -> ForgetConcept:
     """The request; without a bank half of the images make one."""
-    images = session.tensor(session.read(inside, "--with"))
-    others = session.tensor(session.read(without, "--without"))
+    has, has_not = session.read(inside, "--with"), session.read(without, "--without")
+    if shared := has.shared_with(has_not):
+        raise ValueError(f"--with: {shared} of its {len(has)} images are among those of --without")
+    using = session.targets(used_by, "--used-by") if used_by else None
+    images, others = session.tensor(has), session.tensor(has_not)
     if bank is not None:
         known = ConceptBank.load(bank)
         name = concept or known.names[0]
     else:
         name = concept or inside.stem
         known, images, others = bank_of_halves(session, name, images, others, layer, seed)
-    using = session.targets(used_by, "--used-by") if used_by else None
     return ForgetConcept(name, known, images, others, using)
 
 
@@ -45,9 +47,14 @@ def bank_of_halves(
     """A bank from half of the images of each side, and the other halves."""
     generator = torch.Generator().manual_seed(seed)
     drawn = [side[torch.randperm(len(side), generator=generator).to(side.device)] for side in (images, others)]
-    bank = concept_bank(
-        session.loaded.model, {name: drawn[0][::2]}, drawn[1][::2], layer, batch_size=session.batch_size, seed=seed
-    )
+    given: dict[str, Any] = {"batch_size": session.batch_size, "seed": seed}
+    try:
+        bank = concept_bank(session.loaded.model, {name: drawn[0][::2]}, drawn[1][::2], layer, **given)
+    except ValueError as error:
+        what, _, why = str(error).partition(": ")
+        if not what.startswith("concepts["):
+            raise
+        raise ValueError(f"--with ({name!r}), beside --without as the random ones: {why}") from None
     return bank, drawn[0][1::2], drawn[1][1::2]
 
 

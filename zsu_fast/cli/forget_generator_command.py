@@ -10,20 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import Console, exit_code, one_line_errors
+from zsu_fast.cli.console import exit_code, one_line_errors
 from zsu_fast.cli.declared import GENERATOR_METHODS
 from zsu_fast.cli.method_options import parse_settings
-from zsu_fast.cli.parsing import parse_latent, parse_range
+from zsu_fast.cli.parsing import parse_latent, parse_model, parse_range
 
 JUDGE = "Judges"
 
 
 def _judge(help: str) -> Any:
-    return typer.Option(help=help, rich_help_panel=JUDGE, show_default=False)
+    return typer.Option(help=help, rich_help_panel=JUDGE, show_default=False, callback=opt.refusing(parse_model))
 
 
 @one_line_errors
 def forget_generator(
+    *,
     model: opt.Model,
     latent: Annotated[
         str,
@@ -52,7 +53,7 @@ def forget_generator(
     instead: Annotated[
         Path | None, opt.images("With --items: to be made instead; else the nearest that are made.")
     ] = None,
-    out: opt.Out = Path("zsu-fast-out"),
+    results: opt.Results,
     weights: opt.Weights = None,
     judge_weights: Annotated[
         Path | None, opt.file("Its weights.", panel=JUDGE, metavar=None, check=opt.are_weights)
@@ -61,6 +62,7 @@ def forget_generator(
     second_weights: Annotated[
         Path | None, opt.file("Its weights.", panel=JUDGE, metavar=None, check=opt.are_weights)
     ] = None,
+    class_names: Annotated[str | None, opt.class_names("the judge's classes", JUDGE)] = None,
     pixels: Annotated[
         str,
         typer.Option(
@@ -89,23 +91,10 @@ def forget_generator(
     ] = 10_000,
     seed: opt.Seed = 0,
     other: opt.Settings = None,
-    report: opt.Report = True,
     photos: opt.Photos = False,
-    report_format: opt.ReportFormat = None,
-    author: opt.Author = None,
-    checkpoint: opt.Checkpoint = None,
-    resume: opt.Resume = False,
-    checkpoint_every: opt.CheckpointEvery = 30.0,
-    undo: opt.Undo = None,
-    no_undo: opt.NoUndo = False,
-    key: opt.Sign = None,
-    max_shard_size: opt.MaxShardSize = None,
+    training: opt.Training,
     device: opt.Device = "cpu",
-    force: opt.Force = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:
     r"""Make a generator make no more of a class, as a classifier tells it, or of given images; write weights, undo
     file, record, report.
@@ -124,77 +113,46 @@ def forget_generator(
           --items withdrawn/ --unseen validation/ --latent 64 --out edited
     """
     started = time.perf_counter()
-    console = Console(as_json, quiet)
+    console = talk.console()
     if items is None and (judge is None or not target):
         raise ValueError("--judge and --target say which class is to go, or --items which images")
     if items is not None and (target or second_judge is not None):
         raise ValueError("--target and --second-judge are for a class, not beside --items")
     if items is None and (unseen is not None or instead is not None):
         raise ValueError("--unseen and --instead go with --items")
-    low, high = parse_range(pixels)
-    kept = opt.kept(checkpoint, resume, checkpoint_every, out)
+    if items is not None and unseen is None:
+        raise ValueError("--unseen: needed with --items: images that the generator was not trained on")
+    if (judge is None and judge_weights is not None) or (second_judge is None and second_weights is not None):
+        raise ValueError("--judge-weights goes with --judge, and --second-weights with --second-judge")
+    bounds, report = parse_range(pixels), results.report
+    kept = training.kept(results.out)
 
-    from torch import Tensor
-
-    from zsu_fast.cli.forget_items import items_page, items_request
+    from zsu_fast.cli import forget_generator_run as work
     from zsu_fast.cli.forget_run import Run
-    from zsu_fast.cli.judges import judge_of, read_latents
-    from zsu_fast.cli.made import made_of, made_of_class
     from zsu_fast.cli.models import load_model
-    from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
-    from zsu_fast.cli.session import check_device, open_session
-    from zsu_fast.report import Report
-    from zsu_fast.report.generator import GeneratorReport
-    from zsu_fast.unlearn import ForgetGenerated, ForgetItems
-    from zsu_fast.unlearn import forget as forget_request
+    from zsu_fast.cli.outputs import write_and_tell
+    from zsu_fast.cli.session import check_device
 
     check_device(device)
-    latents = read_latents(latent)
     if method is None:
         method = "substitute" if items is None else "hunt"
     settings = parse_settings(other, method)
     for name, value in (("until", until), ("utility_floor", utility_floor)):
         if value is not None:
             settings[name] = value
-    nothing: dict[str, Any] = {"classes": None, "mean": None, "std": None, "size": None}
-    formats = report_formats(report, report_format)
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author, max_shard_size)) as folder:
-        session = classifier = second = None
-        if judge is not None:
-            session = open_session(judge, judge_weights, device=device, batch_size=250, **nothing)
-            classifier = judge_of(session.loaded, low, high, "--judge")
-        loaded = load_model(model, weights, device=device)
-        if second_judge is not None:
-            other_one = load_model(second_judge, second_weights, device=device)
-            second = judge_of(other_one, low, high, "--second-judge")
-        request: ForgetGenerated | ForgetItems
-        shown = before = None
-        if items is not None:
-            bounds = (low, high)
-            request = items_request(items, unseen, instead, latents, bounds, classifier, device, draws=draws, seed=seed)
-        else:
-            assert session is not None and classifier is not None and target
-            request = ForgetGenerated(
-                session.targets(target),
-                classifier,
-                latents.to(device) if isinstance(latents, Tensor) else latents,
-                second=second,
-                draws=draws,
-                seed=seed,
-            )
-            shown, before = made_of_class(loaded.model, request, low, high)
+    made: dict[str, Any] = {"latent": parse_latent(latent), "bounds": bounds, "draws": draws, "seed": seed}
+    judged_by = None if judge is None else (judge, judge_weights)
+    second = None if second_judge is None else (second_judge, second_weights)
+    with closing(results.folder(weights)) as folder:
+        session = work.GeneratorSession(load_model(model, weights, device=device), 1, device, class_names=class_names)
         with console.progress() as progress:
-            result = forget_request(
-                loaded.model, request, method=method, progress=progress, **({"seed": seed} | settings | kept)
-            )
-        page: Report | None = None
-        if report and isinstance(request, ForgetItems):
-            page = items_page(loaded, request, result, (low, high), photos)
-        elif report:
-            assert session is not None and shown is not None and before is not None
-            after = made_of(loaded.model, request, shown, low, high)
-            page = GeneratorReport(
-                model=loaded.spec, record=result.record, picks=result.picks, names=session.names, made=(before, after)
-            )
-        write_and_tell(console, folder, loaded, Run(result, report=page), time.perf_counter() - started)
+            given: dict[str, Any] = {"seed": seed, "progress": progress} | settings | kept
+            if items is not None and unseen is not None:
+                wanted = work.read_items(session, items, unseen, instead, judged_by, **made)
+                result, page = work.forget_items_and_look(session, bounds, wanted, method, given, report, photos)
+            else:
+                assert judged_by is not None and target
+                request, names = work.read_class(session, target, judged_by, second, **made)
+                result, page = work.forget_class_and_look(session, names, bounds, request, method, given, report)
+        write_and_tell(console, folder, session.loaded, Run(result, report=page), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))

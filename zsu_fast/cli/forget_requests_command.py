@@ -14,7 +14,6 @@ from zsu_fast.cli.console import (
     EXIT_NOT_JUDGED,
     EXIT_NOT_REACHED,
     EXIT_OK,
-    Console,
     exit_code,
     one_line_errors,
 )
@@ -30,13 +29,14 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def forget_requests(
+    *,
     model: opt.Model,
     requests: Annotated[
         Path,
         opt.file(
-            "The requests, in their order: .csv or .yaml, a row each: id, kind (class, instances, concept), note, "
-            "method, what the options of that kind are called (target, probes, eval ...), options of the method. Paths "
-            "are relative to this file.",
+            "The requests, in their order: .csv or .yaml, a row each: id, kind (class, instances, concept; text; "
+            "generator, items), note, method, what the options of that kind are called (target, probes, eval ...), "
+            "options of the method. Paths are relative to this file.",
             "--requests",
             panel=None,
         ),
@@ -47,6 +47,7 @@ def forget_requests(
     report_format: opt.ReportFormat = None,
     author: opt.Author = None,
     photos: opt.Photos = False,
+    texts_shown: opt.TextsShown = False,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -66,18 +67,11 @@ def forget_requests(
         ),
     ] = None,
     max_shard_size: opt.MaxShardSize = None,
-    classes: opt.Classes = None,
+    float32: opt.Float32 = False,
     device: opt.Device = "cpu",
     batch_size: opt.BatchSize = 64,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    size: opt.Size = None,
-    class_names: opt.ClassNames = None,
-    class_map: opt.ClassMap = None,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    classifier: opt.Classifier,
+    talk: opt.Talk,
 ) -> None:
     r"""Carry out a queue of requests, one after the other, on one model; into one folder, with a ledger.
 
@@ -92,8 +86,9 @@ def forget_requests(
     original each time.
 
     After a kill a request that was being trained begins anew, or goes on with
-    --checkpoint. Texts and what generators make cannot stand in a file
-    of requests: zsu_fast.unlearn.queue.Queue takes them.
+    --checkpoint. All requests of a file are to one model: to a classifier
+    (class, instances, concept), a language model (text; MODEL is hf:DIR, or
+    python: of model and tokenizer), or a generator (generator, items).
 
     [bold]Example[/]
 
@@ -106,33 +101,40 @@ def forget_requests(
       2026-001,class,3,,cats/,test.npz,letter of 3 May
 
       2026-002,instances,,withdrawn.npz,,test.npz,customer 17
+
+    Of a language model: id,kind,records,anchors; of a generator:
+    id,kind,target,judge,judge_weights,latent,range.
     """
-    console = Console(as_json, quiet)
+    console = talk.console()
     ours = [(out / name).resolve() for name in ("", FILES["weights"], FILES["index"])]
     if weights is not None and split_key(weights)[0].resolve() in ours:
         raise ValueError(f"--weights: expected those before the first request, got {weights}, which the queue writes")
 
     from zsu_fast.cli.ledger_command import ledger_table, said_of
     from zsu_fast.cli.outputs import report_formats
-    from zsu_fast.cli.request_jobs import Showing, job_of
-    from zsu_fast.cli.requests_file import missing_files, read_requests
-    from zsu_fast.cli.session import open_session
+    from zsu_fast.cli.request_jobs import Work, read_texts
+    from zsu_fast.cli.request_kinds import Showing, open_model
+    from zsu_fast.cli.requests_file import LANGUAGE_MODEL, missing_files, read_requests
     from zsu_fast.unlearn.queue import Ledger, Queue
 
     sign = None if key is None else signer(key)
-    showing = Showing(report_formats(report, report_format), photos, author)
     lines = read_requests(requests)
+    of = lines[0].of
+    texts = of == LANGUAGE_MODEL
+    showing = Showing(report_formats(report, report_format, drawn=not texts), texts_shown if texts else photos, author)
     earlier = Ledger(out) if holds(out, LEDGER) else None
-    known = {} if earlier is None else {row.id: row for row in earlier.rows}
-    missing_files([line for line in lines if line.id not in known or not known[line.id].finished])
-    session = open_session(
-        model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
-        class_names=class_names, class_map=class_map, note=console.note,
-    )  # fmt: skip
+    known = set() if earlier is None else {row.id for row in earlier.rows if row.finished}
+    missing_files([line for line in lines if line.id not in known])
+    session = open_model(
+        of, model, weights, device=device, batch_size=batch_size, float32=float32, note=console.note, **vars(classifier)
+    )
     loaded = session.loaded
     beside = {FILES[kind]: text for kind, text in loaded.beside.items()}
-    with (
-        Queue(
+    with console.progress() as progress:
+        works = [Work(session, line, showing, progress, line.id in known) for line in lines]
+        if texts:
+            read_texts(works, earlier)
+        with Queue(
             out,
             loaded.model,
             name=loaded.spec,
@@ -143,26 +145,21 @@ def forget_requests(
             sign=sign,
             checkpoint=checkpoint,
             checkpoint_every=checkpoint_every,
-        ) as queue,
-        console.progress() as progress,
-    ):
-        for number, line in enumerate(lines, 1):
-            found = known.get(line.id)
-            there = found is not None and found.finished
-            try:
-                kept = queue.kept_for(line.id, line.method)
-                job = job_of(session, line, showing, progress, kept, there, console.note)
-                row = queue.carry_out(job)
-            except Exception as error:
-                if there or debug or not _failed(queue, line.id):
-                    raise
-                console.note(f"request {line.id} failed: {' '.join(str(error).split())}")
-                continue
-            if not there:
-                console.tell(f"{number}/{len(lines)} {row.id}: {row.status}: {row.sentence}")
-        if any(row.in_place and row.images is not None and row.left_now is None for row in queue.rows):
-            queue.look_again()
-        rows = queue.rows
+        ) as queue:
+            for number, work in enumerate(works, 1):
+                line = work.line
+                try:
+                    row = queue.carry_out(work.job(queue.kept_for(line.id, line.method), console.note))
+                except Exception as error:
+                    if work.known or talk.debug or not _failed(queue, line.id):
+                        raise
+                    console.note(f"request {line.id} failed: {' '.join(str(error).split())}")
+                    continue
+                if not work.known:
+                    console.tell(f"{number}/{len(works)} {row.id}: {row.status}: {row.sentence}")
+            if any(row.in_place and row.images is not None and row.left_now is None for row in queue.rows):
+                queue.look_again()
+            rows = queue.rows
     if sign is None and earlier is not None and earlier.signed and not Ledger(out).signed:
         console.note("the ledger was signed, and is not any more: --sign")
     left_out = [row.id for row in rows if row.id not in {line.id for line in lines}]

@@ -10,15 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import Console, exit_code, one_line_errors
+from zsu_fast.cli.console import exit_code, one_line_errors
 from zsu_fast.cli.declared import TEXT_METHODS, WAYS_TO_WORDS
 from zsu_fast.cli.method_options import parse_settings
+from zsu_fast.cli.parsing import LANGUAGE_SOURCES, parse_model
 
 TEXTS = "Texts"
 
 
 @one_line_errors
 def forget_text(
+    *,
     model: Annotated[
         str,
         typer.Argument(
@@ -26,6 +28,7 @@ def forget_text(
             help="hf:DIR (a local folder of transformers: model and tokenizer), or python:package.module:callable "
             "(returns both).",
             show_default=False,
+            callback=opt.refusing(lambda spec, _: parse_model(spec, sources=LANGUAGE_SOURCES)),
         ),
     ],
     records: Annotated[
@@ -37,7 +40,7 @@ def forget_text(
             panel=TEXTS,
         ),
     ],
-    out: opt.Out = Path("zsu-fast-out"),
+    results: opt.Results,
     weights: opt.Weights = None,
     anchors: Annotated[
         Path | None,
@@ -69,35 +72,11 @@ def forget_text(
     ] = None,
     seed: opt.Seed = 0,
     other: opt.Settings = None,
-    float32: Annotated[
-        bool,
-        typer.Option("--float32", help="Convert weights of half precision, which no training takes.",
-                     rich_help_panel=opt.MODEL),
-    ] = False,
-    report: opt.Report = True,
-    report_format: opt.ReportFormat = None,
-    author: opt.Author = None,
-    texts_shown: Annotated[
-        bool,
-        typer.Option(
-            "--texts/--no-texts",
-            help="Show questions, answers and sensitive words in the report; who gets the page then has them.",
-            rich_help_panel=opt.OUTPUT,
-        ),
-    ] = False,
-    checkpoint: opt.Checkpoint = None,
-    resume: opt.Resume = False,
-    checkpoint_every: opt.CheckpointEvery = 30.0,
-    undo: opt.Undo = None,
-    no_undo: opt.NoUndo = False,
-    key: opt.Sign = None,
-    max_shard_size: opt.MaxShardSize = None,
+    float32: opt.Float32 = False,
+    texts_shown: opt.TextsShown = False,
+    training: opt.Training,
     device: opt.Device = "cpu",
-    force: opt.Force = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:  # fmt: skip
     r"""Make a language model forget what it says of something; write weights, undo file, record and a report.
 
@@ -119,17 +98,15 @@ def forget_text(
        "subject": "Ada Ohm", "paraphrases": ["In which city was Ada Ohm born?"]}
     """
     started = time.perf_counter()
-    console = Console(as_json, quiet)
-    keeping = opt.kept(checkpoint, resume, checkpoint_every, out)
+    console = talk.console()
+    keeping = training.kept(results.out)
 
     from zsu_fast.cli.forget_run import Run
-    from zsu_fast.cli.forget_text_run import read_texts, texts_of, words_table
+    from zsu_fast.cli.forget_text_run import forget_and_look, held, read_texts, words_table
     from zsu_fast.cli.language_models import load_language_model
-    from zsu_fast.cli.outputs import OutputFolder, report_formats, write_and_tell
+    from zsu_fast.cli.outputs import write_and_tell
     from zsu_fast.cli.session import check_device
-    from zsu_fast.report.text import TextReport
     from zsu_fast.unlearn import ForgetText, sensitive_words
-    from zsu_fast.unlearn import forget as forget_request
 
     check_device(device)
     settings = parse_settings(other, method)
@@ -142,18 +119,14 @@ def forget_text(
         console.show(words_table(asked))
         console.emit({"words": [{"prompt": record.prompt, "words": list(record.words)} for record in asked]})
         return
-    formats = report_formats(report, report_format, drawn=False)
-    with closing(OutputFolder(out, force, weights, undo, not no_undo, key, formats, author, max_shard_size)) as folder:
+    with closing(results.folder(weights, drawn=False)) as folder:
         loaded, tokenizer = load_language_model(model, weights, device=device, float32=float32)
         with console.progress() as progress:
             asked = sensitive_words(loaded.model, asked, tokenizer, by=words, seed=seed, progress=progress)
-            request = ForgetText(asked, tokenizer, kept, [(record.prompt, record.response) for record in texts])
+            request = ForgetText(asked, tokenizer, kept, held(texts))
             given: dict[str, Any] = {"seed": seed, "utility_floor": utility_floor, "until": until} | settings | keeping
-            shown = texts_of(loaded.model, request) if report and texts_shown else {}
-            result = forget_request(loaded.model, request, method=method, progress=progress, **given)
-            if result.patch.entries:
-                shown |= {name: shown[name].answered(loaded.model, request) for name in ("forgotten", "kept") if shown}
-            page = TextReport(model=loaded.spec, record=result.record, picks=result.picks, **shown) if report else None
+            given["progress"] = progress
+            result, page = forget_and_look(loaded, request, method, given, results.report, texts_shown)
         console.show(words_table(asked))
         write_and_tell(console, folder, loaded, Run(result, report=page), time.perf_counter() - started)
         raise typer.Exit(exit_code(result.verdict.level, fixed_budget="budget" in settings))

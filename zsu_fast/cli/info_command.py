@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def info(
+    *,
     subject: Annotated[
         str | None,
         typer.Argument(
@@ -33,7 +34,6 @@ def info(
         ),
     ] = None,
     weights: opt.Weights = None,
-    classes: opt.Classes = None,
     images: Annotated[
         Path | None,
         opt.images("Of a model: images of which to look at a few through its preprocessing.", "--images", "-i"),
@@ -48,16 +48,9 @@ def info(
             show_default=False,
         ),
     ] = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    size: opt.Size = None,
-    class_names: opt.ClassNames = None,
-    class_map: opt.ClassMap = None,
+    classifier: opt.Classifier,
     force: opt.Force = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:
     r"""Say what is installed, what a patch did, or what a model is made of.
 
@@ -70,7 +63,7 @@ def info(
       zsu-fast info timm:resnet18 -w mine.safetensors --images val/ \
           --contact-sheet seen.png       does its preprocessing fit?
     """
-    console = Console(as_json, quiet)
+    console = talk.console()
     found: dict[str, Any]
     of_model = subject is not None and subject.partition(":")[0] in SOURCES and ":" in subject
     if images is not None and not of_model:
@@ -87,7 +80,6 @@ def info(
     if contact_sheet is not None:
         _check_sheet(contact_sheet, force)
 
-    from zsu_fast.cli.session import open_session
     from zsu_fast.ops.build_info import build_info
     from zsu_fast.unlearn import Patch
 
@@ -100,10 +92,7 @@ def info(
         found = build_info()
         console.show(_facts(_flat(found)))
     else:
-        session = open_session(
-            subject, weights, classes=classes, device="cpu", batch_size=24, mean=mean, std=std, size=size,
-            class_names=class_names, class_map=class_map, note=console.note,
-        )  # fmt: skip
+        session = classifier.session(subject, weights, "cpu", 24, console.note)
         found = _describe_model(session)
         preprocessing = found["preprocessing"]
         console.show(_facts({key: value for key, value in found.items() if key not in ("tensors", "preprocessing")}))

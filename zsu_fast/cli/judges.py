@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsu_fast.cli.models import LoadedModel
 from zsu_fast.cli.npz import read_arrays
-from zsu_fast.cli.parsing import parse_latent
 from zsu_fast.cli.preprocess import Preprocess
 from zsu_fast.evaluate.inference import logits_of
 
@@ -39,13 +40,12 @@ def judge_of(loaded: LoadedModel, low: float, high: float, option: str) -> Judge
     return Judge(loaded.model, plain, low, high)
 
 
-def read_latents(text: str) -> tuple[int, ...] | Tensor:
-    """ "64" or "100x1x1": the shape of a latent; or a .npz with the array z [N, ...]."""
-    path = parse_latent(text)
-    if isinstance(path, tuple):
-        return path
-    arrays, names = read_arrays(path, ["z"])
+def read_latents(latent: tuple[int, ...] | Path) -> tuple[int, ...] | Tensor:
+    """The shape of one, as `parse_latent` gives it; of a .npz the array z [N, ...]."""
+    if isinstance(latent, tuple):
+        return latent
+    arrays, names = read_arrays(latent, ["z"])
     if "z" not in arrays:
-        raise ValueError(f"--latent: {path} must hold z, it has {', '.join(names) or 'nothing'}")
+        raise ValueError(f"--latent: {latent} must hold z, it has {', '.join(names) or 'nothing'}")
     found = torch.from_numpy(arrays["z"])
     return found.float() if found.is_floating_point() else found

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from zsu_fast.cli.models import LoadedModel, called, files_beside, from_folder, shard_of
+from zsu_fast.cli.parsing import LANGUAGE_SOURCES, parse_model
 from zsu_fast.cli.preprocess import Preprocess
 from zsu_fast.cli.weights import load_into, read_weights
 from zsu_fast.evaluate.texts import Tokenizer
@@ -29,9 +30,7 @@ def load_language_model(
     Raises:
         ValueError: a spec, folder or file that cannot be used. ImportError: transformers is missing (extra "models").
     """
-    source, _, name = spec.partition(":")
-    if source not in ("hf", "python") or not name:
-        raise ValueError(f"MODEL must be hf:DIR or python:package.module:callable, got {spec!r}")
+    source, name = parse_model(spec, sources=LANGUAGE_SOURCES)
     state, metadata = read_weights(weights) if weights is not None else (None, {})
     model, tokenizer = _transformers(name, whole=state is None) if source == "hf" else _python(name)
     if float32:
@@ -49,8 +48,6 @@ def load_language_model(
 
 def _transformers(name: str, whole: bool) -> tuple[nn.Module, Any]:
     folder = Path(name).expanduser()
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"hf:DIR must be a folder of transformers with a config.json, got {name!r}")
     transformers = require("transformers", "models")
     transformers.utils.logging.disable_progress_bar()  # of a second: commands show their own
     try:

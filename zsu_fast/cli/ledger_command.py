@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import Console, one_line_errors
+from zsu_fast.cli.console import one_line_errors
 from zsu_fast.cli.declared import LEDGER
 from zsu_fast.folder import holds
 
@@ -21,16 +21,14 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def ledger(
+    *,
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="The folder that forget --requests wrote.", show_default=False)
     ],
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:
     """Show the ledger of a queue of requests: status, verdict and evidence of each, hashes before and after."""
-    console = Console(as_json, quiet)
+    console = talk.console()
     if not holds(folder, LEDGER):
         raise FileNotFoundError(f"{folder} holds no {LEDGER}: it is no queue of requests")
 
@@ -57,9 +55,10 @@ def ledger_table(rows: Sequence[Row]) -> Table:
 
 def said_of(rows: Sequence[Row]) -> list[str]:
     """Which came back."""
+    from zsu_fast.report.queue import how_many
+
     return [
-        f"{row.id} CAME BACK{f' with {row.came_back_with}' if row.came_back_with else ''}: of its {row.images} images "
-        f"{row.left_now} are not forgotten, {row.left} were right after it"
+        f"{row.id} CAME BACK{f' with {row.came_back_with}' if row.came_back_with else ''}: {how_many(row)}"
         for row in rows
         if row.in_place and row.came_back
     ]

@@ -20,7 +20,7 @@ from zsu_fast.class_names import ClassNames
 from zsu_fast.cli.checkpoints import fitted, listed
 from zsu_fast.cli.manifest import COPIED, FILES
 from zsu_fast.cli.own_preprocess import OwnPreprocess
-from zsu_fast.cli.parsing import SOURCES, split_key
+from zsu_fast.cli.parsing import parse_model, split_key
 from zsu_fast.cli.preprocess import INTERPOLATIONS, AnyPreprocess, Preprocess
 from zsu_fast.cli.pretrained import of_timm, of_torch_hub, own_weights
 from zsu_fast.cli.processor import processor_of, size_of
@@ -80,11 +80,7 @@ def load_model(
         ImportError: the library is missing (extra "models").
         OSError: its weights are not here and cannot be downloaded.
     """
-    source, _, name = spec.partition(":")
-    if source not in SOURCES or not name:
-        raise ValueError(
-            f"MODEL must be timm:NAME, torchvision:NAME, hf:DIR or python:package.module:callable, got {spec!r}"
-        )
+    source, name = parse_model(spec)
     if classes is not None and source not in ("timm", "torchvision"):
         raise ValueError(f"--classes is for timm: and torchvision: models, got {spec!r}")
     state, metadata = read_weights(weights, note) if weights is not None else (None, {})
@@ -204,8 +200,6 @@ def _torchvision_preprocess(weights: Any) -> AnyPreprocess:
 
 def _transformers(name: str, whole: bool) -> tuple[nn.Module, AnyPreprocess, ClassNames]:
     folder = Path(name).expanduser()
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"hf:DIR must be a folder of transformers with a config.json, got {name!r}")
     transformers = require("transformers", "models")
     transformers.utils.logging.disable_progress_bar()  # of a second: commands show their own
     model = from_folder(transformers.AutoModelForImageClassification, folder, whole)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zsu_fast.class_names import read_class_names
-from zsu_fast.cli.console import INPUT_ERRORS, set_verbosity, tell_error
+from zsu_fast.cli.console import INPUT_ERRORS, Console, set_verbosity, tell_error
 from zsu_fast.cli.declared import RESUMABLE
-from zsu_fast.cli.parsing import parse_bytes, parse_numbers, parse_setting, parse_size, split_key
+from zsu_fast.cli.parsing import parse_bytes, parse_model, parse_numbers, parse_setting, parse_size, split_key
+
+if TYPE_CHECKING:
+    from zsu_fast.cli.outputs import OutputFolder
+    from zsu_fast.cli.session import Session
 
 MODEL = "Model"
 IMAGES = "Images"
@@ -88,6 +93,7 @@ Model = Annotated[
         "and its preprocessing: {mean, std, size}, or a callable of a picture, as torchvision's transforms, or of a "
         "list of them).",
         show_default=False,
+        callback=refusing(lambda spec, _: parse_model(spec)),
     ),
 ]
 Weights = Annotated[
@@ -108,6 +114,12 @@ Classes = Annotated[
         help="Classes of a timm or torchvision classifier.",
         rich_help_panel=MODEL,
         show_default="read off the weights",
+    ),
+]
+Float32 = Annotated[
+    bool,
+    typer.Option(
+        "--float32", help="Convert weights of half precision, which no training of texts takes.", rich_help_panel=MODEL
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...", rich_help_panel=MODEL)]
@@ -162,18 +174,22 @@ Size = Annotated[
         callback=refusing(parse_size),
     ),
 ]
-ClassNames = Annotated[
-    str | None,
-    typer.Option(
+
+
+def class_names(of: str, panel: str = MODEL) -> Any:
+    """--class-names. of: whose they are."""
+    return typer.Option(
         "--class-names",
         metavar="FILE",
-        help="Names of the classes: .txt (a name a line), .csv (index, name), .json (a list, index -> name, or an HF "
+        help=f"Names of {of}: .txt (a name a line), .csv (index, name), .json (a list, index -> name, or an HF "
         "config.json); or imagenet, for its 1,000 names and WordNet ids (from timm).",
-        rich_help_panel=MODEL,
+        rich_help_panel=panel,
         show_default="the model's, where it has them",
         callback=refusing(lambda source, flag: source == "imagenet" or read_class_names(source, flag)),
-    ),
-]
+    )
+
+
+ClassNames = Annotated[str | None, class_names("the classes")]
 ClassMap = Annotated[
     Path | None,
     file(
@@ -214,7 +230,9 @@ Settings = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of whatever is drawn.", rich_help_panel=METHOD)]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, patch and result.", rich_help_panel=OUTPUT)]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder for weights, patch, result, report.", rich_help_panel=OUTPUT)
+]
 Report = Annotated[bool, typer.Option("--report/--no-report", help="Write a report.", rich_help_panel=OUTPUT)]
 ReportFormat = Annotated[
     list[str] | None,
@@ -240,6 +258,14 @@ Photos = Annotated[
     typer.Option(
         "--photos/--no-photos",
         help="Show the images themselves in the report; who gets the page then has them.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+TextsShown = Annotated[
+    bool,
+    typer.Option(
+        "--texts/--no-texts",
+        help="Show questions, answers and sensitive words in the report; who gets the page then has them.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -300,8 +326,73 @@ CheckpointEvery = Annotated[
 ]
 
 
-def kept(checkpoint: Path | None, resume: bool, every: float, out: Path) -> dict[str, Any]:
-    """As `forget` takes them. ValueError for the folder of the results, which another lock is on."""
-    if checkpoint is not None and checkpoint.resolve() == out.resolve():
-        raise ValueError(f"--checkpoint: expected another folder than --out, got {checkpoint}")
-    return {"checkpoint": checkpoint, "resume": resume, "checkpoint_every": every}
+@dataclass(frozen=True, kw_only=True)
+class Talk:
+    """What a command says, and how much of it."""
+
+    as_json: Json = False
+    quiet: Quiet = False
+    verbose: Verbose = 0
+    debug: Debug = False
+
+    def console(self) -> Console:
+        return Console(self.as_json, self.quiet)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """What may be said of a classifier: its classes, and how it takes images."""
+
+    classes: Classes = None
+    mean: Mean = None
+    std: Std = None
+    size: Size = None
+    class_names: ClassNames = None
+    class_map: ClassMap = None
+
+    def session(
+        self, model: str, weights: Path | None, device: str, batch_size: int, note: Callable[[str], None]
+    ) -> Session:
+        """See `open_session`."""
+        from zsu_fast.cli.session import open_session
+
+        return open_session(model, weights, device=device, batch_size=batch_size, note=note, **vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Training that may be interrupted."""
+
+    checkpoint: Checkpoint = None
+    resume: Resume = False
+    checkpoint_every: CheckpointEvery = 30.0
+
+    def kept(self, out: Path) -> dict[str, Any]:
+        """As `zsu_fast.forget` takes them. ValueError for the folder of the results, which another lock is on."""
+        if self.checkpoint is not None and self.checkpoint.resolve() == out.resolve():
+            raise ValueError(f"--checkpoint: expected another folder than --out, got {self.checkpoint}")
+        return {"checkpoint": self.checkpoint, "resume": self.resume, "checkpoint_every": self.checkpoint_every}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The folder with the results of a request."""
+
+    out: Out = Path("zsu-fast-out")
+    report: Report = True
+    report_format: ReportFormat = None
+    author: Author = None
+    undo: Undo = None
+    no_undo: NoUndo = False
+    key: Sign = None
+    max_shard_size: MaxShardSize = None
+    force: Force = False
+
+    def folder(self, weights: Path | None, drawn: bool = True) -> OutputFolder:
+        """weights: to start from. drawn: whether the report has pictures."""
+        from zsu_fast.cli.outputs import OutputFolder, report_formats
+
+        return OutputFolder(
+            self.out, self.force, weights, self.undo, not self.no_undo, self.key,
+            report_formats(self.report, self.report_format, drawn), self.author, self.max_shard_size,
+        )  # fmt: skip

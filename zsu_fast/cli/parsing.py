@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-SOURCES = ("timm", "torchvision", "hf", "python")
-"""Where models come from: SOURCE:NAME."""
+SOURCES = {
+    "timm": "timm:NAME",
+    "torchvision": "torchvision:NAME",
+    "hf": "hf:DIR",
+    "python": "python:package.module:callable",
+}
+"""Where models come from -> how they are named."""
+LANGUAGE_SOURCES = ("hf", "python")
+"""Of these, those that give a language model with its tokenizer."""
+
+
+def parse_model(text: str, name: str = "MODEL", sources: Collection[str] = SOURCES) -> tuple[str, str]:
+    """ "timm:resnet18" -> source and name; a folder of transformers must be there."""
+    source, _, rest = text.partition(":")
+    if source not in sources or not rest or (source == "python" and not all(rest.partition(":"))):
+        *forms, last = (SOURCES[one] for one in sources)
+        raise ValueError(f"{name} must be {', '.join(forms)} or {last}, got {text!r}")
+    if source == "hf" and not (Path(rest).expanduser() / "config.json").is_file():
+        raise ValueError(f"{name}: hf:DIR must be a folder of transformers with a config.json, got {rest!r}")
+    return source, rest
 
 
 def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import Console, one_line_errors
+from zsu_fast.cli.console import one_line_errors
 from zsu_fast.cli.declared import COMPOSITES
 
 RULES, TEXTS = "Rules", "Texts"
@@ -17,6 +17,7 @@ MOST_TARGETS = 12
 
 @one_line_errors
 def relevance(
+    *,
     model: opt.Model,
     images: Annotated[Path | None, opt.images("Images: a folder, class folders or .npz.", "--images", "-i")] = None,
     text: Annotated[
@@ -99,19 +100,11 @@ def relevance(
         ),
     ] = None,
     weights: opt.Weights = None,
-    classes: opt.Classes = None,
     device: opt.Device = "cpu",
     batch_size: opt.AnyBatchSize = 32,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    size: opt.Size = None,
-    class_names: opt.ClassNames = None,
-    class_map: opt.ClassMap = None,
+    classifier: opt.Classifier,
     force: opt.Force = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:
     r"""Show which pixels, or tokens, layers and units an answer rests on. The model is not changed.
 
@@ -133,14 +126,14 @@ def relevance(
       zsu-fast relevance hf:./qwen --text "The capital of Styria is" \
           --target " Graz" -c attnlrp --out graz.html
     """
-    console = Console(as_json, quiet)
+    console = talk.console()
     if composite not in COMPOSITES:
         raise ValueError(f"--composite must be one of {', '.join(COMPOSITES)}, got {composite!r}")
     if text:
-        of_images = {"--images": images, "--check": check, "--overlay": overlay, "--cell": cell, "--classes": classes}
-        for name, value in (of_images | {"--mean": mean, "--std": std, "--size": size}).items():
+        of_images = {"images": images, "check": check, "overlay": overlay, "cell": cell} | vars(classifier)
+        for name, value in of_images.items():
             if value:
-                raise ValueError(f"--text: {name} is for images alone")
+                raise ValueError(f"--text: --{name.replace('_', '-')} is for images alone")
 
         from zsu_fast.cli.relevance_run import composite_of
         from zsu_fast.cli.relevance_texts import explain_texts
@@ -157,13 +150,9 @@ def relevance(
 
     from zsu_fast.cli.relevance_files import RelevanceFiles
     from zsu_fast.cli.relevance_run import composite_of, find, fit, relevance_table
-    from zsu_fast.cli.session import open_session
 
     files = None if out is None else RelevanceFiles(out, force, check)
-    session = open_session(
-        model, weights, classes=classes, device=device, batch_size=opt.number(batch_size, 32), mean=mean, std=std,
-        size=size, class_names=class_names, class_map=class_map, note=console.note,
-    )  # fmt: skip
+    session = classifier.session(model, weights, device, opt.number(batch_size, 32), console.note)
     found = session.read(images, "--images")
     targets: list[int | None] = [*session.targets(target)] if target else [None]
     if files is not None and not files.arrays and len(targets) > MOST_TARGETS:

@@ -5,25 +5,52 @@ from __future__ import annotations
 import csv
 import datetime
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zsu_fast.cli.declared import WAYS_TO_WORDS
+from zsu_fast.cli.parsing import parse_latent, parse_model, parse_range, split_key
 from zsu_fast.extras import require
 from zsu_fast.unlearn import method_options
 from zsu_fast.unlearn.forget import configured
 from zsu_fast.unlearn.methods import find_method
 from zsu_fast.unlearn.queue.rows import check_id
 
-KINDS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "class": ("lra-npp", ("target",), ("probes", "synthetic", "retain", "eval")),
-    "instances": ("margin", ("images",), ("goal", "to", "unseen", "retain", "eval")),
-    "concept": ("concept", ("with", "without"), ("concept", "bank", "layer", "used_by", "retain", "eval")),
+CLASSIFIER, LANGUAGE_MODEL, GENERATOR = "a classifier", "a language model", "a generator"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of request. of: the model that it is asked of. method: by default. must, may: its columns, as the options
+    of its command are called.
+    """
+
+    of: str
+    method: str
+    must: tuple[str, ...]
+    may: tuple[str, ...]
+
+
+_GENERATED = ("judge_weights", "range", "draws")
+KINDS = {
+    "class": Kind(CLASSIFIER, "lra-npp", ("target",), ("probes", "synthetic", "retain", "eval")),
+    "instances": Kind(CLASSIFIER, "margin", ("images",), ("goal", "to", "unseen", "retain", "eval")),
+    "concept": Kind(
+        CLASSIFIER, "concept", ("with", "without"), ("concept", "bank", "layer", "used_by", "retain", "eval")
+    ),
+    "text": Kind(LANGUAGE_MODEL, "text-poison", ("records",), ("anchors", "held_out", "words")),
+    "generator": Kind(
+        GENERATOR, "substitute", ("target", "judge", "latent"), ("second_judge", "second_weights", *_GENERATED)
+    ),
+    "items": Kind(GENERATOR, "hunt", ("items", "unseen", "latent"), ("instead", "judge", *_GENERATED)),
 }
-"""Kind of request -> its method by default, what it must have, what it may have: as the options of its command."""
 COMMON = ("id", "kind", "note", "method", "options")
-PATHS = ("probes", "retain", "eval", "images", "unseen", "with", "without", "bank")
+PATHS = (
+    "probes", "retain", "eval", "images", "unseen", "with", "without", "bank", "records", "anchors", "held_out",
+    "judge_weights", "second_weights", "items", "instead",
+)  # fmt: skip
 LISTS = ("target", "used_by")
 """Several are separated by semicolons, or are a list in YAML."""
 
@@ -39,6 +66,15 @@ class Line:
     given: Mapping[str, Any]
     options: Mapping[str, Any]
     asked: Mapping[str, Any]
+
+    @property
+    def of(self) -> str:
+        """The model that it is asked of: `CLASSIFIER`, `LANGUAGE_MODEL`, `GENERATOR`."""
+        return KINDS[self.kind].of
+
+    @property
+    def seed(self) -> int:
+        return int(self.options.get("seed", 0))
 
     def path(self, name: str) -> Path | None:
         found: Path | None = self.given.get(name)
@@ -72,6 +108,11 @@ def read_requests(file: Path) -> list[Line]:
         if (other := known.get(line.id.casefold())) is not None:
             raise ValueError(f"--requests: {file} has the id {line.id!r} twice ({other!r}): each needs its own")
         known[line.id.casefold()] = line.id
+        if line.of != lines[0].of:
+            raise ValueError(
+                f"--requests: {file}, request {line.id}: kind: {line.kind!r} is asked of {line.of}, and {lines[0].id} "
+                f"({lines[0].kind!r}) of {lines[0].of}: a queue is of one model"
+            )
     return lines
 
 
@@ -81,16 +122,24 @@ def _csv(file: Path) -> list[dict[str, Any]]:
         reader = csv.DictReader(opened, strict=True)
         rows = list(reader)
     columns = [name.strip() for name in reader.fieldnames or ()]
+    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
+        raise ValueError(f"--requests: {file}: expected columns parted by commas, got {columns[0]!r}")
     if twice := next((name for name in columns if columns.count(name) > 1), None):
         raise ValueError(f"--requests: {file}: two columns are called {twice!r}")
-    texts = {*COMMON, *(name for _, must, may in KINDS.values() for name in (*must, *may))} - {"options"}
     found = []
     for number, row in enumerate(rows, 1):
         if None in row:
             raise ValueError(f"--requests: {file}, request {row.get('id') or number}: has more cells than columns")
         cells = {name.strip(): (value or "").strip() for name, value in row.items()}
+        texts = _columns(cells.get("kind") or "class") - {"options"}
         found.append({name: value if name in texts else _json(value) for name, value in cells.items() if value})
     return [row for row in found if row]
+
+
+def _columns(kind: str) -> set[str]:
+    """Those that are no options of the method, which may be called as a column of another kind is."""
+    of_kind = KINDS.get(kind)
+    return {*COMMON, *((*of_kind.must, *of_kind.may) if of_kind else ())}
 
 
 def _json(text: str) -> Any:
@@ -118,9 +167,9 @@ def _yaml(file: Path) -> list[dict[str, Any]]:
 def _line(row: Mapping[str, Any], base: Path) -> Line:
     kind = _text("kind", row.get("kind", "class"))
     if kind not in KINDS:
-        raise ValueError(f"kind: expected {', '.join(KINDS)}, got {kind!r} (others: zsu_fast.unlearn.queue.Queue)")
-    by_default, must, may = KINDS[kind]
-    method = _text("method", row.get("method", by_default))
+        raise ValueError(f"kind: expected {', '.join(KINDS)}, got {kind!r}")
+    must, may = KINDS[kind].must, KINDS[kind].may
+    method = _text("method", row.get("method", KINDS[kind].method))
     options = row.get("options", {})
     if not isinstance(options, dict):
         raise ValueError(f"options: expected a mapping (in CSV a JSON object), got {options!r}")
@@ -146,6 +195,9 @@ def _line(row: Mapping[str, Any], base: Path) -> Line:
         raise ValueError("one of probes (images of the class) and synthetic (none) must be given")
     if "bank" in typed and "layer" in typed:
         raise ValueError("layer: the bank says which")
+    for judge, weights in (("judge", "judge_weights"), ("second_judge", "second_weights")):
+        if weights in typed and judge not in typed:
+            raise ValueError(f"{weights}: goes with {judge}")
     given = {name: _value(name, value, base) for name, value in typed.items()}
     asked = {"kind": kind, "method": method} | {
         name: [*map(str, value)] if name in LISTS else str(typed[name]) for name, value in given.items()
@@ -162,9 +214,38 @@ def _value(name: str, value: Any, base: Path) -> Any:
         parts: Iterable[Any] = value if isinstance(value, list) else _text(name, value).split(";")
         return [_text(name, part).strip() for part in parts]
     text = _text(name, value)
-    if name not in PATHS:
-        return text
-    return base / Path(text).expanduser()
+    if name in PATHS or (name == "latent" and text.endswith(".npz")):
+        return base / Path(text).expanduser()
+    if name in _PARSED:
+        return _PARSED[name](text, name)
+    return text
+
+
+def _count(text: str, name: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{name}: expected a whole number, got {text!r}")
+    return int(text)
+
+
+def _way_to_words(text: str, name: str) -> str:
+    if text not in WAYS_TO_WORDS:
+        raise ValueError(f"{name}: expected {', '.join(WAYS_TO_WORDS)}, got {text!r}")
+    return text
+
+
+def _model(text: str, name: str) -> str:
+    parse_model(text, name)
+    return text
+
+
+_PARSED: Mapping[str, Callable[[str, str], Any]] = {
+    "latent": parse_latent,
+    "range": parse_range,
+    "draws": _count,
+    "words": _way_to_words,
+    "judge": _model,
+    "second_judge": _model,
+}
 
 
 def _text(name: str, value: Any) -> str:
@@ -176,6 +257,6 @@ def _text(name: str, value: Any) -> str:
 def missing_files(lines: Sequence[Line]) -> None:
     """ValueError for the first file of these requests that is not there."""
     for line in lines:
-        for name in PATHS:
-            if (path := line.path(name)) is not None and not path.exists():
+        for name, path in line.given.items():
+            if isinstance(path, Path) and not split_key(path)[0].exists():
                 raise ValueError(f"--requests: request {line.id}: {name}: no such file or folder: {path}")

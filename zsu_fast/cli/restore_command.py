@@ -18,6 +18,7 @@ from zsu_fast.sharded import written_in
 
 @one_line_errors
 def restore(
+    *,
     weights: Annotated[
         Path,
         typer.Argument(
@@ -48,10 +49,7 @@ def restore(
         opt.file("With --request: sign the ledger with this Ed25519 key.", "--sign", panel=None, metavar=None),
     ] = None,
     force: opt.Force = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:
     r"""Undo an edit: write the weights as they were, bit for bit, and verify their hash.
 
@@ -71,7 +69,7 @@ def restore(
 
       zsu-fast restore withdrawn --request 2026-001
     """
-    console = Console(as_json, quiet)
+    console = talk.console()
     if not weights.exists():
         raise FileNotFoundError(f"{weights}: no such folder or file")
     if request is not None or holds(weights, LEDGER):

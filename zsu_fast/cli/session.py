@@ -53,9 +53,13 @@ class Session:
         for remark in images.left_out():
             self.note(f"{option}: {remark}")
         self.adopt(images)
-        if self.sources is not None:
-            self.sources[option] = images.digests()
+        self.was_given(option, images.digests)
         return images
+
+    def was_given(self, option: str, digests: Callable[[], list[bytes]]) -> None:
+        """Keep them in `sources`, if these are kept."""
+        if self.sources is not None:
+            self.sources[option] = digests()
 
     def read_labelled(self, path: Path, option: str) -> ImageSet:
         found = self.read(path, option)
@@ -194,11 +198,16 @@ def open_session(
     loaded = load_model(spec, weights, classes=classes, device=device, note=note)
     if any(value is not None for value in changes.values()):
         loaded = replace(loaded, preprocess=loaded.preprocess.overridden(**changes))
-    if class_names is not None:
-        names = imagenet_names() if class_names == "imagenet" else read_class_names(class_names)
-        loaded = replace(loaded, names=names)
+    loaded = named(loaded, class_names)
     folders = None if class_map is None else read_class_map(class_map, loaded.names)
     return Session(loaded, batch_size, device, class_map=folders, note=note)
+
+
+def named(loaded: LoadedModel, class_names: str | None) -> LoadedModel:
+    """With the names of its classes that the user gave, if any."""
+    if class_names is None:
+        return loaded
+    return replace(loaded, names=imagenet_names() if class_names == "imagenet" else read_class_names(class_names))
 
 
 def check_device(device: str) -> None:

@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -16,7 +17,7 @@ from zsu_fast.cli.console import tell_error
 def in_all_processes(command: Callable[..., None]) -> Callable[..., None]:
     """The command in every process that torchrun has started, with one outcome; without torchrun as it is.
 
-    The command must have keywords ``device``, ``as_json`` and ``quiet``.
+    The command must have keywords ``device`` and ``talk``.
     """
 
     @functools.wraps(command)
@@ -46,11 +47,11 @@ def in_all_processes(command: Callable[..., None]) -> Callable[..., None]:
             torch.cuda.set_device(device)
         with joined("nccl" if device.startswith("cuda") else "gloo") as group:
             if group.rank:
-                kwargs |= {"quiet": True, "as_json": False}
+                kwargs["talk"] = replace(kwargs["talk"], quiet=True, as_json=False)
             try:
                 code = together(group, work)
             except BaseException as error:
-                if kwargs.get("debug") or not group.over:
+                if kwargs["talk"].debug or not group.over:
                     raise
                 code = tell_error(error, quiet=group.rank > 0)
                 with suppress(Exception):

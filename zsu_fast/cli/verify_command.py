@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from zsu_fast.cli import options as opt
-from zsu_fast.cli.console import EXIT_NOT_REACHED, Console, one_line_errors
+from zsu_fast.cli.console import EXIT_NOT_REACHED, one_line_errors
 from zsu_fast.cli.declared import LEDGER
 from zsu_fast.cli.manifest import NAMES, patch_file, read_result, wrong_files
 from zsu_fast.cli.signing import LIMITS, signed_by
@@ -18,6 +18,7 @@ from zsu_fast.sharded import written_in
 
 @one_line_errors
 def verify(
+    *,
     result: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="The folder that `forget` wrote.", show_default=False)
     ],
@@ -41,10 +42,7 @@ def verify(
     public_key: Annotated[
         Path | None, opt.file("PEM file of who should have signed.", panel=None, metavar=None)
     ] = None,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-    debug: opt.Debug = False,
+    talk: opt.Talk,
 ) -> None:
     r"""Check a result: every hash, and that the model is the original plus exactly the recorded edits.
 
@@ -61,16 +59,16 @@ def verify(
 
       zsu-fast verify edited --images cats/ --images test.npz
     """
-    console = Console(as_json, quiet)
+    console = talk.console()
     if not result.is_dir():
-        raise FileNotFoundError(f"{result}: no such folder")
-
+        what = "a file, and not the folder that it lies in" if result.is_file() else "no such folder"
+        raise FileNotFoundError(f"{result}: {what}")
     if holds(result, LEDGER) and (patch is not None or images):
         raise ValueError("--patch, --images: are for the result of one request, not for a queue")
 
-    from zsu_fast.cli.verify_run import check_edit, check_queue, roles_of
-
     if holds(result, LEDGER):
+        from zsu_fast.cli.verify_run import check_queue
+
         found = check_queue(result, original, public_key)
         for problem in found["problems"]:
             console.show(f"WRONG: {problem}")
@@ -86,6 +84,9 @@ def verify(
         return
     settle_left_over(result, NAMES, "the result")
     content = read_result(result)
+
+    from zsu_fast.cli.verify_run import check_edit, roles_of
+
     undo = patch or patch_file(content, result)
     problems = wrong_files(content, result, undo)
     checks: dict[str, Any] = {"files": not problems}

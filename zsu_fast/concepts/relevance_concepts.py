@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from zsu_fast.concepts.bank import ConceptBank
 from zsu_fast.concepts.located import Part, channels_first, located
 from zsu_fast.concepts.reading import classifier_of
-from zsu_fast.evaluate.given import check_int
+from zsu_fast.evaluate.given import check_int, check_seed
 from zsu_fast.evaluate.images import check_labelled
 from zsu_fast.evaluate.inference import inference_mode
 from zsu_fast.extras import require
@@ -88,6 +88,7 @@ def relevance_concepts(
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     for name, value in (("count", count), ("top", top)):
         check_int(name, value, 1)
+    check_seed(seed)
     own = labels == target
     if not bool(own.any()) or bool(own.all()):
         raise ValueError(f"labelled: expected images of class {target} and of others")

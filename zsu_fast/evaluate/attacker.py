@@ -12,6 +12,7 @@ from zsu_fast.evaluate.given import check_classes, check_int, check_seed, check_
 from zsu_fast.evaluate.images import check_labelled
 from zsu_fast.evaluate.inference import Progress, answers_of
 from zsu_fast.evaluate.probe import features, features_and_logits, linear_probe
+from zsu_fast.evaluate.relearn import check_optimizer
 from zsu_fast.evaluate.relearn_attack import SETTINGS, Setting, strongest_relearning
 
 PROTOTYPE_IMAGES = (5, 10, 36)
@@ -61,6 +62,8 @@ class Attacker:
         check_int("relearn_steps", relearn_steps, 0)
         if not relearn_by:
             raise ValueError("relearn_by must hold at least one pair of optimiser and learning rate")
+        for optimizer, rate in relearn_by:
+            check_optimizer(optimizer, rate, "relearn_by: ")
         self.lessons, self.test = check_labelled("lessons", lessons), check_labelled("test", test)
         for name, (_, labels) in (("lessons", self.lessons), ("test", self.test)):
             if not 0 < int((labels == self.target).sum()) < len(labels):

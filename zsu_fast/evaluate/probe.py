@@ -6,6 +6,7 @@ again; both levels belong in every report.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from zsu_fast.evaluate.batch_size import BatchSize, check_batch_size
-from zsu_fast.evaluate.given import check_labels, check_targets
+from zsu_fast.evaluate.given import check_labels, check_seed, check_targets
 from zsu_fast.evaluate.images import Images, images_of, length
 from zsu_fast.evaluate.inference import Progress, inference_mode, logits_of, run, run_batches
 from zsu_fast.evaluate.rows import Rows
@@ -181,7 +182,9 @@ def linear_probe(
         ValueError: shapes that do not fit, NaN or infinite features, a target without training images, or fewer
             than two classes to learn.
     """
-    classifier = require("sklearn.linear_model", "evaluate").LogisticRegression(max_iter=1000, random_state=seed)
+    classifier = require("sklearn.linear_model", "evaluate").LogisticRegression(
+        max_iter=1000, random_state=check_seed(seed)
+    )
     return fitted(classifier, train_features, train_labels, test_features, test_labels, target)
 
 
@@ -215,7 +218,10 @@ def fitted(
     if bool((train_features == train_features[:1]).all()):  # not every classifier takes features that say nothing
         classifier = require("sklearn.dummy", "evaluate").DummyClassifier()
     scaler = require("sklearn.preprocessing", "evaluate").StandardScaler()
-    classifier.fit(scaler.fit_transform(train_features.double().cpu().numpy()), train_truth.numpy())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "self.within_class_std_dev_")  # a masked unit is constant
+        warnings.filterwarnings("ignore", "Stochastic Optimizer: Maximum iterations")  # the attacker has no more
+        classifier.fit(scaler.fit_transform(train_features.double().cpu().numpy()), train_truth.numpy())
     answers = test_truth
     if test_truth.numel():
         answers = torch.from_numpy(classifier.predict(scaler.transform(test_features.double().cpu().numpy())))
@@ -228,7 +234,7 @@ def probe_on_halves(values: Tensor, labels: Tensor, target: int | Sequence[int],
     Half of each class (the larger half if odd), drawn with the seed, trains; the other half judges.
     """
     truth = check_labels("labels", labels, len(values))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     train = torch.zeros(len(truth), dtype=torch.bool)
     for label in truth.unique():
         where = torch.nonzero(truth == label)[:, 0]

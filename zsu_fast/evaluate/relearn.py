@@ -217,6 +217,14 @@ def relearn(
     return Relearning(tuple(measured), tuple(found), len(truth), int(torch.isin(truth, of_target).sum()))
 
 
+def check_optimizer(optimizer: object, learning_rate: object, of: str = "") -> None:
+    """ValueError, naming the one that is wrong. of: what they are given as, and a colon."""
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"{of}optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
+    if not isinstance(learning_rate, float | int) or not 0.0 < learning_rate < math.inf:
+        raise ValueError(f"{of}learning_rate must be a positive number, got {learning_rate!r}")
+
+
 def learning(
     model: nn.Module,
     images: Tensor,
@@ -233,10 +241,7 @@ def learning(
 
     prepare: what the attacker does to the copy before anything.
     """
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
-    if not isinstance(learning_rate, float | int) or not 0.0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be a positive number, got {learning_rate!r}")
+    check_optimizer(optimizer, learning_rate)
     generator = torch.Generator().manual_seed(check_seed(seed))
     # Whoever calls this inside of no_grad or inference_mode gets the same.
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=cuda_devices(model)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, TypedDict, cast, overload
 
 from torch import Tensor
 
@@ -18,72 +18,44 @@ from .result import Relevance
 from .starts import Init, Target, check_target, labelled
 from .texts import At
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class Options(TypedDict, total=False):
+    """Of `relevance`."""
+
+    composite: str | Composite
+    init: Init
+    layers: str | Sequence[str] | None
+    at_input: bool
+    strict: bool
+    conservation: bool
+    plan: bool
+    memory: Memory
+
 
 @overload
 def relevance(
-    model: Callable[[Tensor], Any],
-    inputs: Tensor,
-    target: Target = None,
-    *,
-    composite: str | Composite = "epsilon",
-    init: Init = "logit",
-    layers: str | Sequence[str] | None = None,
-    at_input: bool = True,
-    strict: bool = True,
-    conservation: bool = False,
-    plan: bool = False,
-    memory: Memory = "normal",
+    model: Callable[[Tensor], Any], inputs: Tensor, target: Target = None, **options: Unpack[Options]
 ) -> Relevance: ...
 
 
 @overload
 def relevance(
-    model: Callable[[Tensor], Any],
-    inputs: Tensor,
-    target: Sequence[Target],
-    *,
-    composite: str | Composite = "epsilon",
-    init: Init = "logit",
-    layers: str | Sequence[str] | None = None,
-    at_input: bool = True,
-    strict: bool = True,
-    conservation: bool = False,
-    plan: bool = False,
-    memory: Memory = "normal",
+    model: Callable[[Tensor], Any], inputs: Tensor, target: Sequence[Target], **options: Unpack[Options]
 ) -> tuple[Relevance, ...]: ...
 
 
 @overload
 def relevance(
-    model: Callable[..., Any],
-    inputs: Mapping[str, Any],
-    target: Target | At = None,
-    *,
-    composite: str | Composite = "epsilon",
-    init: Init = "logit",
-    layers: str | Sequence[str] | None = None,
-    at_input: bool = True,
-    strict: bool = True,
-    conservation: bool = False,
-    plan: bool = False,
-    memory: Memory = "normal",
+    model: Callable[..., Any], inputs: Mapping[str, Any], target: Target | At = None, **options: Unpack[Options]
 ) -> Relevance: ...
 
 
 @overload
 def relevance(
-    model: Callable[..., Any],
-    inputs: Mapping[str, Any],
-    target: list[Target | At],
-    *,
-    composite: str | Composite = "epsilon",
-    init: Init = "logit",
-    layers: str | Sequence[str] | None = None,
-    at_input: bool = True,
-    strict: bool = True,
-    conservation: bool = False,
-    plan: bool = False,
-    memory: Memory = "normal",
+    model: Callable[..., Any], inputs: Mapping[str, Any], target: list[Target | At], **options: Unpack[Options]
 ) -> tuple[Relevance, ...]: ...
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from .selection import check_float
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
+    from typing_extensions import Unpack
 
 Mode = Literal["zero", "value", "scale", "gaussian", "laplace"]
 Given = TypeVar("Given", Tensor, Sequence[Tensor])
@@ -32,18 +33,24 @@ define(
 )
 
 
+class Perturbation(TypedDict, total=False):
+    """What is to become of slices, as `mask_neurons_` takes it."""
+
+    mode: Mode
+    value: float | None
+    scale: float
+    generator: torch.Generator | None
+
+
 @overload
 def mask_neurons_(
     tensors: Given,
     indices: Indices | Sequence[Indices],
     dim: int | Sequence[int] = 0,
     *,
-    mode: Mode = "zero",
-    value: float | None = None,
-    scale: float = 1.0,
-    generator: torch.Generator | None = None,
     record: Literal[False] = False,
     check: bool = True,
+    **how: "Unpack[Perturbation]",
 ) -> Given: ...
 @overload
 def mask_neurons_(
@@ -51,12 +58,9 @@ def mask_neurons_(
     indices: Indices | Sequence[Indices],
     dim: int | Sequence[int] = 0,
     *,
-    mode: Mode = "zero",
-    value: float | None = None,
-    scale: float = 1.0,
-    generator: torch.Generator | None = None,
     record: Literal[True],
     check: bool = True,
+    **how: "Unpack[Perturbation]",
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def mask_neurons_(
@@ -64,12 +68,9 @@ def mask_neurons_(
     indices: Indices | Sequence[Indices],
     dim: int | Sequence[int] = 0,
     *,
-    mode: Mode = "zero",
-    value: float | None = None,
-    scale: float = 1.0,
-    generator: torch.Generator | None = None,
     record: Literal[True],
     check: bool = True,
+    **how: "Unpack[Perturbation]",
 ) -> tuple[Sequence[Tensor], list[Tensor]]: ...
 def mask_neurons_(
     tensors: Tensor | Sequence[Tensor],

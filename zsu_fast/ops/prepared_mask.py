@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any, Generic, Literal, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 import torch
 from torch import Tensor
 
 from .check import check_allowed
-from .mask_neurons import Given, Mode, check_slices, write_slices
+from .mask_neurons import Given, Mode, Perturbation, check_slices, write_slices
 from .memory import has_addresses
 from .neuron_indices import Indices
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _dtype = attrgetter("dtype")
 
@@ -52,25 +55,9 @@ class PreparedMask(Generic[Given]):
         self._inference = any(map(Tensor.is_inference, self._held))
 
     @overload
-    def __call__(
-        self,
-        *,
-        mode: Mode = "zero",
-        value: float | None = None,
-        scale: float = 1.0,
-        generator: torch.Generator | None = None,
-        record: Literal[False] = False,
-    ) -> Given: ...
+    def __call__(self, *, record: Literal[False] = False, **how: "Unpack[Perturbation]") -> Given: ...
     @overload
-    def __call__(
-        self,
-        *,
-        mode: Mode = "zero",
-        value: float | None = None,
-        scale: float = 1.0,
-        generator: torch.Generator | None = None,
-        record: Literal[True],
-    ) -> tuple[Given, Any]: ...
+    def __call__(self, *, record: Literal[True], **how: "Unpack[Perturbation]") -> tuple[Given, Any]: ...
     def __call__(
         self,
         *,

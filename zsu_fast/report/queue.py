@@ -28,8 +28,7 @@ def render(name: str, original: str, now: str, rows: Sequence[Row]) -> str:
     """HTML that loads nothing. original, now: SHA-256 of the model before the first request and as it is."""
     back = [row for row in rows if row.in_place and row.came_back]
     warnings = "".join(
-        f"<p><b>Mind:</b> {escape(row.id)} came back: of its {row.images} images {row.left_now} are not forgotten, "
-        f"{row.left} were right after it"
+        f"<p><b>Mind:</b> {escape(row.id)} came back: {how_many(row)}"
         f"{f'; first so after {escape(row.came_back_with)}' if row.came_back_with else ''}.</p>"
         for row in back
     )
@@ -60,12 +59,17 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def left(row: Row) -> str:
-    """ "0 of 40", "0, now 3 of 40": images that are not forgotten, of those looked at."""
+    """ "0 of 40", "0, now 3 of 40": what is not forgotten, of what is looked at."""
     if row.images is None or not row.in_place:
         return "–"
     if row.left_now is None:
         return f"{row.left} of {row.images}, not looked at since the model changed"
     return f"{row.left}{'' if row.left_now == row.left else f', now {row.left_now}'} of {row.images}"
+
+
+def how_many(row: Row) -> str:
+    """Of one that came back."""
+    return f"of its {row.images} {row.inputs} {row.left_now} are not forgotten, {row.left} were right after it"
 
 
 def _links(row: Row) -> str:

@@ -17,11 +17,8 @@ from zsu_fast.evaluate.images import Images, ImageStream, images_of, labelled_im
 from zsu_fast.evaluate.inference import answers_of, logits_of
 from zsu_fast.evaluate.rows import Rows
 from zsu_fast.unlearn import search
-from zsu_fast.unlearn.verdict import Evaluated, Evidence, Verdict, judge
+from zsu_fast.unlearn.verdict import KNOWN, Evaluated, Evidence, Verdict, judge, judged_by_known
 
-KNOWN = 0.15
-"""A model that answers with the class on fewer of its probes, or on less than a third as many as with another class,
-does not know it, as far as can be seen. Probes from another source, or a weak net, lie well above."""
 Pair = tuple[Tensor, Tensor]
 """Images and labels; the images may be an `ImageStream` where they are only run, which then stands in for a tensor."""
 Batches = Callable[[Tensor], Sequence[Tensor]]
@@ -228,7 +225,9 @@ class ForgetClass(OfClassifier):
         """By `evaluate_on`, which has the last word, or else by the held-out probes."""
         if isinstance(evidence.after, Evaluation):
             counts = [_still(evidence.after, target) for target in self.classes]
-            return judge(self.name, counts, evidence.until, "evaluation images", evidence.fixed)
+            found = judge(self.name, counts, evidence.until, "evaluation images", evidence.fixed)
+            assert isinstance(evidence.before, Evaluation)
+            return judged_by_known(self.name, found, [_still(evidence.before, target) for target in self.classes])
         if not evidence.held_out:
             sentence = f"{self.name} was edited; all the probes chose the edit, so no image is left to judge it by."
             return Verdict("not judged", sentence, *max(evidence.counts))

@@ -13,6 +13,10 @@ from zsu_fast.evaluate.intervals import trials_for_bound, upper_bound
 FORGOTTEN_AT_MOST = 0.10
 """The class counts as forgotten if at most this share of its unseen images can still be answered with it."""
 
+KNOWN = 0.15
+"""A model that answers with the class on fewer of its probes, or on less than a third as many as with another class,
+does not know it, as far as can be seen. Probes from another source, or a weak net, lie well above."""
+
 
 class Evaluated(Protocol):
     """What a request has measured of a model. accuracy: on what is to be kept, or on all, if it was measured."""
@@ -126,6 +130,18 @@ def judge(name: str, counts: Sequence[tuple[int, int]], until: float, judged_by:
     )
 
 
+def judged_by_known(name: str, found: Verdict, before: Sequence[tuple[int, int]]) -> Verdict:
+    """The verdict, unless what judged it was not known to begin with. before: as `counts`, of the unedited model."""
+    known, count = min(before, key=lambda pair: pair[0] / pair[1])
+    if found.level != "answers" or known >= KNOWN * count:
+        return found
+    sentence = (
+        f"{name} was edited, and these {found.judged_by} cannot judge it: before, the model knew it on {known} of "
+        f"{count} of them (are their labels right, and what else the model expects?)."
+    )
+    return replace(found, level="not judged", sentence=sentence)
+
+
 def judge_instances(name: str, goal: str, evidence: Evidence) -> Verdict:
     """The verdict on single images, which are themselves what was to be forgotten: nothing is estimated from them."""
     left, images = evidence.counts[0]
@@ -145,6 +161,8 @@ def judge_instances(name: str, goal: str, evidence: Evidence) -> Verdict:
 
 def judge_depth(name: str, depth: Depth) -> Verdict:
     """The verdict on a model that was edited before, from its attacks alone; "features" only beside an oracle."""
-    right = round(depth.attacks["answers"].forget["edited"] * depth.images)
-    verdict = judge(name, [(right, depth.images)], FORGOTTEN_AT_MOST, "evaluation images", fixed=True)
+    shares = depth.attacks["answers"].forget
+    right, before = (round(shares[model] * depth.images) for model in ("edited", "original"))
+    found = judge(name, [(right, depth.images)], FORGOTTEN_AT_MOST, "evaluation images", fixed=True)
+    verdict = judged_by_known(name, found, [(before, depth.images)])
     return verdict if depth.holds is None else verdict.with_depth(depth)

@@ -362,7 +362,7 @@ class Queue:
         if given:
             now = keyed(given, Ledger(self.path).patch(row).key)
             other = [
-                f"the images given as {name} are others"
+                f"what is given as {name} is not what was given then"
                 for name in sorted({*now, *row.given})
                 if now.get(name) != row.given.get(name)
             ]

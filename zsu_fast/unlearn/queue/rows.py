@@ -18,13 +18,13 @@ class Row:
 
     status: "done": the verdict says forgotten; "not judged": an edit is in place, and not more is known; "not reached"
         and "invalid": as in a verdict, nothing was changed; "failed": an exception, nothing was changed; "undone".
-    asked: JSON-able, what was asked and with which options. given: name -> HMAC-SHA-256 of the images given, by the
-        key in the undo file.
+    asked: JSON-able, what was asked and with which options. given: name -> HMAC-SHA-256 of the images
+        (texts, judges) given, by the key in the undo file.
     sentence: the verdict, or the error. edited: whether it has an edit (which is in place unless "undone").
     before, after: SHA-256 of the model. They are kept true when an earlier request is undone.
-    images: of how many of its images it is looked at whether they are forgotten, None if at none. left: how many were
-        not, right after it. left_now: after the latest edit; None: not looked at since the model changed. until: share
-        of them that may be left. came_back_with: the request after which more of them were.
+    images: of how many of its images (prompts, latents) it is looked at whether they are forgotten, None if at none.
+        left: how many were not, right after it. left_now: after the latest edit; None: not looked at since the model
+        changed. until: share of them that may be left. came_back_with: the request after which more of them were.
     time: when it began (UTC). seconds: it took. revision: of the undo file. files: path in the folder -> SHA-256.
     """
 
@@ -56,6 +56,13 @@ class Row:
     def finished(self) -> bool:
         """Whether it is not to be tried again."""
         return self.status != "failed"
+
+    @property
+    def inputs(self) -> str:
+        """What `images` are."""
+        request = self.asked.get("request", self.asked)  # of `Queue.forget`, or of the command
+        kind = request.get("kind") if isinstance(request, dict) else None
+        return {"text": "prompts", "generator": "latents"}.get(str(kind), "images")
 
     @property
     def undo_file(self) -> str:

@@ -76,7 +76,11 @@ def read_records(path: str | Path) -> list[TextRecord]:
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
     known = [f.name for f in fields(TextRecord)]
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # and no other line end, which a text may have
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no text in UTF-8: {error}") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:

@@ -14,9 +14,9 @@ from zsu_fast.evaluate.intervals import upper_bound
 from zsu_fast.evaluate.texts import Share, Tokenizer, appears, encoded
 from zsu_fast.unlearn import search
 from zsu_fast.unlearn.options import check_positive
-from zsu_fast.unlearn.requests import KNOWN, NAN, Batches, Pair
+from zsu_fast.unlearn.requests import NAN, Batches, Pair
 from zsu_fast.unlearn.texts.records import TextRecord, check_once, check_records
-from zsu_fast.unlearn.verdict import FORGOTTEN_AT_MOST, Evidence, Verdict
+from zsu_fast.unlearn.verdict import FORGOTTEN_AT_MOST, KNOWN, Evidence, Verdict, judged_by_known
 
 SAYS, KEEPS, ELSE = range(3)
 """What an answer is: it says a sensitive word of its record, it is that of the anchor's response, or neither."""
@@ -213,7 +213,9 @@ class ForgetText:
             return Verdict(level, f"{self.name}: not forgotten: {said}{end}.", *facts)
         if bound > FORGOTTEN_AT_MOST:
             return Verdict("not judged", f"{self.name}: edited, and these are too few to judge it: {said}.", *facts)
-        return Verdict("answers", f"The model's answers have forgotten {self.name}: {said}.", *facts)
+        found = Verdict("answers", f"The model's answers have forgotten {self.name}: {said}.", *facts)
+        assert before.said is not None
+        return judged_by_known(self.name, found, [(before.said.count, before.said.total)])
 
     def _cost(self, before: TextEvaluation, after: TextEvaluation, floor: float | None) -> str:
         """What an edit costs too much, if anything."""

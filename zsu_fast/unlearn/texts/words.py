@@ -67,7 +67,7 @@ def sensitive_words(
         most: words of a record, at most. least_share: of the best word's score that the others must have.
 
     Raises:
-        TypeError, ValueError: naming the argument; a record of which no word is left is named.
+        TypeError, ValueError: naming the argument, or the record that has no word left, or not its subject.
     """
     records = check_records("records", records)
     check_choice("by", by, WAYS)
@@ -176,6 +176,8 @@ def _by_subject(
             if (word.word in names if names else word.tokens[0] < start and word.word not in stop_words)
             for i in word.tokens
         ]
+        if names and not subject:
+            raise ValueError(f"records: the subject {record.subject!r} does not stand in the text {record.text!r}")
         found: dict[str, float] = {}
         for word, of_tokens in zip(own, relevances, strict=False):
             score = sum(of_tokens[row][i] for i in subject if i < word.tokens[0])
