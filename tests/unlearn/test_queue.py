@@ -408,3 +408,22 @@ def test_the_model_is_the_original_or_the_edited_one(queued, tmp_path):
     lock.close()
     shutil.rmtree(path / "undo")
     assert Ledger(path).problems()[0]
+
+
+@pytest.mark.parametrize(
+    "given, error, said",
+    [
+        ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
+        ({"batch_size": "auto"}, TypeError, "batch_size: expected an integer"),
+        ({"max_shard_size": 0.5}, TypeError, "max_shard_size: expected an integer"),
+        ({"metadata": {"epoch": 3}}, TypeError, "metadata: expected texts by name"),
+        ({"beside": {"tokenizer.json": "{}"}}, ValueError, "beside: expected config.json and .*, got 'tokenizer.json'"),
+        ({"sign": "own.key"}, TypeError, "sign: expected a function"),
+    ],
+)
+def test_what_a_queue_cannot_use_is_refused_before_the_first_request(conv_net, tmp_path, given, error, said):
+    with pytest.raises(error, match=said):
+        Queue(tmp_path / "q", conv_net, **given)
+    assert not (tmp_path / "q").exists()
+    with pytest.raises(TypeError, match="folder: expected a path, got NoneType"):
+        Ledger(None)

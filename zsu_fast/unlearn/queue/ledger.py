@@ -52,7 +52,10 @@ class Ledger:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        try:
+            self.path = Path(path)
+        except TypeError:
+            raise TypeError(f"folder: expected a path, got {type(path).__name__}") from None
         if self.path.is_dir():
             folder.settle_left_over(self.path, NAMES, "folder")
         if not (self.path / LEDGER).is_file():
