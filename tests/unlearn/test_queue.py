@@ -17,6 +17,7 @@ from zsu_fast.safetensors_file import write_weights
 from zsu_fast.unlearn import ForgetInstances, Patch, SyntheticProbes, forget, model_digest, synthesise
 from zsu_fast.unlearn.checkpoint import Checkpoint
 from zsu_fast.unlearn.queue import Ledger, Queue
+from zsu_fast.unlearn.queue import queue as live
 from zsu_fast.unlearn.queue.ledger import LEDGER, WEIGHTS
 
 QUICK = {"method": "margin", "learning_rate": 0.003, "utility_floor": 0.3}
@@ -84,7 +85,6 @@ def test_killed_and_run_again_gives_the_same_bits(conv_net, digits, tmp_path, mo
     module, _, name = names[place].partition(".")
     with monkeypatch.context() as patch:
         from zsu_fast.unlearn.queue import ledger, look  # noqa: F401
-        from zsu_fast.unlearn.queue import queue as live
 
         where, calls = {"queue": live, "ledger": ledger}[module], []
         kept = getattr(where, name)
@@ -427,3 +427,21 @@ def test_what_a_queue_cannot_use_is_refused_before_the_first_request(conv_net, t
     assert not (tmp_path / "q").exists()
     with pytest.raises(TypeError, match="folder: expected a path, got NoneType"):
         Ledger(None)
+
+
+def test_a_request_may_keep_its_training_elsewhere_or_less_often(conv_net, digits, tmp_path, monkeypatch):
+    seen = []
+
+    def asked(*arguments, **named):
+        seen.append({name: named.get(name) for name in ("checkpoint", "resume", "checkpoint_every")})
+        raise ValueError
+
+    monkeypatch.setattr(live, "forget", asked)
+    request, own = ForgetInstances(digits.x[:6], digits.y[:6]), tmp_path / "own"
+    with Queue(tmp_path / "q", conv_net, checkpoint=tmp_path / "kept") as queue:
+        for more in ({}, {"checkpoint_every": 5}, {"resume": False}, {"checkpoint": own}):
+            with pytest.raises(ValueError):
+                queue.forget("b", request, method="margin", **more)
+    usual = {"checkpoint": tmp_path / "kept" / "b", "resume": True, "checkpoint_every": 30.0}
+    elsewhere = {"checkpoint": own, "resume": None, "checkpoint_every": None}
+    assert seen == [usual, usual | {"checkpoint_every": 5}, usual | {"resume": False}, elsewhere]

@@ -244,7 +244,7 @@ class Queue:
                     method=method,
                     progress=progress,
                     **given,
-                    **(own or self.kept_for(id, method)),
+                    **({} if "checkpoint" in own else self.kept_for(id, method)) | own,
                     **options,
                 ),
                 digests,
