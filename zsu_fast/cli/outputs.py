@@ -12,6 +12,7 @@ from typing import Any
 
 from zsu_fast import folder
 from zsu_fast.cli.console import Console
+from zsu_fast.cli.declared import LEDGER
 from zsu_fast.cli.forget_run import Run
 from zsu_fast.cli.manifest import COPIED, FILES, KINDS, NAMES, is_the_file, manifest_of, read_result
 from zsu_fast.cli.models import LoadedModel
@@ -36,7 +37,7 @@ class OutputFolder:
     formats: of the report, see `report_formats`. author: as the user typed it. shard: `--max-shard-size`.
 
     Raises:
-        FileExistsError: results are there and ``force`` is not given.
+        FileExistsError: results are there and ``force`` is not given, or a queue of requests is.
         BlockingIOError: another run is writing there.
         OSError: the path is a file, or cannot be made or written to.
         ValueError: the weights to be read are among the files to be overwritten, a key that cannot sign, an undo file
@@ -72,6 +73,11 @@ class OutputFolder:
                 raise ValueError(f"--undo: expected a file of another name in a folder that is there, got {undo}")
         self._lock = Lock(path, "--out")
         try:
+            if folder.holds(path, LEDGER):
+                raise FileExistsError(
+                    f"--out: {path} is the folder of a queue of requests, whose files belong together: "
+                    "give another folder, or add to the queue (--requests)"
+                )
             folder.settle(path, NAMES)
             if (there := folder.found(path, NAMES)) and not force:
                 raise FileExistsError(f"--out: {path} holds {there[0]} of an earlier run (--force overwrites)")
