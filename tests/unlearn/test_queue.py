@@ -314,6 +314,11 @@ def test_what_changed_is_refused_by_name(queued, digits):
             queue.forget("3", 3, probes[:-1])
         with pytest.raises(ValueError, match="retain_probes"):
             queue.forget("3", 3, probes, retain_probes=digits.split(3)[2][:9])
+        judges = [digits.unseen_x.numpy(), digits.unseen_y.numpy()]  # arrays are images, too
+        queue.forget("arrays", 4, digits.split(4)[0], evaluate_on=tuple(judges))
+        queue.forget("arrays", 4, digits.split(4)[0], evaluate_on=tuple(judges))
+        with pytest.raises(ValueError, match="the images given as evaluate_on are others"):
+            queue.forget("arrays", 4, digits.split(4)[0], evaluate_on=(judges[0] / 2, judges[1]))
         with pytest.raises(ValueError, match="id: expected up to 64 letters"):
             queue.forget("../3", 3, probes)
         with pytest.raises(ValueError, match="group: a queue is for one process"):
