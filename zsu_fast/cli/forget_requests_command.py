@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,43 +124,49 @@ def forget_requests(
     showing = Showing(report_formats(report, report_format), photos, author)
     lines = read_requests(requests)
     earlier = Ledger(out) if holds(out, LEDGER) else None
-    known = {} if earlier is None else {row.id: row for row in earlier.rows}
-    missing_files([line for line in lines if line.id not in known or not known[line.id].finished])
+    finished = set() if earlier is None else {row.id for row in earlier.rows if row.finished}
+    missing_files([line for line in lines if line.id not in finished])
     session = open_session(
         model, weights, classes=classes, device=device, batch_size=batch_size, mean=mean, std=std, size=size,
         class_names=class_names, class_map=class_map, note=console.note,
     )  # fmt: skip
     loaded = session.loaded
     beside = {FILES[kind]: text for kind, text in loaded.beside.items()}
-    with (
-        Queue(
-            out,
-            loaded.model,
-            name=loaded.spec,
-            batch_size=batch_size,
-            metadata=loaded.metadata,
-            beside=beside,
-            max_shard_size=parse_bytes(max_shard_size) or loaded.shard,
-            sign=sign,
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-        ) as queue,
-        console.progress() as progress,
-    ):
+    with ExitStack() as opened:
+        progress = opened.enter_context(console.progress())
+        # By the original, into which the queue puts the edits: the edited model may not know a concept any more.
+        known = {
+            line.id: job_of(session, line, showing, progress, {}, True, console.note)
+            for line in lines
+            if line.id in finished
+        }
+        queue = opened.enter_context(
+            Queue(
+                out,
+                loaded.model,
+                name=loaded.spec,
+                batch_size=batch_size,
+                metadata=loaded.metadata,
+                beside=beside,
+                max_shard_size=parse_bytes(max_shard_size) or loaded.shard,
+                sign=sign,
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+            )
+        )
         for number, line in enumerate(lines, 1):
-            found = known.get(line.id)
-            there = found is not None and found.finished
+            if line.id in known:
+                queue.carry_out(known[line.id])
+                continue
             try:
                 kept = queue.kept_for(line.id, line.method)
-                job = job_of(session, line, showing, progress, kept, there, console.note)
-                row = queue.carry_out(job)
+                row = queue.carry_out(job_of(session, line, showing, progress, kept, False, console.note))
             except Exception as error:
-                if there or debug or not _failed(queue, line.id):
+                if debug or not _failed(queue, line.id):
                     raise
                 console.note(f"request {line.id} failed: {' '.join(str(error).split())}")
                 continue
-            if not there:
-                console.tell(f"{number}/{len(lines)} {row.id}: {row.status}: {row.sentence}")
+            console.tell(f"{number}/{len(lines)} {row.id}: {row.status}: {row.sentence}")
         if any(row.in_place and row.images is not None and row.left_now is None for row in queue.rows):
             queue.look_again()
         rows = queue.rows
