@@ -22,7 +22,7 @@ from zsu_fast.cli.console import (
 from zsu_fast.cli.declared import LEDGER, RESUMABLE
 from zsu_fast.cli.manifest import FILES
 from zsu_fast.cli.parsing import parse_bytes, split_key
-from zsu_fast.cli.signing import signer
+from zsu_fast.cli.signing import check_before_signing, signer
 from zsu_fast.folder import holds
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ def forget_requests(
     showing = Showing(report_formats(report, report_format), photos, author)
     lines = read_requests(requests)
     earlier = Ledger(out) if holds(out, LEDGER) else None
+    if key is not None and earlier is not None:
+        check_before_signing(earlier.to_dict(), key, out / LEDGER, console.note)
     finished = set() if earlier is None else {row.id for row in earlier.rows if row.finished}
     missing_files([line for line in lines if line.id not in finished])
     session = open_session(
