@@ -14,6 +14,7 @@ import torch
 from zsu_fast.lock import Lock
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.safetensors_file import write_weights
+from zsu_fast.sharded import largest_shard
 from zsu_fast.unlearn import ForgetInstances, Patch, SyntheticProbes, forget, model_digest, synthesise
 from zsu_fast.unlearn.checkpoint import Checkpoint
 from zsu_fast.unlearn.queue import Ledger, Queue
@@ -160,6 +161,7 @@ def test_weights_in_several_files(conv_net, digits, tmp_path):
     ledger.undo("3")
     assert ledger.problems()[:2] == ([], []) and model_digest(ledger.state()[0]) == ledger.now
     assert len(list((tmp_path / "q").glob("model-*.safetensors"))) > 2 and not (tmp_path / "q" / WEIGHTS).exists()
+    assert largest_shard(tmp_path / "q") <= 1000  # files do not grow from one request to the next
     with Queue(tmp_path / "q", original, report=False, max_shard_size=10**6) as queue:
         queue.forget("8", 8, digits.split(8)[0])
     assert not list((tmp_path / "q").glob("model-*")) and Ledger(tmp_path / "q").problems()[:2] == ([], [])
