@@ -4,9 +4,11 @@ import copy
 import html
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -452,3 +454,36 @@ def test_a_request_may_keep_its_training_elsewhere_or_less_often(conv_net, digit
     usual = {"checkpoint": tmp_path / "kept" / "b", "resume": True, "checkpoint_every": 30.0}
     elsewhere = {"checkpoint": own, "resume": None, "checkpoint_every": None}
     assert seen == [usual, usual | {"checkpoint_every": 5}, usual | {"resume": False}, elsewhere]
+
+
+def test_an_undo_file_that_was_changed_undoes_nothing(queued):
+    path, _, _ = queued
+    for id in ("3", "8"):  # the one to be undone, and one that is to be laid anew
+        file, kept = path / "undo" / f"{id}.safetensors", (path / "undo" / f"{id}.safetensors").read_bytes()
+        patch = Patch.load(file)
+        replace(patch, record=patch.record | {"mode": "none"}).save(file)  # its values are as they were
+        before = (path / LEDGER).read_bytes()
+        with pytest.raises(ValueError, match=f"folder: undo/{id}.safetensors is missing or not the file that"):
+            Ledger(path).undo("3")
+        assert (path / LEDGER).read_bytes() == before
+        file.write_bytes(kept)
+    assert Ledger(path).undo("3") == ["5", "8"]
+
+
+@pytest.mark.parametrize("change", [{"until": math.nan}, {"revision": 0}])
+def test_a_ledger_with_no_numbers_is_damaged(queued, change):
+    path, _, _ = queued
+    content = json.loads((path / LEDGER).read_text())
+    content["requests"][0] |= change
+    (path / LEDGER).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="ledger.json is damaged"):
+        Ledger(path)
+
+
+def test_a_file_of_which_the_ledger_says_nothing_is_found(queued):
+    path, _, _ = queued
+    (path / "config.json").write_text("{}")
+    assert Ledger(path).problems()[0] == ["config.json is missing or not the file that was written"]
+    content = json.loads((path / LEDGER).read_text())
+    (path / LEDGER).write_text(json.dumps(content | {"files": {}}))
+    assert len(Ledger(path).problems()[0]) == 3
