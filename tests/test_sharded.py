@@ -36,7 +36,17 @@ def test_what_is_written_in_several_files_is_read_again(tmp_path: Path) -> None:
     found, metadata = read_weights(tmp_path)
     assert metadata["kept"] == "yes" and found.keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in found.items())
-    assert largest_shard(tmp_path) == max((tmp_path / name).stat().st_size for name in names[:-1])
+    most = largest_shard(tmp_path)
+    sizes = [sum(state[n].nbytes for n, place in index["weight_map"].items() if place == name) for name in names[:-1]]
+    assert most is not None and most <= 600 < max(sizes)  # not by the tensor that is too large
+    (tmp_path / "again").mkdir()
+    assert write_model(state, tmp_path / "again", {}, most) == names  # in the same files
+    assert json.loads((tmp_path / "again" / names[-1]).read_text()) == index
+
+
+def test_of_tensors_that_each_lie_alone_each_does_so_again(tmp_path: Path) -> None:
+    names = write_model(Tied().state_dict(), tmp_path, {}, 1)
+    assert largest_shard(tmp_path) == 1 and len(names) == 7
 
 
 @pytest.mark.parametrize("most", [None, 10**6])

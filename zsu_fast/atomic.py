@@ -3,13 +3,14 @@
 import logging
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 LOG = logging.getLogger(__name__)
 PARTIAL = ".zsu-part"
-"""End of the name of a file that is being written: one that is left lying was interrupted."""
+"""End of the name of a file, or a folder, that is being written: one that is left lying was interrupted."""
 
 
 @contextmanager
@@ -31,6 +32,15 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_partial(folder: Path) -> None:
+    """What runs that were killed were writing there: files, and folders of a result in parts."""
+    for left in folder.glob(f".*{PARTIAL}"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from zsu_fast.atomic import PARTIAL, flush
+from zsu_fast.atomic import flush, remove_partial
 from zsu_fast.lock import Lock
 
 WRITING, READY, ELSEWHERE = ".zsu-writing", ".zsu-ready", ".zsu-elsewhere-"
@@ -52,8 +52,7 @@ def settle(path: Path, names: Sequence[str]) -> None:
     if (there := _elsewhere(path / WRITING)) is not None:
         shutil.rmtree(there, ignore_errors=True)
     shutil.rmtree(path / WRITING, ignore_errors=True)
-    for left in path.glob(f".*{PARTIAL}"):
-        left.unlink(missing_ok=True)
+    remove_partial(path)
 
 
 def settle_left_over(path: Path, names: Sequence[str], argument: str) -> None:

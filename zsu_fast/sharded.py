@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,15 +81,26 @@ def _placed(index: Path) -> dict[str, str]:
 
 
 def largest_shard(path: Path) -> int | None:
-    """Bytes of the largest of the files that weights lie in; None where they are not in several.
+    """Bytes of tensors that weights which lie in several files have in one at most; None where they are in one file.
 
-    path: as `read_weights` takes it: a file, an index, or the folder of either.
+    Files with a single tensor do not count: it may be larger than a file was to be. path: as `read_weights` takes it: a
+    file, an index, or the folder of either.
     """
     if path.is_dir():
         path = next((path / name for name in NAMES if (path / name).is_file()), path)
     if not path.name.endswith(INDEX):
         return None
-    return max((path.parent / name).stat().st_size for name in set(_placed(path).values()))
+    held = Counter(_placed(path).values())
+    return max((_bytes_in(path.parent / name) for name, count in held.items() if count > 1), default=1)
+
+
+def _bytes_in(file: Path) -> int:
+    """Of its tensors; of a file that is no safetensors file, all."""
+    size = file.stat().st_size
+    if file.suffix != ".safetensors":
+        return size
+    with file.open("rb") as opened:
+        return size - 8 - int.from_bytes(opened.read(8), "little")
 
 
 def write_model(state: Mapping[str, Any], folder: Path, metadata: dict[str, str], most: int | None = None) -> list[str]:

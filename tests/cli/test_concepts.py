@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from tests.cli.conftest import make_images
+from zsu_fast.cli import forget_concept_run
 from zsu_fast.cli.models import load_model
 from zsu_fast.concepts import ConceptBank
 from zsu_fast.unlearn import model_digest
@@ -164,3 +165,22 @@ def test_what_is_not_reached_writes_no_weights(folders, run, tmp_path):
         "forget", "concept", *MODEL, "--with", "red.npz", "--without", "plain.npz", "-o", out, "--set", "edit=erase"
     )
     assert result.code == 3 and not (out / "model.safetensors").exists()
+
+
+def test_in_a_queue_a_concept_is_known_again_as_the_original_knows_it(folders, run, tmp_path, monkeypatch):
+    """The edited model may not tell it from the images any more; then it could not be looked at."""
+    table, models, bank = folders.folder / "concepts.csv", [], forget_concept_run.concept_bank
+    table.write_text(
+        "id,kind,concept,with,without,edit,until,used_by,retain,eval\n"
+        "red,concept,red,red.npz,plain.npz,erase,0.85,3,probes.npz,test.npz\n"
+    )
+    monkeypatch.setattr(
+        forget_concept_run,
+        "concept_bank",
+        lambda model, *a, **k: models.append(model_digest(model)) or bank(model, *a, **k),
+    )
+    arguments = ("forget", *MODEL, "--requests", table, "-o", tmp_path / "q", "--no-report", "--json")
+    first = run(*arguments).json["requests"][0]
+    assert first["edited"] and first["left_now"] is not None
+    assert run(*arguments).json["requests"][0] == first
+    assert models == [first["before"]] * 2

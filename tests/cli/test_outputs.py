@@ -48,6 +48,21 @@ def test_the_new_files_replace_the_old_ones(tmp_path: Path) -> None:
     assert state(tmp_path) == dict(sorted(NEW.items()))
 
 
+def test_what_was_being_written_when_a_run_was_killed_goes_away(tmp_path: Path) -> None:
+    write(tmp_path, "old", NAMES)
+    (tmp_path / ".patch.0a.zsu-part").mkdir()  # of `Patch.save_sharded`
+    (tmp_path / ".patch.0a.zsu-part" / "part-1-of-2.safetensors").touch()
+    (tmp_path / ".patch.0b.zsu-part").touch()
+    assert state(tmp_path) == dict(sorted(OLD.items()))
+
+
+def test_a_queue_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "ledger.json").touch()
+    for force in (False, True):
+        with pytest.raises(FileExistsError, match="--out: .* is the folder of a queue of requests, .*--requests"):
+            OutputFolder(tmp_path, force)
+
+
 def test_a_file_that_is_to_be_kept_is_kept(tmp_path: Path) -> None:
     write(tmp_path, "old", NAMES)
     new = folder.begin(tmp_path)

@@ -29,11 +29,11 @@ def test_what_is_understood() -> None:
 @pytest.mark.parametrize(
     ("parse", "flag", "values"),
     [
-        (parse_numbers, "--mean", ("a,b", "", "1,")),
-        (parse_bytes, "--max-shard-size", ("", "5", "GB", "0MB", "-1GB", "1e3MB")),
+        (parse_numbers, "--mean", ("a,b", "", "1,", "nan", "inf,1")),
+        (parse_bytes, "--max-shard-size", ("", "5", "GB", "0MB", "-1GB", "1e3MB", "9" * 400 + "GB")),
         (parse_size, "--size", ("x", "1x2x3", "1.5")),
-        (parse_range, "--range", ("1", "1,0", "0,0", "a,b")),
-        (parse_latent, "--latent", ("", "2xy", "absent.npz")),
+        (parse_range, "--range", ("1", "1,0", "0,0", "a,b", "-inf,1")),
+        (parse_latent, "--latent", ("", "2xy", "0", "-4x2", "absent.npz")),
         (count_or_share, "--budget", ("many", "1x")),
         (parse_setting, "--set", ("epochs",)),
         (parse_model, "--judge", ("", "resnet18", "timm:", "jax:resnet18", "python:net", "python:net:", "python::net")),

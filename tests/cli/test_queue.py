@@ -146,7 +146,7 @@ def test_the_original_is_not_written_among_the_undo_files(run, folder):
 def test_one_request_is_not_written_over_a_queue(run, folder):
     before = (folder / "model.safetensors").read_bytes()
     refused = run("forget", *MODEL, "-t", 2, "-p", "class2.npz", "-o", folder, "--force", "--no-report")
-    assert refused.code == 2 and "is the folder of a queue of requests: give another folder" in refused.err
+    assert refused.code == 2 and "is the folder of a queue of requests, whose files belong together: give another folder" in refused.err
     assert (folder / "model.safetensors").read_bytes() == before
 
 
@@ -168,18 +168,25 @@ def test_a_ledger_is_signed(few, run, folder, tmp_path):
     assert checked("own").code == 3 and checked("own").json["signed"] is False
     again = ("forget", *MODEL, "--requests", write(few.folder, ROWS), "-o", folder, "--no-report")
     assert run(*again, "--sign", tmp_path / "own.pem").code == 2
-    run(*again, "--sign", tmp_path / "own.key")
+    assert "was not signed: what it says of earlier requests" in run(*again, "--sign", tmp_path / "own.key").err
     assert checked("own").code == 0 and checked("own").json["vouched_for_by"] == "own.pem"
     assert checked("other").json["problems"] == ["no valid signature of other.pem"]
     ledger = (folder / "ledger.json").read_text()
     (folder / "ledger.json").write_text(ledger.replace("letter, of 3 May", "letter, of 4 May"))
     assert checked("own").json["checks"] == {"files": True, "chain": True, "signature": False}
+    for key in ("own", "other"):  # no key makes another's words its own
+        for command in (again, ("restore", folder, "--request", "a-3")):
+            refused = run(*command, "--sign", tmp_path / f"{key}.key")
+            assert refused.code == 2 and "ledger.json was changed after it had been signed" in refused.err
     (folder / "ledger.json").write_text(ledger)
     assert "is not any more: --sign" in run("restore", folder, "--request", "a-3").err
     assert checked("own").code == 3
     assert run("restore", folder, "--request", "a-2", "--sign", tmp_path / "own.key").code == 0
     assert checked("own").code == 0
     assert run("restore", folder, "--sign", tmp_path / "own.key").code == 2
+    undone = run("restore", folder, "--request", "a-1", "--sign", tmp_path / "other.key")
+    assert "was signed by another key" in undone.err
+    assert checked("other").code == 0
 
 
 def test_a_request_goes_on_from_its_checkpoint(few, run, tmp_path, monkeypatch):

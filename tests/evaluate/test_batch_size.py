@@ -9,7 +9,7 @@ from torch import nn
 import zsu_fast
 from bench.memory import peak_memory as by_the_profiler
 from tests.sources import SOURCES
-from zsu_fast.evaluate import batch_size, features
+from zsu_fast.evaluate import batch_size, features, relevance_batches
 from zsu_fast.evaluate.batch_size import fitting, halving, peak_memory
 
 MIB = 2**20
@@ -115,6 +115,25 @@ class Net(nn.Module):
         if len(x) > self.most:
             torch.empty(2**55, dtype=torch.uint8)
         return self.fc(x)
+
+
+class Pairs(nn.Module):
+    """Takes no single image, as nets do that squeeze what they are given."""
+
+    def forward(self, x):
+        if len(x) == 1:
+            raise ValueError("expected more than one")
+        return x @ torch.eye(4)[:, :3]
+
+
+def test_what_takes_no_single_image_is_tried_on_two(monkeypatch):
+    net, x, y = Pairs(), torch.randn(40, 4), torch.arange(40) % 3
+    assert zsu_fast.evaluate(net, x, y, 1, batch_size="auto") == zsu_fast.evaluate(net, x, y, 1)
+    assert [len(found.logits) for found in relevance_batches(net, x, 1)] == [16, 16, 8]
+    monkeypatch.setattr(batch_size, "free_memory", lambda device: 30 * MIB)
+    assert fitting(lambda x: (net(x), blocks(x)), torch.zeros(2, 4), 64) == 8  # 5 MiB, and 1 for each
+    with pytest.raises(ValueError, match="more than one"):
+        fitting(net, x[:1], 64)
 
 
 @pytest.mark.parametrize("source", ["tensor", "DataLoader"])

@@ -113,6 +113,12 @@ def test_each_model_is_attacked_once_where_edits_are_compared(nets):
         compare(Attacker(images(1), images(2), 3, relearn_steps=0).attack(edited), before, retrained)
     with pytest.raises(ValueError, match="^attacked by another attacker"):
         compare(Attacker(images(1), images(2), 2, **options).attack(edited), before, retrained)
+    before = Attacker(images(1), images(2), 3, relearn_steps=0).attack(original)
+    again = Attacker(images(1), images(2), 3, relearn_steps=0).attack(edited)
+    assert compare(again, before).attacks  # by the same one, made anew
+    for other in ((images(5), images(2)), (images(1), images(5))):  # as many of each class, in the same order
+        with pytest.raises(ValueError, match="^attacked by another attacker than the original: edited"):
+            compare(Attacker(*other, 3, relearn_steps=0).attack(edited), before)
 
 
 def test_without_an_oracle_nothing_is_said_of_how_deep(nets):

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -45,6 +46,11 @@ def test_means():
             torch.testing.assert_close(found.magnitude[name], values.double().abs().mean(0))
             named = values.argsort(descending=True, stable=True)[:, :2]  # 0.4 of 6 and of 5
             assert torch.equal(found.counts[name], torch.bincount(named.flatten(), minlength=values.shape[1]))
+
+
+def test_a_class_may_be_an_integer_of_numpy():
+    found, expected = (joined(relevance_batches(NET, X, target)) for target in (np.int64(2), 2))
+    assert torch.equal(found[0], expected[0])
 
 
 @pytest.mark.parametrize("batch_size", ["auto", 4])

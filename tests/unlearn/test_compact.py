@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -138,6 +139,16 @@ def test_a_file_of_it(build, tmp_path):
     result.patch.save(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"path: .*other.safetensors was not written by Compact.save"):
         load_compact(fresh, tmp_path / "other.safetensors")
+    whole = (tmp_path / "small.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-9])
+    save_file(small.model.state_dict(), tmp_path / "bare.safetensors", {"format": "zsu_fast compact 1"})
+    for name in ("cut", "bare"):
+        with pytest.raises(ValueError, match=f"path: .*{name}.safetensors was not written .*, or is damaged"):
+            load_compact(fresh, tmp_path / f"{name}.safetensors")
+    with pytest.raises(FileNotFoundError, match="path: no such file"):
+        load_compact(fresh, tmp_path / "none.safetensors")
+    with pytest.raises(TypeError, match="path: expected a path, got NoneType"):
+        load_compact(fresh, None)
 
 
 def test_what_is_bound_to_units_that_live_stays_and_is_named():

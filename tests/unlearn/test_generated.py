@@ -228,6 +228,17 @@ def test_substitutes_are_near_and_of_another_class(mlp):
     assert last_layer(model, model, latents[:2]) == "4"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_substitutes_in_16_bits(mlp, dtype):
+    model, judge = (copy.deepcopy(net).eval().to(dtype) for net in mlp[:2])
+    view = GeneratorView(model, {"judge": judge})
+    latents = torch.randn(300, 6, generator=torch.Generator().manual_seed(1)).to(dtype)
+    own = latents[view(latents).argmax(1) == 2]
+    found, reached = displaced(view, own, [2], 64)
+    assert found.dtype == dtype and 0 < reached.float().mean() < 1
+    assert bool((view(found).argmax(1) != 2).all())
+
+
 def test_a_judge_that_is_never_sure_has_substitutes_too(mlp):
     view = GeneratorView(copy.deepcopy(mlp[0]).eval(), {"judge": copy.deepcopy(mlp[1]).eval()})
     latents = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))

@@ -4,9 +4,11 @@ import copy
 import html
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +16,11 @@ import torch
 from zsu_fast.lock import Lock
 from zsu_fast.model.tensors import Tensors
 from zsu_fast.safetensors_file import write_weights
+from zsu_fast.sharded import largest_shard
 from zsu_fast.unlearn import ForgetInstances, Patch, SyntheticProbes, forget, model_digest, synthesise
 from zsu_fast.unlearn.checkpoint import Checkpoint
 from zsu_fast.unlearn.queue import Ledger, Queue
+from zsu_fast.unlearn.queue import queue as live
 from zsu_fast.unlearn.queue.ledger import LEDGER, WEIGHTS
 
 QUICK = {"method": "margin", "learning_rate": 0.003, "utility_floor": 0.3}
@@ -84,7 +88,6 @@ def test_killed_and_run_again_gives_the_same_bits(conv_net, digits, tmp_path, mo
     module, _, name = names[place].partition(".")
     with monkeypatch.context() as patch:
         from zsu_fast.unlearn.queue import ledger, look  # noqa: F401
-        from zsu_fast.unlearn.queue import queue as live
 
         where, calls = {"queue": live, "ledger": ledger}[module], []
         kept = getattr(where, name)
@@ -160,6 +163,7 @@ def test_weights_in_several_files(conv_net, digits, tmp_path):
     ledger.undo("3")
     assert ledger.problems()[:2] == ([], []) and model_digest(ledger.state()[0]) == ledger.now
     assert len(list((tmp_path / "q").glob("model-*.safetensors"))) > 2 and not (tmp_path / "q" / WEIGHTS).exists()
+    assert largest_shard(tmp_path / "q") <= 1000  # files do not grow from one request to the next
     with Queue(tmp_path / "q", original, report=False, max_shard_size=10**6) as queue:
         queue.forget("8", 8, digits.split(8)[0])
     assert not list((tmp_path / "q").glob("model-*")) and Ledger(tmp_path / "q").problems()[:2] == ([], [])
@@ -314,6 +318,11 @@ def test_what_changed_is_refused_by_name(queued, digits):
             queue.forget("3", 3, probes[:-1])
         with pytest.raises(ValueError, match="retain_probes"):
             queue.forget("3", 3, probes, retain_probes=digits.split(3)[2][:9])
+        judges = [digits.unseen_x.numpy(), digits.unseen_y.numpy()]  # arrays are images, too
+        queue.forget("arrays", 4, digits.split(4)[0], evaluate_on=tuple(judges))
+        queue.forget("arrays", 4, digits.split(4)[0], evaluate_on=tuple(judges))
+        with pytest.raises(ValueError, match="the images given as evaluate_on are others"):
+            queue.forget("arrays", 4, digits.split(4)[0], evaluate_on=(judges[0] / 2, judges[1]))
         with pytest.raises(ValueError, match="id: expected up to 64 letters"):
             queue.forget("../3", 3, probes)
         with pytest.raises(ValueError, match="group: a queue is for one process"):
@@ -408,3 +417,73 @@ def test_the_model_is_the_original_or_the_edited_one(queued, tmp_path):
     lock.close()
     shutil.rmtree(path / "undo")
     assert Ledger(path).problems()[0]
+
+
+@pytest.mark.parametrize(
+    "given, error, said",
+    [
+        ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
+        ({"batch_size": "auto"}, TypeError, "batch_size: expected an integer"),
+        ({"max_shard_size": 0.5}, TypeError, "max_shard_size: expected an integer"),
+        ({"metadata": {"epoch": 3}}, TypeError, "metadata: expected texts by name"),
+        ({"beside": {"tokenizer.json": "{}"}}, ValueError, "beside: expected config.json and .*, got 'tokenizer.json'"),
+        ({"sign": "own.key"}, TypeError, "sign: expected a function"),
+    ],
+)
+def test_what_a_queue_cannot_use_is_refused_before_the_first_request(conv_net, tmp_path, given, error, said):
+    with pytest.raises(error, match=said):
+        Queue(tmp_path / "q", conv_net, **given)
+    assert not (tmp_path / "q").exists()
+    with pytest.raises(TypeError, match="folder: expected a path, got NoneType"):
+        Ledger(None)
+
+
+def test_a_request_may_keep_its_training_elsewhere_or_less_often(conv_net, digits, tmp_path, monkeypatch):
+    seen = []
+
+    def asked(*arguments, **named):
+        seen.append({name: named.get(name) for name in ("checkpoint", "resume", "checkpoint_every")})
+        raise ValueError
+
+    monkeypatch.setattr(live, "forget", asked)
+    request, own = ForgetInstances(digits.x[:6], digits.y[:6]), tmp_path / "own"
+    with Queue(tmp_path / "q", conv_net, checkpoint=tmp_path / "kept") as queue:
+        for more in ({}, {"checkpoint_every": 5}, {"resume": False}, {"checkpoint": own}):
+            with pytest.raises(ValueError):
+                queue.forget("b", request, method="margin", **more)
+    usual = {"checkpoint": tmp_path / "kept" / "b", "resume": True, "checkpoint_every": 30.0}
+    elsewhere = {"checkpoint": own, "resume": None, "checkpoint_every": None}
+    assert seen == [usual, usual | {"checkpoint_every": 5}, usual | {"resume": False}, elsewhere]
+
+
+def test_an_undo_file_that_was_changed_undoes_nothing(queued):
+    path, _, _ = queued
+    for id in ("3", "8"):  # the one to be undone, and one that is to be laid anew
+        file, kept = path / "undo" / f"{id}.safetensors", (path / "undo" / f"{id}.safetensors").read_bytes()
+        patch = Patch.load(file)
+        replace(patch, record=patch.record | {"mode": "none"}).save(file)  # its values are as they were
+        before = (path / LEDGER).read_bytes()
+        with pytest.raises(ValueError, match=f"folder: undo/{id}.safetensors is missing or not the file that"):
+            Ledger(path).undo("3")
+        assert (path / LEDGER).read_bytes() == before
+        file.write_bytes(kept)
+    assert Ledger(path).undo("3") == ["5", "8"]
+
+
+@pytest.mark.parametrize("change", [{"until": math.nan}, {"revision": 0}])
+def test_a_ledger_with_no_numbers_is_damaged(queued, change):
+    path, _, _ = queued
+    content = json.loads((path / LEDGER).read_text())
+    content["requests"][0] |= change
+    (path / LEDGER).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="ledger.json is damaged"):
+        Ledger(path)
+
+
+def test_a_file_of_which_the_ledger_says_nothing_is_found(queued):
+    path, _, _ = queued
+    (path / "config.json").write_text("{}")
+    assert Ledger(path).problems()[0] == ["config.json is missing or not the file that was written"]
+    content = json.loads((path / LEDGER).read_text())
+    (path / LEDGER).write_text(json.dumps(content | {"files": {}}))
+    assert len(Ledger(path).problems()[0]) == 3

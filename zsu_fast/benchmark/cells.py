@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zsu_fast.atomic import PARTIAL, replacing
+from zsu_fast.atomic import remove_partial, replacing
 from zsu_fast.benchmark.case import Case
 from zsu_fast.benchmark.settings import ORIGINAL, RETRAINED, TRAIN, Entry, Few, Measures
 from zsu_fast.model.tensors import model_digest
@@ -94,8 +94,7 @@ class Store:
         self.folder, self.cells = folder, folder / FOLDER
         self._check_common(common)
         self.cells.mkdir(exist_ok=True)
-        for left in self.cells.glob(f".*{PARTIAL}"):
-            left.unlink(missing_ok=True)  # of a run that was killed while it wrote
+        remove_partial(self.cells)
 
     def get(self, cell: Cell) -> dict[str, Any] | None:
         """What was measured, or None."""

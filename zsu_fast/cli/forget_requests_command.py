@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ from zsu_fast.cli.console import (
 from zsu_fast.cli.declared import LEDGER, RESUMABLE
 from zsu_fast.cli.manifest import FILES
 from zsu_fast.cli.parsing import parse_bytes, split_key
-from zsu_fast.cli.signing import signer
+from zsu_fast.cli.signing import check_before_signing, signer
 from zsu_fast.folder import holds
 
 if TYPE_CHECKING:
@@ -123,43 +124,52 @@ def forget_requests(
     texts = of == LANGUAGE_MODEL
     showing = Showing(report_formats(report, report_format, drawn=not texts), texts_shown if texts else photos, author)
     earlier = Ledger(out) if holds(out, LEDGER) else None
-    known = set() if earlier is None else {row.id for row in earlier.rows if row.finished}
-    missing_files([line for line in lines if line.id not in known])
+    if key is not None and earlier is not None:
+        check_before_signing(earlier.to_dict(), key, out / LEDGER, console.note)
+    finished = set() if earlier is None else {row.id for row in earlier.rows if row.finished}
+    missing_files([line for line in lines if line.id not in finished])
     session = open_model(
         of, model, weights, device=device, batch_size=batch_size, float32=float32, note=console.note, **vars(classifier)
     )
     loaded = session.loaded
     beside = {FILES[kind]: text for kind, text in loaded.beside.items()}
-    with console.progress() as progress:
-        works = [Work(session, line, showing, progress, line.id in known) for line in lines]
+    with ExitStack() as opened:
+        progress = opened.enter_context(console.progress())
+        works = [Work(session, line, showing, progress, line.id in finished) for line in lines]
         if texts:
             read_texts(works, earlier)
-        with Queue(
-            out,
-            loaded.model,
-            name=loaded.spec,
-            batch_size=batch_size,
-            metadata=loaded.metadata,
-            beside=beside,
-            max_shard_size=parse_bytes(max_shard_size) or loaded.shard,
-            sign=sign,
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-        ) as queue:
-            for number, work in enumerate(works, 1):
-                line = work.line
-                try:
-                    row = queue.carry_out(work.job(queue.kept_for(line.id, line.method), console.note))
-                except Exception as error:
-                    if work.known or talk.debug or not _failed(queue, line.id):
-                        raise
-                    console.note(f"request {line.id} failed: {' '.join(str(error).split())}")
-                    continue
-                if not work.known:
-                    console.tell(f"{number}/{len(works)} {row.id}: {row.status}: {row.sentence}")
-            if any(row.in_place and row.images is not None and row.left_now is None for row in queue.rows):
-                queue.look_again()
-            rows = queue.rows
+        # By the original, into which the queue puts the edits: the edited model may not know a concept any more.
+        known = {work.line.id: work.job({}, console.note) for work in works if work.known}
+        queue = opened.enter_context(
+            Queue(
+                out,
+                loaded.model,
+                name=loaded.spec,
+                batch_size=batch_size,
+                metadata=loaded.metadata,
+                beside=beside,
+                max_shard_size=parse_bytes(max_shard_size) or loaded.shard,
+                sign=sign,
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+            )
+        )
+        for number, work in enumerate(works, 1):
+            line = work.line
+            if work.known:
+                queue.carry_out(known[line.id])
+                continue
+            try:
+                row = queue.carry_out(work.job(queue.kept_for(line.id, line.method), console.note))
+            except Exception as error:
+                if talk.debug or not _failed(queue, line.id):
+                    raise
+                console.note(f"request {line.id} failed: {' '.join(str(error).split())}")
+                continue
+            console.tell(f"{number}/{len(works)} {row.id}: {row.status}: {row.sentence}")
+        if any(row.in_place and row.images is not None and row.left_now is None for row in queue.rows):
+            queue.look_again()
+        rows = queue.rows
     if sign is None and earlier is not None and earlier.signed and not Ledger(out).signed:
         console.note("the ledger was signed, and is not any more: --sign")
     left_out = [row.id for row in rows if row.id not in {line.id for line in lines}]

@@ -41,7 +41,7 @@ class LoadedModel:
         metadata: of that file, to be kept when the edited weights are written.
         names: class index -> name; empty if unknown.
         beside: kind -> text of the files that `from_pretrained` needs beside the weights, see `manifest.COPIED`.
-        shard: bytes of the largest of the files that the weights came in, None if they came in one.
+        shard: bytes of tensors in a file, as the weights came in several (see `largest_shard`); None if in one.
     """
 
     model: nn.Module

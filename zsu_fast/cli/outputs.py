@@ -71,10 +71,13 @@ class OutputFolder:
             ours = any(fnmatch(undo.name, name) for name in NAMES)
             if undo.is_dir() or not undo.resolve().parent.is_dir() or ours:
                 raise ValueError(f"--undo: expected a file of another name in a folder that is there, got {undo}")
-        if folder.holds(path, LEDGER):
-            raise FileExistsError(f"--out: {path} is the folder of a queue of requests: give another folder")
         self._lock = Lock(path, "--out")
         try:
+            if folder.holds(path, LEDGER):
+                raise FileExistsError(
+                    f"--out: {path} is the folder of a queue of requests, whose files belong together: "
+                    "give another folder, or add to the queue (--requests)"
+                )
             folder.settle(path, NAMES)
             if (there := folder.found(path, NAMES)) and not force:
                 raise FileExistsError(f"--out: {path} holds {there[0]} of an earlier run (--force overwrites)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -35,9 +36,12 @@ def parse_numbers(text: str | None, name: str) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"{name} must be numbers parted by commas, one for each channel, got {text!r}") from None
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"{name} must be numbers parted by commas, one for each channel, got {text!r}")
+    return found
 
 
 def parse_size(text: str | None, name: str = "--size") -> tuple[int, int] | None:
@@ -62,10 +66,10 @@ def parse_range(text: str, name: str = "--range") -> tuple[float, float]:
 
 def parse_latent(text: str, name: str = "--latent") -> tuple[int, ...] | Path:
     """ "64" or "100x1x1": the shape of a latent; or a .npz."""
-    try:
-        return tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        path = Path(text)
+    parts = text.lower().split("x")
+    if all(part.isdecimal() and int(part) for part in parts):
+        return tuple(map(int, parts))
+    path = Path(text)
     if path.suffix != ".npz" or not path.is_file():
         raise ValueError(
             f"{name} must be the shape of a latent, as 64 or 100x1x1, or a .npz that is there, got {text!r}"
@@ -78,10 +82,10 @@ def parse_bytes(text: str | None, name: str = "--max-shard-size") -> int | None:
     if text is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])B", text.upper())
-    size = int(float(found[1]) * 1000 ** ("KMGT".index(found[2]) + 1)) if found else 0
-    if size < 1:
+    size = float(found[1]) * 1000 ** ("KMGT".index(found[2]) + 1) if found else 0
+    if not 1 <= size < 2**63:
         raise ValueError(f"{name} must be a size in KB, MB, GB or TB, as 5GB, got {text!r}")
-    return size
+    return int(size)
 
 
 def count_or_share(text: str | None, name: str) -> int | float | None:

@@ -11,7 +11,7 @@ from zsu_fast.cli import options as opt
 from zsu_fast.cli.console import Console, one_line_errors
 from zsu_fast.cli.declared import LEDGER
 from zsu_fast.cli.manifest import FILES, NAMES, is_the_file, patch_file, read_result
-from zsu_fast.cli.signing import signer
+from zsu_fast.cli.signing import check_before_signing, signer
 from zsu_fast.folder import found, holds, settle_left_over
 from zsu_fast.sharded import written_in
 
@@ -161,6 +161,8 @@ def _restore_queue(
         console.show(f"restored {destination}, bit for bit: SHA-256 {ledger.original}")
         console.emit({"restored": str(destination), "sha256": ledger.original, "weights_verified": True})
         return
+    if key is not None:
+        check_before_signing(ledger.to_dict(), key, path / LEDGER, console.note)
     signed = ledger.signed
     again = ledger.undo(request, sign=sign)
     now = ledger.now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from zsu_fast.evaluate.attacks import mlp_probe, nearest_prototype, neighbour_probe, prototype_row
 from zsu_fast.evaluate.given import check_classes, check_int, check_seed, check_targets
-from zsu_fast.evaluate.images import check_labelled
+from zsu_fast.evaluate.images import check_labelled, images_digest
 from zsu_fast.evaluate.inference import Progress, answers_of
 from zsu_fast.evaluate.probe import features, features_and_logits, linear_probe
 from zsu_fast.evaluate.relearn import check_optimizer
@@ -23,12 +24,14 @@ class Attacked:
     """What attacks on one model have back.
 
     rates: attack -> float64 [M], how often each test image gets its class. own: bool [M], test images of the class.
-    settings: attack -> optimiser, rate and start by which relearning had most back.
+    settings: attack -> optimiser, rate and start by which relearning had most back. by: SHA-256 of the attacker: its
+    images, labels and settings.
     """
 
     rates: dict[str, Tensor]
     own: Tensor
     settings: dict[str, tuple[str, float, str]] = field(default_factory=dict)
+    by: str = ""
 
 
 class Attacker:
@@ -71,6 +74,10 @@ class Attacker:
         self.layer, self.stages = layer, stages
         self.relearn_steps, self.relearn_by = relearn_steps, relearn_by
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
+        given = [self.target, layer, [*stages], relearn_steps, [*relearn_by], seed]
+        for images, labels in (self.lessons, self.test):
+            given += [images_digest(images), labels.tolist()]
+        self._digest = hashlib.sha256(repr(given).encode()).hexdigest()
 
     def attack(self, model: nn.Module) -> Attacked:
         """All attacks on one model, which stays as it is."""
@@ -96,7 +103,7 @@ class Attacker:
             seen, asked = (features(model, x, stage, self.batch_size, self.progress) for x in (shown, judging))
             rates[f"probe before {stage}"] = linear_probe(seen, known, asked, truth, target, seed=seed).rates
         relearned, settings = self._relearned(model) if self.relearn_steps else ({}, {})
-        return Attacked(rates | relearned, truth == target, settings)
+        return Attacked(rates | relearned, truth == target, settings, self._digest)
 
     def _features(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         return features_and_logits(model, images, self.layer, self.batch_size, self.progress)

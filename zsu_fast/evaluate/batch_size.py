@@ -38,25 +38,31 @@ def customary(device: torch.device) -> int:
 def fitting(run: Callable[[Tensor], object], images: Tensor, most: int) -> int:
     """How many images `run` can be given at once: `most`, or the largest power of two that fits, 1 at least.
 
-    images: one, or two where `run` takes no single one; with none nothing is measured. It is run on these, and on twice
-    as many where there is doubt: what further images take is the difference. On CUDA this is the peak of torch's
-    allocator (whose statistics are reset), elsewhere the bytes of all results of torch's operations that are alive at
-    once.
+    images: one, or two: the second is for what takes no single one; with none nothing is measured. It is run on one (or
+    two), and on twice as many where there is doubt: what further images take is the difference. On CUDA this is the
+    peak of torch's allocator (whose statistics are reset), elsewhere the bytes of all results of torch's operations
+    that are alive at once.
     """
     free = free_memory(images.device)
     if free is None or most <= 1 or not len(images):
         return most
-    room, count = SHARE * free, len(images)
+    room, count = SHARE * free, 1
 
     def taken(batch: Tensor) -> int:
         return peak_memory(run, batch) + batch.nbytes
 
     with torch.random.fork_rng([images.device] if images.is_cuda else []), compiled_parts_as_written():
-        alone = taken(images)
+        try:
+            alone = taken(images[:1])
+        except Exception as error:
+            if len(images) == 1 or is_out_of_memory(error):
+                raise
+            count = 2
+            alone = taken(images[:2])
         if alone * most <= room * count:
             return most
         try:
-            each = max(1, taken(torch.cat([images, images])) - alone) / count
+            each = max(1, taken(torch.cat([images[:count]] * 2)) - alone) / count
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -155,12 +155,12 @@ def compare(edited: Attacked, original: Attacked, oracle: Attacked | None = None
     """What attacks by one :class:`Attacker` had back, model beside model; seed: of the bootstrap.
 
     Raises:
-        ValueError: they tried different attacks, or judged by other images.
+        ValueError: they tried different attacks, or had other images.
     """
     models = {"original": original, "edited": edited} | ({} if oracle is None else {"oracle": oracle})
     own = original.own
     for who, of in models.items():
-        if of.rates.keys() != original.rates.keys() or not torch.equal(of.own, own):
+        if of.by != original.by:
             raise ValueError(f"attacked by another attacker than the original: {who}")
     attacks = {}
     for name in original.rates:

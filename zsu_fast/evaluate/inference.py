@@ -96,7 +96,7 @@ def run_batches(
         return map(call, batches_for(model, images, batch_size, progress, text))
     if length(images) == 0:
         return iter(())
-    size = fitting(call, images[:1].to(model_device(model, images.device)), most)
+    size = fitting(call, images[:2].to(model_device(model, images.device)), most)
     return halving(call, batches_for(model, images, size, progress, text))
 
 

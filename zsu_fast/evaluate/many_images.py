@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ def mean_relevance(
 
 def _wanted(given: Images, beside: object, target: Target) -> int | Tensor | None:
     """The class of all, or int64 [N], or None."""
-    if target is None or (isinstance(target, int) and not isinstance(target, bool)):
+    if target is None or (isinstance(target, Integral) and not isinstance(target, bool)):
         return None if target is None else check_targets(target)[0]
     if isinstance(target, str):
         if target != "labels":
@@ -151,7 +152,7 @@ def _batches(
         return found
 
     if batch_size == "auto":
-        few = images[:1].to(model_device(model, images.device))
+        few = images[:2].to(model_device(model, images.device))
         size = fitting(lambda one: relevance(model, one, **options), few, customary(few.device))
         yield from halving(explained, batches_for(model, images, size, progress, "relevance"))
     else:

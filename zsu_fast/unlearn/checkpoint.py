@@ -17,11 +17,12 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from zsu_fast.atomic import PARTIAL
+from zsu_fast.atomic import remove_partial
 from zsu_fast.evaluate.inference import cuda_devices
 from zsu_fast.lock import Lock
 from zsu_fast.model.tensors import Tensors, model_digest, update_digest
@@ -84,8 +85,7 @@ class Checkpoint:
         self._fingerprint = json.dumps(fingerprint, sort_keys=True)
         drawing = [torch.cuda.default_generators[device.index or 0] for device in cuda_devices(model)]
         self._always = [vars(cost), torch.default_generator, *drawing]
-        for left in self.folder.glob(f".*{PARTIAL}"):  # a run was killed while it wrote
-            left.unlink(missing_ok=True)
+        remove_partial(self.folder)
         for path in self._files():
             found = json.loads(_read(path)[0]["fingerprint"])
             other = [
@@ -203,7 +203,7 @@ def fingerprint(
 
 
 def digest_of(value: object) -> str:
-    """SHA-256 of tensors, modules, numbers and texts, in dataclasses, sequences and mappings; of others the type."""
+    """SHA-256 of tensors, arrays, modules, numbers, texts, in dataclasses, sequences, mappings; of others the type."""
     digest = hashlib.sha256()
     _update(digest, value)
     return digest.hexdigest()
@@ -213,6 +213,8 @@ def _update(digest: hashlib._Hash, value: Any) -> None:
     digest.update(f"{type(value).__qualname__}\0".encode())
     if isinstance(value, Tensor):
         update_digest(digest, "", value)
+    elif isinstance(value, (np.ndarray, np.generic)):
+        digest.update(f"{value.dtype}\0{value.shape}\0".encode() + value.tobytes())
     elif isinstance(value, nn.Module):
         digest.update(model_digest(value).encode())
     elif value is None or isinstance(value, (str, bytes, int, float)):

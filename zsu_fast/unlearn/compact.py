@@ -7,10 +7,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from zsu_fast.evaluate.inference import inference_mode, logits_of
@@ -102,13 +103,10 @@ def load_compact(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """The model that `Compact.save` wrote, as a copy of `model`: one as it was before, of any weights.
 
     Raises:
+        FileNotFoundError: there is none.
         ValueError: the file is no such file, or of a model with other layers.
     """
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(f"path: {os.fspath(path)} was not written by Compact.save")
-        values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    values, attributes = _read(path)
     small = copy.deepcopy(bare_model(model))
     tensors = Tensors(small)
     if wrong := tensors.persistent ^ values.keys():
@@ -118,12 +116,33 @@ def load_compact(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             raise ValueError(f"model: {name} is {tuple(tensors[name].shape)}, in the file {tuple(value.shape)}")
         values[name] = value.to(tensors[name].device)
     _replace(small, values)
-    for name, value in json.loads(metadata["attributes"]).items():
+    for name, value in attributes.items():
         owner, _, attribute = name.rpartition(".")
         if type(vars(small.get_submodule(owner)).get(attribute)) is not int or type(value) is not int:
             raise ValueError(f"model: it has no number {name}, which the file sets")
         setattr(small.get_submodule(owner), attribute, value)
     return small.eval()
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and attributes of a file of `Compact.save`."""
+    try:
+        place = Path(path)
+    except TypeError:
+        raise TypeError(f"path: expected a path, got {type(path).__name__}") from None
+    if not place.is_file():
+        raise FileNotFoundError(f"path: no such file: {place}")
+    try:
+        with safe_open(place, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise ValueError("it has another format")
+            attributes = json.loads(metadata["attributes"])
+            if not isinstance(attributes, dict):
+                raise ValueError("its attributes are no mapping")
+            return {name: file.get_tensor(name) for name in file.keys()}, attributes  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
+        raise ValueError(f"path: {place} was not written by Compact.save, or is damaged ({error})") from None
 
 
 class _Check:

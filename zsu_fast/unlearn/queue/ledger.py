@@ -52,7 +52,10 @@ class Ledger:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        try:
+            self.path = Path(path)
+        except TypeError:
+            raise TypeError(f"folder: expected a path, got {type(path).__name__}") from None
         if self.path.is_dir():
             folder.settle_left_over(self.path, NAMES, "folder")
         if not (self.path / LEDGER).is_file():
@@ -64,7 +67,7 @@ class Ledger:
         try:
             if file.stat().st_size > LIMIT:
                 raise ValueError("larger than any ledger")
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refused)
             if (content["format"], content["version"]) != (FORMAT, VERSION):
                 raise ValueError(f"format {content['format']!r}, version {content['version']!r}")
             self.rows = tuple(Row.of(row) for row in content["requests"])
@@ -129,6 +132,9 @@ class Ledger:
         state, metadata = self.state()
         if model_digest(state) != self.now:
             raise ValueError(f"folder: {WEIGHTS} is not the model that the ledger describes")
+        for one in (row, *later):
+            if not _is_file(self.path, one.undo_file, one.files.get(one.undo_file, "")):
+                raise ValueError(f"folder: {one.undo_file} is missing or not the file that the ledger names")
         patches = {one.id: self.patch(one) for one in (row, *later)}
         for one in reversed((row, *later)):
             state = self._without(state, one, patches[one.id])
@@ -202,8 +208,9 @@ class Ledger:
 
 
 def wrong_files(ledger: Ledger) -> list[str]:
-    """Names of files that are not, byte for byte, what the ledger says."""
-    named = dict(ledger.files)
+    """Names of files that are not, byte for byte, what the ledger says, or of which it says nothing."""
+    there = [name for name in folder.found(ledger.path, NAMES) if name != LEDGER]
+    named = dict.fromkeys([PAGE, *there], "not named") | ledger.files
     for row in ledger.rows:
         named |= row.files
         if row.finished:
@@ -282,6 +289,11 @@ def sweep(path: Path, rows: Sequence[Row]) -> None:
 def with_files(path: Path, row: Row, names: Sequence[str]) -> Row:
     """The row with the digests of files that were written for it."""
     return replace(row, files=row.files | {name: file_digest(path / name) for name in names})
+
+
+def _refused(constant: str) -> None:
+    """ValueError for what is no number in JSON."""
+    raise ValueError(f"{constant} is no number")
 
 
 def _is_file(path: Path, name: str, digest: str) -> bool:

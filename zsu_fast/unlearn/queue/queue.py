@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zsu_fast import folder as folders
+from zsu_fast.evaluate.given import check_int
 from zsu_fast.evaluate.images import ImageStream, images_digest
 from zsu_fast.evaluate.inference import Progress
 from zsu_fast.lock import Lock
@@ -69,12 +70,12 @@ class Queue:
     folder: made if it is not there; locked until `close`. Its undo files have back what was forgotten. model: edited in
     place: the original one, or as an earlier run left it. name: what it is called in the ledger. batch_size: images at
     a time when earlier requests are looked at again. report: write one on each request. metadata, beside: of the file
-    with the weights, and name -> text of the files that go with it. max_shard_size: bytes of a file of weights;
-    default: as they lie there, or one file. sign: makes the signature of what the ledger says, each time it is written;
-    without it a ledger that was signed is not any more once it has changed. checkpoint: a folder, of this queue alone,
-    in which methods that train keep what they have come to, under the id of the request: one that was killed while it
-    trained goes on from there. What lies there is removed once a request has changed the model. checkpoint_every:
-    seconds, as in `zsu_fast.forget`.
+    with the weights, and name -> text of config.json and preprocessor_config.json, which go with it. max_shard_size:
+    bytes of a file of weights; default: as they lie there, or one file. sign: makes the signature of what the ledger
+    says, each time it is written; without it a ledger that was signed is not any more once it has changed. checkpoint:
+    a folder, of this queue alone, in which methods that train keep what they have come to, under the id of the request:
+    one that was killed while it trained goes on from there. What lies there is removed once a request has changed the
+    model. checkpoint_every: seconds, as in `zsu_fast.forget`.
 
     Raises:
         BlockingIOError: another run holds the folder.
@@ -103,10 +104,15 @@ class Queue:
         except TypeError:
             raise TypeError(f"folder: expected a path, got {type(folder).__name__}") from None
         self.model, self.batch_size, self.report = model, batch_size, report
-        self._metadata, self._beside = metadata or {}, dict(beside or {})
+        self._metadata, self._beside = _texts("metadata", metadata), _texts("beside", beside)
+        if unknown := self._beside.keys() - set(ledgers.BESIDE):
+            raise ValueError(f"beside: expected {' and '.join(ledgers.BESIDE)}, got {min(unknown)!r}")
+        check_int("batch_size", batch_size, 1)
         check_positive("checkpoint_every", checkpoint_every, or_zero=True)
         if max_shard_size is not None:
-            check_positive("max_shard_size", max_shard_size)
+            check_int("max_shard_size", max_shard_size, 1)
+        if sign is not None and not callable(sign):
+            raise TypeError(f"sign: expected a function of what the ledger says, got {type(sign).__name__}")
         self._sign, self._every = sign, checkpoint_every
         try:
             self._checkpoint = None if checkpoint is None else Path(checkpoint)
@@ -238,7 +244,7 @@ class Queue:
                     method=method,
                     progress=progress,
                     **given,
-                    **(own or self.kept_for(id, method)),
+                    **({} if "checkpoint" in own else self.kept_for(id, method)) | own,
                     **options,
                 ),
                 digests,
@@ -387,6 +393,14 @@ class Queue:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("queue: is closed; open the folder again")
+
+
+def _texts(name: str, given: object) -> dict[str, str]:
+    """TypeError for what does not say one text by another."""
+    found = {} if given is None else given
+    if not isinstance(found, Mapping) or not all(isinstance(text, str) for pair in found.items() for text in pair):
+        raise TypeError(f"{name}: expected texts by name, got {given!r}")
+    return dict(found)
 
 
 def _page(folder: Path, id: str, result: ForgetResult, name: str) -> list[str]:

@@ -94,6 +94,8 @@ class Row:
         check_id(row.id)
         if row.status not in STATUSES:
             raise ValueError(f"status is {row.status!r}")
+        if row.revision < 1:
+            raise ValueError(f"revision is {row.revision}")
         return row
 
 
