@@ -17,7 +17,10 @@ MOST_BYTES = 300_000
 LIBRARIES = {"1_timm": peers.import_timm, "2_hugging_face": peers.import_transformers}
 SHORTER = {
     "2_hugging_face": {"range(30)": "range(12)"},
-    "3_retrained": {"relearn_steps = 3, 32": "relearn_steps = 3, 2"},
+    "3_retrained": {
+        "relearn_steps = 3, 32": "relearn_steps = 3, 2",
+        'method in ("lra-npp", "channels", "deep")': 'method in ("channels", "deep")',
+    },
 }
 
 every = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
