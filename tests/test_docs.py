@@ -37,8 +37,10 @@ from bench.report import insert_table
 from bench.tiny_gpt import SMALL, taught
 from tests.concepts.conftest import Planted, planted_net  # noqa: F401  # a fixture
 from tests.concepts_data import USER, with_square
+from tests.demo_nets import trained_once
 from tests.examples import BLOCK, run_examples
 from tests.generators import generator_and_items, generator_and_judges
+from zsu_fast import demo
 from zsu_fast.cli.requests_file import KINDS
 from zsu_fast.evaluate.intervals import trials_for_bound, upper_bound
 from zsu_fast.evaluate.texts import encoded, padded
@@ -77,6 +79,7 @@ def guide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("guide")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(demo, "train_network", trained_once)
         return folder, run_examples(GUIDE)
 
 
