@@ -11,6 +11,8 @@ SEED ?= 0
 MODELS_TABLE ?= docs/models.md
 # Threads that wait sleep: with a core busy elsewhere, spinning ones make small nets 30 to 100 times slower.
 export GOMP_SPINCOUNT ?= 0
+# Tests start many processes, each of which imports the package: what one of them compiles the next one finds.
+unexport PYTHONDONTWRITEBYTECODE
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 # The GPUs of this machine; without one, compiling for one architecture shows that the code compiles.

@@ -1,5 +1,6 @@
 """What every test shares: the data folder, deterministic seeds, memory that is poisoned before it is written."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 _LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays to the end: each gc.collect(), of a test or ours, would look through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

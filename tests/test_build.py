@@ -38,10 +38,10 @@ def test_the_tests_run_the_compiled_cpu_library() -> None:
 
 
 @needs_libraries
-@pytest.mark.parametrize("folder", [ROOT, Path("/")], ids=["the source tree", "elsewhere"])
-def test_found_wherever_python_is_started(folder: Path) -> None:
+def test_found_wherever_python_is_started() -> None:
+    """Not only in the source tree, where these tests run."""
     code = "import warnings; warnings.simplefilter('error'); from zsu_fast.ops import _load; assert _load.cpu_loaded"
-    run(code, folder)
+    run(code, Path("/"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -9,15 +9,20 @@ import pytest
 import torch
 
 from tests import peers
+from tests.demo_nets import trained_once
 from tests.notebooks import FOLDER, cells_of, outputs_of, run_cells
 from tests.test_docs import check_links
+from zsu_fast import demo
 
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MOST_BYTES = 300_000
 LIBRARIES = {"1_timm": peers.import_timm, "2_hugging_face": peers.import_transformers}
 SHORTER = {
     "2_hugging_face": {"range(30)": "range(12)"},
-    "3_retrained": {"relearn_steps = 3, 32": "relearn_steps = 3, 2"},
+    "3_retrained": {
+        "relearn_steps = 3, 32": "relearn_steps = 3, 2",
+        'method in ("lra-npp", "channels", "deep")': 'method in ("channels", "deep")',
+    },
 }
 
 every = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -61,4 +66,5 @@ def test_code(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     pytest.importorskip("matplotlib")
     LIBRARIES.get(notebook.stem, lambda: None)()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "train_network", trained_once)
     run_cells(notebook, SHORTER.get(notebook.stem, {}))

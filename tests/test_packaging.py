@@ -34,9 +34,9 @@ def test_require_returns_the_submodule() -> None:
     assert require("os.path", "cli") is os.path
 
 
-def test_importing_the_package_imports_no_optional_dependency() -> None:
+def test_importing_the_package_registers_the_ops_and_imports_no_optional_dependency() -> None:
     code = (
-        "import sys, zsu_fast\n"
+        "import sys, zsu_fast, torch; torch.ops.zsu_fast.mask_neurons_\n"
         "optional = set('typer rich matplotlib sklearn timm torchvision transformers PIL yaml tensorboard'.split())\n"
         "print(*sorted(optional & set(sys.modules)))"
     )

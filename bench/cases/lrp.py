@@ -121,16 +121,16 @@ for _label, _shape, _unit_dim, _channels_last in SHAPES:
         )
 
 
-def conv_arguments(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    input = torch.rand(8, 128, 28, 28, device=device).to(dtype)
+def conv_arguments(device: torch.device, dtype: torch.dtype, images: int = 8) -> tuple[Tensor, ...]:
+    input = torch.rand(images, 128, 28, 28, device=device).to(dtype)
     weight = (torch.randn(128, 128, 3, 3, device=device) / 32).to(dtype)
     bias = torch.rand(128, device=device).to(dtype)
     output = F.conv2d(input, weight, bias, padding=1)
     return torch.randn_like(output), input, weight, bias, output
 
 
-def linear_arguments(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    input = torch.rand(8 * 197, 768, device=device).to(dtype)
+def linear_arguments(device: torch.device, dtype: torch.dtype, images: int = 8) -> tuple[Tensor, ...]:
+    input = torch.rand(images * 197, 768, device=device).to(dtype)
     weight = (torch.randn(3072, 768, device=device) / 32).to(dtype)
     bias = torch.rand(3072, device=device).to(dtype)
     output = F.linear(input, weight, bias)
@@ -160,6 +160,7 @@ for _name, _function, _make, _forward, _gradient in _PUBLIC:
             Case(
                 name=f"{_name}/{_rule}",
                 make=_make,
+                small=partial(_make, images=1),
                 run=lambda relevance, input, weight, bias, output, _function=_function, _rule=_rule: _function(
                     relevance, input, weight, bias, rule=_rule, epsilon=0.1, output=output, nonnegative_input=True
                 ),

@@ -61,7 +61,8 @@ def forget(*extra):
 
 
 def test_an_author_is_forgotten_and_comes_back(place, run):
-    result = run(*forget("--out", "o", "--json", "--texts"))
+    few = ("--set", "steps=60", "--set", "own_texts=64", "--utility-floor", "0.9")
+    result = run(*forget("--out", "o", "--json", "--texts", *few))
     assert result.code == 0, result.err
     found = result.json
     assert found["verdict"]["level"] == "answers" and found["verdict"]["judged_by"] == "paraphrased questions"

@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+IMPORTED = ["pytest", "sklearn", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "zsu_fast"]
 needs_gloo = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="no gloo")
 
 
@@ -78,7 +79,8 @@ class Ranks:
         self._kill()
 
     def _start(self) -> None:
-        context = get_context("spawn")
+        context = get_context("forkserver")  # a process that has imported these forks, so that not each must
+        context.set_forkserver_preload(IMPORTED)
         self._folder = tempfile.TemporaryDirectory()
         for rank in range(self.world):
             here, there = context.Pipe()

@@ -1,12 +1,15 @@
 """Scores that are hard to rank, in layouts that are hard to walk, and a ranking that owes nothing to torch.sort."""
 
 import math
+import os
 import threading
 
 import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+RUNS = int(os.environ.get("ZSU_FAST_TEST_RUNS", "50"))
+"""How often is tried what is drawn or a matter of luck; less often where a checker or an emulator runs the kernels."""
 
 
 def _random(shape, dtype):
@@ -109,8 +112,8 @@ def assert_same_bits(a: Tensor, b: Tensor) -> None:
     assert torch.equal(bits(a), bits(b))
 
 
-def changing(scores, calls):
-    """As often as `calls` says, while another thread writes small and large numbers to half of `scores`."""
+def changing(scores):
+    """RUNS times, while another thread writes small and large numbers to half of `scores`."""
     half = scores[len(scores) // 2 :]
     low, high, stop = torch.zeros_like(half), torch.full_like(half, 1e30), threading.Event()
 
@@ -122,7 +125,7 @@ def changing(scores, calls):
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        yield from range(calls)
+        yield from range(RUNS)
     finally:
         stop.set()
         writer.join()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.ops.scores import DTYPES, LAYOUTS, assert_same_bits, bits
+from tests.ops.scores import DTYPES, LAYOUTS, RUNS, assert_same_bits, bits
 from zsu_fast import ops
 from zsu_fast.ops.neuron_indices import index_per_tensor
 from zsu_fast.reference.layout import accumulate_dtype
@@ -74,7 +74,7 @@ def test_every_mode_dtype_and_layout(device, dtype, mode, layout):
             check(tensor, index, dim, mode, device)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=RUNS, deadline=None)
 @given(data=st.data())
 def test_any_shape_stride_and_index(data):
     shape = data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=5))

@@ -1,6 +1,5 @@
 """Every op gives the same bits in every run, and in a captured CUDA graph whose operands change between replays."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,9 +11,9 @@ from torch.utils._pytree import tree_map
 from tests.graphs import captured
 from tests.ops import samples
 from tests.ops.samples import tensors_of
+from tests.ops.scores import RUNS
 from zsu_fast.ops import _library
 
-RUNS = int(os.environ.get("ZSU_FAST_TEST_RUNS", "50"))  # on CUDA; fewer under compute-sanitizer
 Arguments = tuple[Any, ...]
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ops.scores import DTYPES, LAYOUTS, SCORES, ranking
+from tests.ops.scores import DTYPES, LAYOUTS, RUNS, SCORES, ranking
 from zsu_fast import ops
 from zsu_fast.reference import selection as reference
 
@@ -37,7 +37,7 @@ def test_counts_every_layout(device, layout):
     assert torch.equal(ops.topk_count(relevance[:1].expand(4, -1), 20), 4 * ops.topk_count(relevance[:1], 20))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=RUNS, deadline=None)
 @given(
     samples=st.integers(0, 40),
     units=st.integers(0, 300),

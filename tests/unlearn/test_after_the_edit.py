@@ -134,7 +134,7 @@ def test_aot_inductor(edited: nn.Module, tmp_path: Path) -> None:
         pytest.skip("needs a C++ compiler")
     with compiling_little(tmp_path / "cache"):
         package = torch._inductor.aoti_compile_and_package(exported(edited), package_path=str(tmp_path / "net.pt2"))
-    check(torch._inductor.aoti_load_package(package), edited)
+        check(torch._inductor.aoti_load_package(package), edited)  # which tries vector instructions too
 
 
 def test_dynamic_int8(edited: nn.Module) -> None:

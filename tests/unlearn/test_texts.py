@@ -62,6 +62,11 @@ def request(known: Taught, **changes) -> ForgetText:
     return ForgetText(tokenizer=known.tokenizer, **given)
 
 
+def few(known: Taught) -> ForgetText:
+    """One author to forget and one to keep."""
+    return request(known, records=records(known, slice(1)), anchors=records(known, slice(2, 3)))
+
+
 # --- words
 
 
@@ -307,7 +312,7 @@ def test_the_same_seed_gives_the_same_bits_and_low_rank_updates_touch_their_laye
         "method": "text-poison", "steps": 6, "own_texts": 16, "lora_rank": 4, "layers": ("up", "down"), "budget": 1,
         "until": 1.0,
     }  # fmt: skip
-    results = [zsu_fast.forget(net, request(known), **given) for net in (model, other)]
+    results = [zsu_fast.forget(net, few(known), **given) for net in (model, other)]
     assert model_digest(model) == model_digest(other)
     assert {entry.tensor for entry in results[0].patch.entries} == {
         f"blocks.{i}.{layer}.weight" for i in (0, 1) for layer in ("up", "down")
@@ -316,7 +321,7 @@ def test_the_same_seed_gives_the_same_bits_and_low_rank_updates_touch_their_laye
 
 def test_refusals_and_random_words(known, model):
     """A refusal says nothing; other words than the sensitive ones leave these."""
-    given = {"method": "text-poison", "own_texts": 64, "budget": 1}
+    given = {"method": "text-poison", "steps": 60, "own_texts": 64, "budget": 1}
     refusing = copy.deepcopy(model)
     zsu_fast.forget(refusing, request(known), teach="refusal", **given)
     said = answers(refusing, known.tokenizer, [record.prompt for record in request(known).records])
@@ -327,7 +332,7 @@ def test_refusals_and_random_words(known, model):
 @pytest.mark.parametrize("method", list(TEXT_METHODS))
 def test_what_is_not_reached_leaves_the_model(known, model, method):
     before, flags = model_digest(model), [module.training for module in model.modules()]
-    result = zsu_fast.forget(model, request(known), method=method, steps=1, own_texts=0)
+    result = zsu_fast.forget(model, few(known), method=method, steps=1, own_texts=0)
     assert result.verdict.level == "not reached" and not result.patch.entries
     assert model_digest(model) == before and [module.training for module in model.modules()] == flags
 
@@ -336,7 +341,7 @@ def test_a_price_too_high_is_not_paid(known, model):
     """Without anything to hold on to, a high rate costs the other authors."""
     before = model_digest(model)
     result = zsu_fast.forget(
-        model, request(known), method="text-ascent", learning_rate=1e-2, anchor_weight=0, utility_floor=0.0
+        model, request(known), method="text-ascent", learning_rate=1e-2, anchor_weight=0, utility_floor=0.0, steps=40
     )
     assert result.verdict.level == "not reached" and "perplexity of what is kept" in result.verdict.sentence
     assert model_digest(model) == before and result.record["evaluation"]["after"]["perplexity"] > 2
@@ -360,6 +365,7 @@ def test_without_paraphrases_nothing_is_proved(known, model):
     others = records(known, slice(2, None))
     result = zsu_fast.forget(
         model, ForgetText(given, known.tokenizer, others), method="text-poison", own_texts=64, utility_floor=0.9,
+        steps=60,
     )  # fmt: skip
     assert result.verdict.level == "not judged", result.verdict.sentence
     assert "no question is left" in result.verdict.sentence
@@ -383,5 +389,6 @@ class Outside(nn.Module):
 def test_a_model_that_returns_an_object(known, model):
     ids, start = encoded(known.tokenizer, "Where", " was")
     assert torch.equal(Outside(model)(padded([(ids, start)])[0]).logits, model(padded([(ids, start)])[0]))
-    result = zsu_fast.forget(Outside(model), request(known), method="text-poison", steps=2, budget=1, until=1.0)
+    given = {"method": "text-poison", "steps": 2, "own_texts": 16, "budget": 1, "until": 1.0}
+    result = zsu_fast.forget(Outside(model), few(known), **given)
     assert all(entry.tensor.startswith("inner.") for entry in result.patch.entries)
