@@ -66,7 +66,6 @@ LATE: dict[str, tuple[type[nn.Module], str]] = {  # and the module whose inputs 
 METHODS: dict[str, dict[str, Any]] = {
     "deep": {"budget": 1, "folds": 1, "steps": 40, "train_batch_size": 64, "views": 1, "learning_rate": 1e-3},
     "lra-npp": {},
-    "channels": {"scope": "global", "score": "contrastive", "until": 0.3},
 }
 PROBES, RETAIN, SAMPLE, NEAR = 25, 20, 120, 60
 SIDE = 160  # pixels, the shorter one
