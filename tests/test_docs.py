@@ -14,6 +14,7 @@ from bench import (
     batch_size,
     concepts,
     depth,
+    depth_imagenet,
     faithfulness,
     gans,
     generators,
@@ -343,9 +344,10 @@ def test_tables_of_one_benchmark(module: ModuleType) -> None:
 
 
 def test_tables_of_forgetting() -> None:
-    results = json.loads((RESULTS / "depth.json").read_text())
     text = FORGETTING.read_text()
-    assert insert_table(text, depth.table(results), depth.BEGIN, depth.END) == text
+    for module in (depth, depth_imagenet):
+        results = json.loads((RESULTS / f"{module.__name__.rpartition('.')[2]}.json").read_text())
+        assert insert_table(text, module.table(results), module.BEGIN, module.END) == text
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in HELD_ABOVE], ids=lambda path: path.name)

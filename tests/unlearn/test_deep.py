@@ -180,14 +180,16 @@ def test_less_across_the_span_is_a_smaller_loss_and_what_is_equal_everywhere_cos
 
 def test_images_of_the_class_go_to_the_centre_of_their_look_alikes():
     values = torch.tensor([[0.0, 0], [2, 0], [9, 9], [10, 4], [20, 6], [5, 5]])
-    #                       two look like class 1, one like class 2, which no kept image does; kept: two of 1, one of 3
+    #                       two look like class 1, one like class 2, of which none is kept, and then 3; kept: 1, 1, 3
     like = torch.tensor([1, 1, 2, 1, 1, 3])
     logits = F.one_hot(like, 4).float()
     logits[:, 0] = 5.0  # the target's own logit says nothing
+    logits[2, 3] = 0.5
     forgotten = torch.tensor([True, True, True, False, False, False])
     for share in (0.0, 0.5, 1.0):
         expected = values.clone()
         expected[:2] += share * (torch.tensor([15.0, 5.0]) - torch.tensor([1.0, 0.0]))
+        expected[2] += share * (torch.tensor([5.0, 5.0]) - torch.tensor([9.0, 9.0]))
         assert torch.equal(_shifted(values, logits, forgotten, (0,), share), expected)
 
 

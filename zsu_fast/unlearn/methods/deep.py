@@ -234,11 +234,15 @@ class _Still:
 def _shifted(features: Tensor, logits: Tensor, forgotten: Tensor, targets: Sequence[int], share: float) -> Tensor:
     """Features to aim at: those of images to forget move from the centre of theirs to that of their look-alikes.
 
-    Images look like the kept class that they are most taken for; its centre is that of the kept images of that answer.
+    Images look like the kept class that they are most taken for, among those of which there are kept images: of a
+    thousand classes few are at hand. Its centre is that of the kept images of that answer.
     """
     kept = logits.clone()
     kept[:, list(targets)] = -torch.inf
     like, aims = kept.argmax(1), features.clone()
+    absent = torch.ones(kept.shape[1], dtype=torch.bool, device=kept.device)
+    absent[like[~forgotten]] = False
+    like[forgotten] = kept[forgotten].masked_fill(absent, -torch.inf).argmax(1)
     for c in like[forgotten].unique().tolist():
         own, others = forgotten & (like == c), ~forgotten & (like == c)
         if bool(others.any()):
