@@ -146,7 +146,10 @@ def test_the_original_is_not_written_among_the_undo_files(run, folder):
 def test_one_request_is_not_written_over_a_queue(run, folder):
     before = (folder / "model.safetensors").read_bytes()
     refused = run("forget", *MODEL, "-t", 2, "-p", "class2.npz", "-o", folder, "--force", "--no-report")
-    assert refused.code == 2 and "is the folder of a queue of requests, whose files belong together: give another folder" in refused.err
+    assert (
+        refused.code == 2
+        and "is the folder of a queue of requests, whose files belong together: give another folder" in refused.err
+    )
     assert (folder / "model.safetensors").read_bytes() == before
 
 
