@@ -321,7 +321,7 @@ def test_what_changed_is_refused_by_name(queued, digits):
         judges = [digits.unseen_x.numpy(), digits.unseen_y.numpy()]  # arrays are images, too
         queue.forget("arrays", 4, digits.split(4)[0], evaluate_on=tuple(judges))
         queue.forget("arrays", 4, digits.split(4)[0], evaluate_on=tuple(judges))
-        with pytest.raises(ValueError, match="the images given as evaluate_on are others"):
+        with pytest.raises(ValueError, match="what is given as evaluate_on is not what was given then"):
             queue.forget("arrays", 4, digits.split(4)[0], evaluate_on=(judges[0] / 2, judges[1]))
         with pytest.raises(ValueError, match="id: expected up to 64 letters"):
             queue.forget("../3", 3, probes)
