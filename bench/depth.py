@@ -28,8 +28,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import zsu_fast
-from bench import cifar, machine, oracles
+from bench import cifar, oracles
 from bench.report import insert_table
+from bench.results_file import Rows
 from zsu_fast.evaluate import Attacked, Attacker, Depth, compare
 from zsu_fast.unlearn.methods import BASELINES
 
@@ -214,10 +215,7 @@ def main() -> None:
         PAGE.write_text(insert_table(PAGE.read_text(), table(json.loads(arguments.table.read_text())), BEGIN, END))
         return
     warnings.filterwarnings("ignore", category=UserWarning)  # probes that stop at their limit of epochs
-    results: dict[str, Any] = {"kind": "zsu_fast depth", "machines": [], "rows": []}
-    if arguments.json and arguments.json.exists():
-        results = json.loads(arguments.json.read_text())
-    results["machines"].append(machine.describe(torch.device("cpu")))  # rows name theirs by its place
+    rows = Rows("zsu_fast depth", arguments.json)
     known = oracles.definitions(arguments.data)
     for name in arguments.sets:
         for case in cases(name, known, arguments.cache, arguments.classes):
@@ -226,14 +224,9 @@ def main() -> None:
             attacks = Attacks(case, arguments.relearn_steps)
             for method in arguments.methods:
                 row = {"set": name, "class": case.target, "method": method}
-                if any(row.items() <= done.items() for done in results["rows"]):
-                    continue
-                found = measure(case, method, METHODS[method], given, attacks)
-                results["rows"].append(row | {"machine": len(results["machines"]) - 1} | found)
-                print(f"{name}, class {case.target}, {method}", file=sys.stderr, flush=True)
-                if arguments.json:
-                    arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results))
+                if not rows.holds(row):
+                    rows.add(row, measure(case, method, METHODS[method], given, attacks))
+    print(table(rows.content))
 
 
 if __name__ == "__main__":

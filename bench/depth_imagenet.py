@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import sys
 import time
 import warnings
 from dataclasses import dataclass, fields
@@ -29,8 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zsu_fast
-from bench import machine, oracles
+from bench import oracles
 from bench.report import insert_table
+from bench.results_file import Rows
 from zsu_fast.evaluate import linear_probe, prototype_row
 from zsu_fast.evaluate.probe import features_and_logits
 from zsu_fast.unlearn.methods.entry_module import inputs_kept
@@ -144,21 +144,11 @@ class Seen:
     logits: dict[str, Tensor]
 
     @staticmethod
-    def by(net: nn.Module, images: Images, target: int | None = None) -> Seen:
-        """target: of the training images only those of this class."""
-        found = {}
-        for part in fields(images):
-            x, y = getattr(images, part.name)
-            if part.name == "training" and target is not None:
-                x = x[y == target]
-            found[part.name] = features_and_logits(net, x, batch_size=25)
+    def by(net: nn.Module, images: Images) -> Seen:
+        found = {
+            part.name: features_and_logits(net, getattr(images, part.name)[0], batch_size=25) for part in fields(images)
+        }
         return Seen({k: v[0] for k, v in found.items()}, {k: v[1] for k, v in found.items()})
-
-    def of(self, images: Images, target: int) -> Seen:
-        """Of the training images only those of this class."""
-        own = images.training[1] == target
-        kinds = ({**part, "training": part["training"][own]} for part in (self.features, self.logits))
-        return Seen(*kinds)
 
 
 def attack(seen: Seen, images: Images, target: int, original: Seen) -> dict[str, dict[str, Any]]:
@@ -169,11 +159,12 @@ def attack(seen: Seen, images: Images, target: int, original: Seen) -> dict[str,
     y, test_y = images.lessons[1], images.test[1]
     own, test_own = y == target, test_y == target
     _, others = given(y, target)
+    trained = images.training[1] == target
     lessons, lesson_logits = (
-        torch.cat([part["lessons"][own], part["training"], part["lessons"][others], part["sample"]])
+        torch.cat([part["lessons"][own], part["training"][trained], part["lessons"][others], part["sample"]])
         for part in (seen.features, seen.logits)
     )
-    ours = int(own.sum()) + len(seen.features["training"])
+    ours = int(own.sum() + trained.sum())
     labels = torch.cat([torch.full((ours,), target), y[others], images.sample[1]])
     test, test_logits = (torch.cat([part["test"], part["sample_test"]]) for part in (seen.features, seen.logits))
     test_labels = torch.cat([test_y, images.sample_test[1]])
@@ -206,7 +197,7 @@ def measure(net: nn.Module, images: Images, target: int, method: str, original: 
     start = time.process_time()
     result = zsu_fast.forget(edited, target, images.lessons[0][own], **arguments)
     seconds = time.process_time() - start
-    found = attack(Seen.by(edited, images, target), images, target, original)
+    found = attack(Seen.by(edited, images), images, target, original)
     return {"verdict": result.verdict.to_dict(), "cpu_seconds": round(seconds, 1), "attacks": found}
 
 
@@ -238,10 +229,7 @@ def main() -> None:
         PAGE.write_text(insert_table(PAGE.read_text(), table(json.loads(arguments.table.read_text())), BEGIN, END))
         return
     warnings.filterwarnings("ignore", category=UserWarning)
-    results: dict[str, Any] = {"kind": "zsu_fast depth on ImageNet", "machines": [], "rows": []}
-    if arguments.json and arguments.json.exists():
-        results = json.loads(arguments.json.read_text())
-    results["machines"].append(machine.describe(torch.device("cpu")))  # rows name theirs by its place
+    rows = Rows("zsu_fast depth on ImageNet", arguments.json)
     known = oracles.definitions(arguments.data)
     names = np.load(arguments.data / "imagenet_sample.npz")["names"]
     for name in arguments.nets:
@@ -252,20 +240,13 @@ def main() -> None:
         for method in ["original", *arguments.methods]:
             for target in arguments.classes or images.lessons[1].unique().tolist():
                 row = {"net": name, "class": target, "name": str(names[target]), "method": method}
-                if any(row.items() <= done.items() for done in results["rows"]):
+                if rows.holds(row):
                     continue
                 if method == "original":
-                    found = {
-                        "cpu_seconds": None,
-                        "attacks": attack(original.of(images, target), images, target, original),
-                    }
+                    rows.add(row, {"cpu_seconds": None, "attacks": attack(original, images, target, original)})
                 else:
-                    found = measure(late, images, target, method, original)
-                results["rows"].append(row | {"machine": len(results["machines"]) - 1} | found)
-                print(f"{name}, {names[target]}, {method}", file=sys.stderr, flush=True)
-                if arguments.json:
-                    arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-    print(table(results))
+                    rows.add(row, measure(late, images, target, method, original))
+    print(table(rows.content))
 
 
 if __name__ == "__main__":

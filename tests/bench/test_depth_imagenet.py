@@ -42,9 +42,9 @@ def test_the_attacks_find_what_the_features_tell_and_no_more(images):
     blind[0].weight.data = torch.eye(OTHERS)
     blind[0].weight.data[TARGET], blind[0].weight.data[3, TARGET] = 0, 1  # the class lies among class 3
     original = Seen.by(net, images)
-    known = attack(original.of(images, TARGET), images, TARGET, original)
+    known = attack(original, images, TARGET, original)
     assert known["answers"] == known["linear probe"] == {"forget": 1, "retain": 1}
     assert known["prototype row"]["forget"] == 1
-    gone = attack(Seen.by(blind, images, TARGET), images, TARGET, original)
+    gone = attack(Seen.by(blind, images), images, TARGET, original)
     assert gone["answers"] == {"forget": 0, "retain": 1}
     assert gone["prototype row"]["forget"] < known["prototype row"]["forget"]
