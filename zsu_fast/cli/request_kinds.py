@@ -16,7 +16,15 @@ from zsu_fast.cli.models import load_model
 from zsu_fast.cli.requests_file import CLASSIFIER, GENERATOR, LANGUAGE_MODEL, Line
 from zsu_fast.cli.session import Session, check_device, open_session
 from zsu_fast.evaluate.texts import Tokenizer
-from zsu_fast.unlearn import ForgetClass, ForgetResult, ForgetText, SyntheticProbes, TextRecord, sensitive_words
+from zsu_fast.unlearn import (
+    ForgetClass,
+    ForgetGenerated,
+    ForgetResult,
+    ForgetText,
+    SyntheticProbes,
+    TextRecord,
+    sensitive_words,
+)
 from zsu_fast.unlearn.checkpoint import digest_of
 from zsu_fast.unlearn.queue.look import can_look
 from zsu_fast.unlearn.requests import Request
@@ -172,7 +180,13 @@ def _generator(session: Session, line: Line) -> Asked:
     made = _made(line)
     request, names = forget_generator_run.read_class(session, line.given["target"], judge, second, **made)
     look = partial(forget_generator_run.forget_class_and_look, session, names, made["bounds"])
-    return _asked(line, request, lambda *given: look(*given[:-1]))  # what is made is shown in any case
+
+    def look_in_any_case(
+        request: ForgetGenerated, method: str, given: dict[str, Any], report: bool, itself: bool
+    ) -> Any:
+        return look(request, method, given, report)  # what is made shows nobody
+
+    return _asked(line, request, look_in_any_case)
 
 
 def _items(session: Session, line: Line) -> Asked:

@@ -132,8 +132,10 @@ def judge(name: str, counts: Sequence[tuple[int, int]], until: float, judged_by:
 
 def judged_by_known(name: str, found: Verdict, before: Sequence[tuple[int, int]]) -> Verdict:
     """The verdict, unless what judged it was not known to begin with. before: as `counts`, of the unedited model."""
-    known, count = min(before, key=lambda pair: pair[0] / pair[1])
-    if found.level != "answers" or known >= KNOWN * count:
+    if found.level != "answers":
+        return found
+    known, count = min(before, key=lambda pair: pair[0] / pair[1])  # each judged by some, or the level would be less
+    if known >= KNOWN * count:
         return found
     sentence = (
         f"{name} was edited, and these {found.judged_by} cannot judge it: before, the model knew it on {known} of "
